@@ -1,0 +1,321 @@
+"""The audit's configuration: TOML in, frozen models out.
+
+Every field is of one class, and a test keeps it so:
+
+- `identity(*stages)`: it changes results; it enters the fingerprint of the stages named, and those are
+  redone when it changes;
+- `given`: what is audited. A run is bound to it; another corpus is another run;
+- `runtime`: how the work is done; free to change at any time.
+
+Unknown keys are refused with the nearest known one. Paths are relative to the file that names them;
+`lab:NAME` is a file of the testbed that ships with the package.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sharpaudit.errors import UserError, nearest, printable
+
+MAX_CONFIG_BYTES = 1_000_000
+LAB = Path(__file__).parent / "lab" / "data"
+
+
+def identity(*stages: str, default: Any = ..., **limits: Any) -> Any:
+    """A field that changes the rows of `stages`, and through their fingerprints those of the stages after them."""
+    return Field(default, json_schema_extra={"class": "identity", "stages": list(stages)}, **limits)
+
+
+def given(default: Any = ..., **limits: Any) -> Any:
+    """A field that says what is audited; a run is bound to it."""
+    return Field(default, json_schema_extra={"class": "given"}, **limits)
+
+
+def runtime(default: Any = ..., **limits: Any) -> Any:
+    """A field that changes no result."""
+    return Field(default, json_schema_extra={"class": "runtime"}, **limits)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class ModelConfig(Section):
+    """The audited model: a diffusers folder, a pinned hub revision, or an analytic `model.json`."""
+
+    path: str | None = runtime(None)
+    """Folder or file of the model. Its content counts (its digest is an identity), not its place."""
+    repo: str | None = runtime(None)
+    """Hub repository, together with `revision`; used where `path` is absent."""
+    revision: str | None = runtime(None, pattern=r"^[0-9a-f]{40}$")
+    """Commit of `repo`, 40 hex digits."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = identity("fit_unconditional", "sample", default="auto")
+    """Precision of the network; differences and norms are always float32."""
+    device: Literal["auto", "cpu", "cuda"] = identity("fit_unconditional", "sample", default="auto")
+    batch_size: int = runtime(32, ge=1, le=4096)
+    """Latents in one forward pass; halved by itself when the device's memory is short."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelConfig:
+        if (self.path is None) == (self.repo is None):
+            raise ValueError("give exactly one of path and repo")
+        if self.repo is not None and self.revision is None:
+            raise ValueError("repo needs a revision: the 40 hex digits of a commit, so that the audit names its weights")
+        return self
+
+
+class CorpusConfig(Section):
+    """The prompts under audit."""
+
+    audit: str = given()
+    """File of prompts: .csv, .jsonl, .parquet or .txt (one prompt a line)."""
+    positive_controls: str | None = given(None)
+    """File of prompts known to be memorised, audited apart."""
+    column: str = given("prompt")
+    """Column of the prompt in csv, jsonl and parquet files."""
+    delimiter: str = given(",", min_length=1, max_length=1)
+    """Separator of csv files."""
+    id_column: str | None = given(None)
+    """Column whose value becomes `external_id`."""
+    family_column: str | None = given(None)
+    """Column that names a prompt's family; without it, family is the prompt without case and punctuation."""
+    labels: tuple[str, ...] = given(())
+    """Columns that pass through into `origins.labels`."""
+
+
+class CalibrationConfig(Section):
+    """Harmless prompts of the audited corpus's style: one file split by family, or a file for each use."""
+
+    file: str | None = given(None)
+    fit: str | None = given(None)
+    calibrate: str | None = given(None)
+    column: str | None = given(None)
+    """As in [corpus], which it defaults to."""
+    delimiter: str | None = given(None, min_length=1, max_length=1)
+    family_column: str | None = given(None)
+
+    @model_validator(mode="after")
+    def _file_or_both(self) -> CalibrationConfig:
+        both = self.fit is not None and self.calibrate is not None
+        either = self.fit is not None or self.calibrate is not None
+        if (self.file is not None and either) or (self.file is None and not both):
+            raise ValueError("give either file (it is split by family), or both fit and calibrate")
+        return self
+
+
+class ScoresConfig(Section):
+    """What the screen measures at the first step."""
+
+    n_seeds: int = identity("fit_unconditional", default=1, ge=1, le=64)
+    """Noise draws per prompt; the score is the mean over them."""
+    components: int = identity("fit_subspace", default=20, ge=1, le=1000)
+    """Directions of harmless change that residual_gap removes; never more than a fifth of the fit prompts."""
+    sharpness: Literal["finite_difference", "jvp"] = identity("score", default="finite_difference")
+    step: float = identity("score", default=1.0, gt=0, le=1e3)
+    """h of the finite difference, in units of the latent."""
+
+
+class TriageConfig(Section):
+    """Which prompts are flagged, and which others are looked at to learn what the flags miss."""
+
+    flag_by: Literal["p", "q"] = identity("triage", default="p")
+    alpha: float = identity("triage", default=0.01, gt=0, lt=1)
+    """False-positive rate at which a prompt is flagged."""
+    q: float = identity("triage", default=0.1, gt=0, lt=1)
+    """False-discovery rate, where flag_by = "q"."""
+    controls: int = identity("triage", default=60, ge=0, le=1_000_000)
+    """Unflagged prompts that are generated as well, drawn by strata of p."""
+
+
+class SamplesConfig(Section):
+    """Generation of the selected prompts."""
+
+    steps: int = identity("sample", default=25, ge=2, le=1000)
+    """DDIM steps."""
+    guidance: float = identity("sample", default=5.0, ge=0, le=100)
+    """Classifier-free guidance scale."""
+    per_flagged: int = identity("triage", default=4, ge=1, le=64)
+    per_control: int = identity("triage", default=2, ge=1, le=64)
+    per_band: int = identity("triage", default=2, ge=1, le=64)
+    band_prompts: int = identity("triage", default=100, ge=1, le=100_000)
+    """Fit prompts whose samples set the bands of a match."""
+
+
+class MatchesConfig(Section):
+    """Comparison of samples with the training pictures."""
+
+    index: str = runtime()
+    """Folder of the reference index. Its content counts (its digest is an identity), not its place."""
+    profile: str = identity("bands", default="pixels-16")
+    """Descriptor profile; the index must have been built with the same one."""
+    neighbours: int = identity("match", default=3, ge=1, le=100)
+    """Training pictures recorded per sample."""
+    near_quantile: float = identity("bands", default=0.95, gt=0, lt=1)
+    """Band `near` begins at this quantile of the band samples; band `copy` above all of them."""
+
+
+class ReportConfig(Section):
+    show_images: bool = runtime(False)
+    """Show pictures in the report. They may be copyrighted or personal: hidden unless asked for."""
+    max_findings: int = runtime(200, ge=1, le=10_000)
+    """Findings shown with pictures; all are counted, and all stand in findings.csv."""
+
+
+class RunConfig(Section):
+    """How the work is done."""
+
+    executor: Literal["local", "ray"] = runtime("local")
+    workers: int = runtime(1, ge=1, le=4096)
+    """Worker processes of the ray executor."""
+    threads: int | None = runtime(None, ge=1, le=1024)
+    """Threads of each worker; by default the cores are shared out evenly."""
+    num_gpus: float = runtime(0.0, ge=0, le=64)
+    """GPU share of each worker of the ray executor."""
+    address: str | None = runtime(None)
+    """Address of a running Ray cluster ("auto" finds one); without it a cluster is started on this machine."""
+    rows_per_shard: int = runtime(256, ge=1, le=1_000_000)
+    """Prompts in a shard; fixed by the first ingest of a run."""
+    samples_per_shard: int = runtime(64, ge=1, le=100_000)
+    limit: int | None = runtime(None, ge=1)
+    """Only the first rows of the audited file; may grow from one call to the next."""
+    max_rejected: float = runtime(0.01, ge=0, le=1)
+    """Share of audited rows that may be rejected before the exit code becomes 3."""
+    max_worker_deaths: int = runtime(3, ge=1, le=100)
+    """Workers that a shard may end before it is quarantined."""
+
+
+class AuditConfig(Section):
+    """A whole audit."""
+
+    name: str = runtime("audit", min_length=1, max_length=200)
+    seed: int = identity("fit_unconditional", "triage", "sample", default=0, ge=0, lt=2**31)
+    """Seed of all random numbers of the run."""
+    model: ModelConfig
+    corpus: CorpusConfig
+    calibration: CalibrationConfig
+    scores: ScoresConfig = runtime(ScoresConfig())
+    triage: TriageConfig = runtime(TriageConfig())
+    samples: SamplesConfig = runtime(SamplesConfig())
+    matches: MatchesConfig
+    report: ReportConfig = runtime(ReportConfig())
+    run: RunConfig = runtime(RunConfig())
+
+
+def fields(model: type[BaseModel] = AuditConfig, prefix: str = "") -> dict[str, dict[str, Any]]:
+    """Every leaf field by its dotted name, with its class ("identity", "given", "runtime") and stages."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            found |= fields(info.annotation, f"{prefix}{name}.")
+        else:
+            extra = info.json_schema_extra
+            found[prefix + name] = dict(extra) if isinstance(extra, dict) else {}
+    return found
+
+
+def value(config: AuditConfig, dotted: str) -> Any:
+    """The value of the field of that dotted name."""
+    found: Any = config
+    for part in dotted.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> AuditConfig:
+    """The configuration of a TOML file, with `key=value` overrides such as `triage.alpha=0.02`.
+
+    Input paths come back absolute. Raises UserError, one line, for every mistake.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{printable(str(path))}: cannot read the config: {error.strerror}") from error
+    if len(raw) > MAX_CONFIG_BYTES:
+        raise UserError(f"{path}: a config may have {MAX_CONFIG_BYTES} bytes, this one has {len(raw)}")
+    try:
+        tree = tomllib.loads(raw.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: not valid TOML: {printable(str(error))}") from error
+    for override in overrides:
+        _set(tree, override)
+    return resolve_paths(parse(tree, str(path)), path.resolve().parent)
+
+
+def parse(tree: dict[str, Any], source: str) -> AuditConfig:
+    """The configuration of a parsed TOML tree; `source` names it in errors."""
+    if "calibration" not in tree:
+        raise UserError(
+            f"{source}: no calibration prompts: add [calibration] with file = \"...\" (harmless prompts of the "
+            "corpus's style, split by family), or both fit and calibrate; without them no error rate can be claimed"
+        )
+    try:
+        return AuditConfig.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(f"{source}: {_explain(error)}") from error
+
+
+def resolve_paths(config: AuditConfig, base: Path) -> AuditConfig:
+    """`config` with every input path absolute: relative ones start at `base`, `lab:` ones in the package."""
+
+    def place(path: str | None) -> str | None:
+        if path is None:
+            return None
+        return str(LAB / path[4:] if path.startswith("lab:") else (base / Path(path).expanduser()))
+
+    tree = config.model_dump(mode="json")
+    for section, names in PATHS.items():
+        for name in names:
+            tree[section][name] = place(tree[section][name])
+    return AuditConfig.model_validate(tree)
+
+
+PATHS = {
+    "model": ("path",),
+    "corpus": ("audit", "positive_controls"),
+    "calibration": ("file", "fit", "calibrate"),
+    "matches": ("index",),
+}
+
+
+def _set(tree: dict[str, Any], override: str) -> None:
+    dotted, sign, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not sign or not all(keys):
+        raise UserError(f"--set {printable(override)}: write key=value, for instance --set triage.alpha=0.02")
+    try:
+        new = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        new = text.strip()
+    for key in keys[:-1]:
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise UserError(f"--set {printable(override)}: {key} is a value, not a section")
+    tree[keys[-1]] = new
+
+
+def _explain(error: ValidationError) -> str:
+    """The first mistake of a validation error as one line."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        section, _, key = where.rpartition(".")
+        siblings = _keys_of(section)
+        hint = nearest(key, siblings) or f" (known here: {', '.join(sorted(siblings))})"
+        return f'unknown key "{printable(where)}"{hint}{more}'
+    message = first["msg"].removeprefix("Value error, ")
+    shown = "" if first["type"] == "missing" or isinstance(first["input"], dict) else f" = {printable(json.dumps(first['input'], default=str))}"
+    return f"{printable(where)}{shown}: {message}{more}"
+
+
+def _keys_of(section: str) -> list[str]:
+    model: Any = AuditConfig
+    for part in section.split(".") if section else []:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)

@@ -1,0 +1,1 @@
+"""Tables on disk: schemas, the commit protocol, the run folder, and SQL over them."""

@@ -1,0 +1,99 @@
+"""The few file operations that a commit is made of, and the places where a test may end the process.
+
+`Files` is the whole interface: a test injects one that fails the N-th operation, drops unsynced writes or
+records the order. `crash_point("name")` does nothing unless SHARPAUDIT_CRASH says so:
+
+    SHARPAUDIT_CRASH="name:k:action"          at the k-th passage of that point (1 is the first), in each process
+    SHARPAUDIT_CRASH="name:k:action@FILE"     once in all: whoever creates FILE acts
+
+with action kill (SIGKILL to itself), exit, segfault, raise, enospc or stall.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+IN_PROGRESS = ".inprogress"
+_passages: Counter[str] = Counter()
+
+
+class Files:
+    """The operating system's files."""
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Create `path`, which must not exist, with mode 0600."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+
+    def sync(self, path: Path) -> None:
+        """Make the content of a file durable."""
+        self._fsync(path, os.O_RDONLY)
+
+    def sync_folder(self, path: Path) -> None:
+        """Make the names in a folder durable."""
+        self._fsync(path, os.O_RDONLY | os.O_DIRECTORY)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Replace `target` by `source` in one step."""
+        os.replace(source, target)
+
+    def link(self, source: Path, target: Path) -> None:
+        """Give `source` the second name `target`; FileExistsError if that name is taken."""
+        os.link(source, target)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file, which may be gone already."""
+        path.unlink(missing_ok=True)
+
+    @staticmethod
+    def _fsync(path: Path, flags: int) -> None:
+        descriptor = os.open(path, flags)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def crash_point(name: str, detail: str = "") -> None:
+    """A named place where a fault may be injected; `detail` (a shard, say) narrows it to "name/detail"."""
+    spec = os.environ.get("SHARPAUDIT_CRASH")
+    if not spec:
+        return
+    order, _, marker = spec.partition("@")
+    wanted, k, action = order.rsplit(":", 2)
+    if wanted not in (name, f"{name}/{detail}"):
+        return
+    _passages[wanted] += 1
+    if (int(k) and _passages[wanted] != int(k)) or (marker and not _first(marker)):
+        return
+    _act(action, name)
+
+
+def _first(marker: str) -> bool:
+    try:
+        os.close(os.open(marker, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return False
+    return True
+
+
+def _act(action: str, name: str) -> None:
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif action == "exit":
+        os._exit(70)
+    elif action == "segfault":
+        ctypes.string_at(0)
+    elif action == "stall":
+        time.sleep(3600)
+    elif action == "enospc":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+    else:
+        raise RuntimeError(f"injected at {name}")

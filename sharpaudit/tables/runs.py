@@ -1,0 +1,156 @@
+"""The run folder: what a run is made of, and which of its parts are current.
+
+A stage's fingerprint is the SHA-256 of its identity: the configuration fields that change its rows, digests
+of outside inputs, its tables' versions, and the fingerprints of the upstream stages that change a row given
+its key. Its tables stand in `<table>/<fingerprint8>/`. `run.json` records every stage's identity, so that a
+change is named field by field before anything is redone.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from sharpaudit.config import AuditConfig, parse
+from sharpaudit.errors import IntegrityError, UserError
+from sharpaudit.tables.files import Files
+from sharpaudit.tables.schemas import RUN_TABLES, Table
+from sharpaudit.tables.shards import TableFolder, digest_of, replace_file, sealed, unseal
+
+RUN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What determines a stage's rows. fields: dotted config names and digests. upstream: stage -> fingerprint."""
+
+    stage: str
+    fields: dict[str, Any]
+    versions: dict[str, int]
+    upstream: dict[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all of it, hex."""
+        return digest_of([self.stage, self.fields, self.versions, self.upstream])
+
+
+@dataclass(frozen=True)
+class Change:
+    """A stage whose rows are no longer current, and the fields that say so."""
+
+    stage: str
+    fields: dict[str, tuple[Any, Any]]
+    because_of: list[str]
+
+
+class RunFolder:
+    """A run on disk. `files` and `guard` go to every commit; see shards.py."""
+
+    def __init__(self, root: Path, *, files: Files | None = None, guard: Callable[[], None] = lambda: None) -> None:
+        self.root, self.files, self.guard = root, files or Files(), guard
+
+    @staticmethod
+    def create(root: Path) -> RunFolder:
+        """The folder, made with mode 0700 if it is not there. Raises UserError where it cannot hold a run."""
+        try:
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise UserError(f"{root}: cannot make the run folder: {error.strerror}") from error
+        if not (root / "run.json").exists() and any(p.name not in OWN_NAMES for p in root.iterdir()):
+            raise UserError(f"{root}: the folder is not empty and holds no run; name a new folder with --out")
+        return RunFolder(root)
+
+    @staticmethod
+    def open(root: Path) -> RunFolder:
+        """An existing run. Raises UserError where there is none."""
+        if not (root / "run.json").is_file():
+            raise UserError(f"{root}: no run here (run.json is missing); give the folder that `sharpaudit run --out` wrote")
+        return RunFolder(root)
+
+    def record(self) -> dict[str, Any] | None:
+        """run.json, or None before the run began. Raises UserError for another version, IntegrityError for damage."""
+        path = self.root / "run.json"
+        if not path.exists():
+            return None
+        tree = unseal(path)
+        if tree.get("run_version") != RUN_VERSION:
+            raise UserError(f"{path}: run version {tree.get('run_version')}; this sharpaudit reads version {RUN_VERSION}")
+        return tree
+
+    def write_record(self, tree: Mapping[str, Any]) -> None:
+        """Replace run.json, if it changed."""
+        new = {"run_version": RUN_VERSION, **tree}
+        if self.record() != new:
+            replace_file(self.root / "run.json", sealed(new), self.files)
+
+    def write_json(self, name: str, tree: Any) -> None:
+        """Replace a JSON file of the run, if it changed."""
+        data = json.dumps(tree, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
+        path = self.root / name
+        if not path.exists() or path.read_bytes() != data:
+            replace_file(path, data, self.files)
+
+    def write_config(self, config: AuditConfig) -> None:
+        """config.toml: the resolved configuration, absolute paths and all."""
+        data = tomli_w.dumps(_without_null(config.model_dump(mode="json"))).encode()
+        path = self.root / "config.toml"
+        if not path.exists() or path.read_bytes() != data:
+            replace_file(path, data, self.files)
+
+    def config(self) -> AuditConfig:
+        """The resolved configuration of the last call."""
+        return parse(tomllib.loads((self.root / "config.toml").read_text()), str(self.root / "config.toml"))
+
+    def fingerprint(self, stage: str) -> str:
+        """The current fingerprint of a stage."""
+        record = self.record()
+        try:
+            return str(record["stages"][stage]["fingerprint"]) if record else ""
+        except KeyError as error:
+            raise IntegrityError(f"{self.root}/run.json: knows no stage {stage}") from error
+
+    def table(self, table: Table) -> TableFolder:
+        """A table at its stage's current fingerprint."""
+        return TableFolder(self.root, table, self.fingerprint(table.stage), files=self.files, guard=self.guard)
+
+    def every_folder(self) -> list[TableFolder]:
+        """Each table at each fingerprint that it was ever written at, current or not."""
+        found = []
+        for table in RUN_TABLES:
+            for manifests in sorted((self.root / table.name).glob("*/manifests")):
+                first = next(iter(sorted(manifests.glob("*.json"))), None)
+                fingerprint = unseal(first)["fingerprint"] if first else manifests.parent.name
+                found.append(TableFolder(self.root, table, fingerprint, files=self.files, guard=self.guard))
+        return found
+
+
+OWN_NAMES = frozenset({"run.lock", "run.lock.heartbeat", ".takeover", "workers", "progress.json", "logs", "config.toml", "inputs.json"})
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Identity]) -> list[Change]:
+    """Stages whose fingerprint differs from the one recorded in run.json, upstream first."""
+    found: list[Change] = []
+    for stage, identity in new.items():
+        before = old["stages"].get(stage)
+        if before is None or before["fingerprint"] == identity.fingerprint:
+            continue
+        versions = {f"version of table {k}": v for k, v in identity.versions.items()}
+        now = identity.fields | versions
+        then = before["fields"] | {f"version of table {k}": v for k, v in before["versions"].items()}
+        differing = {k: (then.get(k), now.get(k)) for k in sorted(then | now) if then.get(k) != now.get(k)}
+        redone = {change.stage for change in found}
+        found.append(Change(stage, differing, [name for name in identity.upstream if name in redone]))
+    return found
+
+
+def _without_null(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _without_null(value) for key, value in tree.items() if value is not None}
+    return [_without_null(value) for value in tree] if isinstance(tree, list) else tree

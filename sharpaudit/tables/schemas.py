@@ -1,0 +1,183 @@
+"""The tables where stages meet: one schema and one writer each.
+
+Every table has `status` (a value of `errors.Status`) and `reason` (null when ok). Units stand in names.
+A table's version rises when a column changes its meaning, name or type; it enters the fingerprint of
+the stage that writes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Table:
+    """name: folder of the table in the run. key: columns that identify a row. stage: who writes it."""
+
+    name: str
+    stage: str
+    key: tuple[str, ...]
+    version: int
+    schema: pa.Schema
+
+
+def _table(name: str, stage: str, key: tuple[str, ...], columns: dict[str, pa.DataType], version: int = 1) -> Table:
+    nullable_outcome = {"status": pa.string(), "reason": pa.string()}
+    fields = [pa.field(c, t, nullable=c not in (*key, "status")) for c, t in (columns | nullable_outcome).items()]
+    metadata = {"sharpaudit.table": name, "sharpaudit.version": str(version)}
+    return Table(name, stage, key, version, pa.schema(fields, metadata=metadata))
+
+
+ORIGINS = _table(
+    "origins",
+    "ingest",
+    ("source", "source_row"),
+    {
+        "source": pa.string(),
+        "source_row": pa.int64(),
+        "prompt_id": pa.string(),
+        "external_id": pa.string(),
+        "labels": pa.map_(pa.string(), pa.string()),
+    },
+)
+CORPUS = _table(
+    "corpus",
+    "ingest",
+    ("prompt_id",),
+    {
+        "prompt_id": pa.string(),
+        "prompt": pa.string(),
+        "role": pa.string(),
+        "family_id": pa.string(),
+        "n_tokens": pa.int32(),
+        "truncated": pa.bool_(),
+        "model_input_id": pa.string(),
+    },
+)
+UNCONDITIONAL = _table(
+    "fit/unconditional",
+    "fit_unconditional",
+    ("seed_index",),
+    {
+        "seed_index": pa.int32(),
+        "x0_hat": pa.list_(pa.float32()),
+        "noise_floor": pa.float64(),
+        "evaluations": pa.int32(),
+    },
+)
+DIFFERENCES = _table(
+    "fit/differences",
+    "fit_differences",
+    ("prompt_id",),
+    {
+        "prompt_id": pa.string(),
+        "difference": pa.list_(pa.float32()),
+        "noise_gap": pa.float64(),
+        "evaluations": pa.int32(),
+    },
+)
+SUBSPACE = _table(
+    "fit/subspace",
+    "fit_subspace",
+    ("component",),
+    {"component": pa.int32(), "direction": pa.list_(pa.float32()), "variance_share": pa.float64()},
+)
+SCORES = _table(
+    "scores",
+    "score",
+    ("prompt_id", "tier", "metric"),
+    {
+        "prompt_id": pa.string(),
+        "tier": pa.int32(),
+        "metric": pa.string(),
+        "value": pa.float64(),
+        "seed_values": pa.list_(pa.float64()),
+        "n_seeds": pa.int32(),
+        "timestep": pa.int32(),
+        "evaluations": pa.int32(),
+    },
+)
+TRIAGE = _table(
+    "triage",
+    "triage",
+    ("prompt_id",),
+    {
+        "prompt_id": pa.string(),
+        "role": pa.string(),
+        "tier": pa.int32(),
+        "metric": pa.string(),
+        "value": pa.float64(),
+        "p_value": pa.float64(),
+        "q_value": pa.float64(),
+        "flagged": pa.bool_(),
+        "selected_for": pa.string(),
+        "n_samples": pa.int32(),
+        "stratum": pa.string(),
+        "inclusion_probability": pa.float64(),
+    },
+)
+SAMPLES = _table(
+    "samples",
+    "sample",
+    ("sample_id",),
+    {
+        "sample_id": pa.string(),
+        "prompt_id": pa.string(),
+        "seed_index": pa.int32(),
+        "image_sha256": pa.string(),
+        "image_path": pa.string(),
+        "image_bytes": pa.int64(),
+        "width_px": pa.int32(),
+        "height_px": pa.int32(),
+        "evaluations": pa.int32(),
+    },
+)
+BANDS = _table(
+    "bands",
+    "bands",
+    ("profile",),
+    {
+        "profile": pa.string(),
+        "index_digest": pa.string(),
+        "n_samples": pa.int32(),
+        "n_prompts": pa.int32(),
+        "copy_above": pa.float64(),
+        "near_above": pa.float64(),
+    },
+)
+MATCHES = _table(
+    "matches",
+    "match",
+    ("sample_id", "profile", "rank"),
+    {
+        "sample_id": pa.string(),
+        "profile": pa.string(),
+        "rank": pa.int32(),
+        "prompt_id": pa.string(),
+        "reference_id": pa.string(),
+        "similarity": pa.float64(),
+        "index_digest": pa.string(),
+        "band": pa.string(),
+        "thumbnail_path": pa.string(),
+    },
+)
+REFERENCES = _table(
+    "references",
+    "index",
+    ("reference_id",),
+    {
+        "reference_id": pa.string(),
+        "source": pa.string(),
+        "caption": pa.string(),
+        "path": pa.string(),
+        "image_sha256": pa.string(),
+        "width_px": pa.int32(),
+        "height_px": pa.int32(),
+        "thumbnail": pa.binary(),
+    },
+)
+
+RUN_TABLES = (ORIGINS, CORPUS, UNCONDITIONAL, DIFFERENCES, SUBSPACE, SCORES, TRIAGE, SAMPLES, BANDS, MATCHES)
+ROLES = ("audit", "positive_control", "calibration", "fit")
