@@ -1,0 +1,50 @@
+# Everything runs inside .venv, which the targets build for themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help quickstart test chaos gpu-check lint clean
+
+help:
+	@echo "make quickstart  audit the testbed that ships with the package; the result is in runs/quickstart"
+	@echo "make test        the test suite, without the slow and the GPU tests"
+	@echo "make chaos       tests that kill processes and start clusters; minutes"
+	@echo "make gpu-check   tests that need a CUDA device"
+	@echo "make lint        ruff and mypy"
+	@echo "make clean       remove .venv, caches and build leftovers; runs/ stays"
+
+# Three stamps, so that an interrupted step is done again: the environment, the product, the developer's tools.
+$(VENV)/.created:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found: sharpaudit needs Python 3.11 or newer, try: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is $$($(PYTHON) --version 2>&1): sharpaudit needs Python 3.11 or newer, try: make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.created
+	@echo "Installing sharpaudit and what it needs into $(VENV): some minutes and up to 7 GB, once"
+	@$(BIN)/python -m pip install --quiet --editable ".[cpu]"
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --editable ".[cpu,dev]"
+	@touch $@
+
+quickstart: $(VENV)/.installed
+	$(BIN)/sharpaudit run configs/audits/quickstart.toml --out runs/quickstart
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "not chaos and not gpu"
+
+chaos: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m chaos --timeout 1500
+
+gpu-check: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m gpu --timeout 600
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

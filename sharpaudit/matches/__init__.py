@@ -1,0 +1,1 @@
+"""Samples against training pictures: the reference index, exact search, and the bands of a match."""

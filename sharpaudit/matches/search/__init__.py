@@ -1,0 +1,1 @@
+"""Nearest-neighbour search over descriptors; the only place that imports faiss."""

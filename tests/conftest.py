@@ -1,0 +1,75 @@
+"""What holds for every test: no network but this machine, no hub, two threads, deterministic kernels.
+
+The guard sees every connection that Python code of the test process makes (an audit hook, so that no library
+can hold an older reference to what it guards). Child processes inherit the environment, not the guard.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import secrets
+import socket
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# Ray asks for a token by default and would write one into the home folder.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
+
+torch.set_num_threads(2)
+torch.use_deterministic_algorithms(True)
+
+
+class NetworkBlockedError(RuntimeError):
+    """A test reached for the network. No OSError, which the code under test may take for a server that is down."""
+
+
+def is_local(host: object) -> bool:
+    """Whether a host is this machine's loopback or no host at all."""
+    name = host.decode() if isinstance(host, bytes) else host
+    if name in (None, "", "localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(str(name)).is_loopback
+    except ValueError:
+        return False
+
+
+def guard(event: str, arguments: tuple[Any, ...]) -> None:
+    """Refuse connections, datagrams and name look-ups that leave the machine."""
+    if event in ("socket.connect", "socket.sendto"):
+        sock, address = arguments
+        if sock.family in (socket.AF_INET, socket.AF_INET6) and not is_local(address[0]):
+            raise NetworkBlockedError(f"tests reach no network: {event} {address}")
+    elif event == "socket.getaddrinfo" and not is_local(arguments[0]):
+        raise NetworkBlockedError(f"tests reach no network: {event} {arguments[0]}")
+
+
+sys.addaudithook(guard)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One small Ray cluster for all tests that need one; started late and only for them."""
+    import ray
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own, of its start; ours stay errors
+        ray.init(
+            address="local",
+            num_cpus=8,
+            include_dashboard=False,
+            object_store_memory=200 * 2**20,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+    yield
+    ray.shutdown()

@@ -1,0 +1,258 @@
+"""An index is whole or absent, refuses what was changed, and loses no picture without a reason."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from sharpaudit.embedders import profiles
+from sharpaudit.embedders.pixels import PixelProfile
+from sharpaudit.errors import UserError
+from sharpaudit.images import decode, encode_png, sha256_hex, thumbnail
+from sharpaudit.matches import index as index_module
+from sharpaudit.matches.index import Picture, build_index, open_index, pictures_in
+from sharpaudit.matches.search.flat import search
+from sharpaudit.tables.schemas import REFERENCES
+from sharpaudit.tables.shards import sealed
+
+FILES = ("manifest.json", "references.parquet", "vectors.npy")
+
+
+def pixels(seed: int, side: int = 24) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+
+def picture(seed: int, **changes) -> Picture:
+    given = {"reference_id": None, "source": "set", "caption": f"number {seed}", "path": f"{seed}.png"}
+    return Picture(**(given | {"data": encode_png(pixels(seed))} | changes))
+
+
+def flat_picture() -> Picture:
+    return picture(0, path="flat.png", data=encode_png(np.full((8, 8, 3), 9, np.uint8)))
+
+
+def broken_picture() -> Picture:
+    return picture(0, path="broken.png", data=b"not a picture")
+
+
+@pytest.fixture
+def built(tmp_path):
+    build_index(tmp_path / "index", "pixels-16", [picture(1), broken_picture(), picture(2), flat_picture(), picture(3)])
+    return tmp_path / "index"
+
+
+def test_every_picture_has_one_outcome(tmp_path):
+    pictures = [picture(1), broken_picture(), picture(1, path="again.png"), flat_picture(), picture(2)]
+    summary = build_index(tmp_path / "index", "pixels-16", pictures)
+    assert summary.pictures == len(pictures)
+    assert summary.duplicates == 1
+    assert summary.statuses == {"ok": 2, "unreadable_image": 1, "no_descriptor": 1}
+    rows = pq.read_table(tmp_path / "index" / "references.parquet")
+    assert rows.schema == REFERENCES.schema
+    assert rows.column("path").to_pylist() == ["1.png", "broken.png", "flat.png", "2.png"]
+    assert [reason is None for reason in rows.column("reason").to_pylist()] == [True, False, False, True]
+
+
+def test_vectors_and_ids_belong_together(built):
+    index = open_index(built, "pixels-16")
+    assert index.reference_ids == [sha256_hex(picture(seed).data)[:32] for seed in (1, 2, 3)]
+    assert index.vectors.dtype == np.float32
+    assert np.array_equal(index.vectors, index.profile.describe([pixels(seed) for seed in (1, 2, 3)]))
+    similarities, rows = search(index.vectors, index.profile.describe([pixels(3)]), 1)
+    assert rows.tolist() == [[2]]
+    assert similarities[0, 0] == pytest.approx(1, abs=1e-6)
+
+
+def test_thumbnails_are_those_of_their_reference(built):
+    index = open_index(built, "pixels-16")
+    for seed, reference_id in zip((1, 2, 3), index.reference_ids, strict=True):
+        assert index.thumbnail(reference_id) == thumbnail(pixels(seed))
+    assert decode(index.thumbnail(index.reference_ids[0])).shape == (24, 24, 3)
+    with pytest.raises(ValueError, match="not in list"):
+        index.thumbnail("elsewhere")
+
+
+def test_more_pictures_than_one_batch(tmp_path, monkeypatch):
+    pictures = [broken_picture(), *(picture(i % 9, path=str(i)) for i in range(20)), flat_picture(), picture(50)]
+    whole = build_index(tmp_path / "whole", "pixels-16", pictures)
+    monkeypatch.setattr(index_module, "_ROWS_AT_ONCE", 3)
+    pieces = build_index(tmp_path / "pieces", "pixels-16", iter(pictures))
+    assert (whole.pictures, whole.duplicates, whole.statuses) == (pieces.pictures, pieces.duplicates, pieces.statuses)
+    one, two = open_index(tmp_path / "whole", "pixels-16"), open_index(tmp_path / "pieces", "pixels-16")
+    assert np.array_equal(one.vectors, two.vectors)
+    assert one.reference_ids == two.reference_ids
+    assert [one.thumbnail(name) for name in one.reference_ids] == [two.thumbnail(name) for name in two.reference_ids]
+
+
+def test_the_same_pictures_give_the_same_digest(tmp_path):
+    first = build_index(tmp_path / "a", "pixels-16", [picture(1), picture(2)])
+    second = build_index(tmp_path / "b", "pixels-16", [picture(1), picture(2)])
+    other = build_index(tmp_path / "c", "pixels-16", [picture(1), picture(3)])
+    assert first.digest == second.digest != other.digest
+    assert open_index(tmp_path / "a", "pixels-16").digest == first.digest
+    assert sha256_hex((tmp_path / "a" / "manifest.json").read_bytes()) == first.digest
+
+
+def test_of_one_given_id_the_first_picture_stays(tmp_path):
+    pictures = [picture(1, reference_id="a"), picture(2, reference_id="a"), picture(3, reference_id="b")]
+    assert build_index(tmp_path / "index", "pixels-16", pictures).duplicates == 1
+    index = open_index(tmp_path / "index", "pixels-16")
+    assert index.reference_ids == ["a", "b"]
+    assert index.thumbnail("a") == thumbnail(pixels(1))
+
+
+def test_text_that_is_no_unicode_fails_no_batch(tmp_path):
+    odd = picture(1, caption="a \ud800 lone surrogate", path=os.fsdecode(b"\xff.png"))
+    build_index(tmp_path / "index", "pixels-16", [odd, picture(2)])
+    rows = pq.read_table(tmp_path / "index" / "references.parquet")
+    rows.validate(full=True)
+    assert rows.column("path").to_pylist() == ["\\udcff.png", "2.png"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_one_changed_byte_is_refused_by_the_file_name(built, name):
+    data = (built / name).read_bytes()
+    for place in np.linspace(0, len(data) - 1, 40).astype(int):
+        for changed in {data[place] ^ 1, ord(" ")} - {data[place]}:
+            (built / name).write_bytes(data[:place] + bytes([changed]) + data[place + 1 :])
+            with pytest.raises(UserError, match=name):
+                open_index(built, "pixels-16")
+    (built / name).write_bytes(data)
+    open_index(built, "pixels-16")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_cut_grown_and_missing_files_are_refused_by_name(built, name):
+    data = (built / name).read_bytes()
+    for changed in (b"", data[: len(data) // 2], data[:-1], data + b"\n"):
+        (built / name).write_bytes(changed)
+        with pytest.raises(UserError, match=name):
+            open_index(built, "pixels-16")
+    (built / name).unlink()
+    with pytest.raises(UserError, match=name):
+        open_index(built, "pixels-16")
+
+
+@pytest.mark.parametrize("content", [b"[]", b"3", b"null", b'{"checksum": 1}', b"\xff", sealed({"rows": 1})])
+def test_a_foreign_manifest_is_refused(built, content):
+    (built / "manifest.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"manifest\.json"):
+        open_index(built, "pixels-16")
+
+
+def rewrite_manifest(folder, **changes):
+    tree = json.loads((folder / "manifest.json").read_bytes())
+    del tree["checksum"]
+    (folder / "manifest.json").write_bytes(sealed(tree | changes))
+
+
+def test_files_that_fit_their_hash_but_nothing_else_are_refused(built):
+    (built / "vectors.npy").write_bytes(b"junk")
+    parquet = sha256_hex((built / "references.parquet").read_bytes())
+    rewrite_manifest(built, sha256={"vectors.npy": sha256_hex(b"junk"), "references.parquet": parquet})
+    with pytest.raises(UserError, match=r"vectors\.npy"):
+        open_index(built, "pixels-16")
+
+
+def test_pickled_vectors_are_never_loaded(built):
+    np.save(built / "vectors.npy", np.array([{}], dtype=object))
+    hashes = {name: sha256_hex((built / name).read_bytes()) for name in FILES[1:]}
+    rewrite_manifest(built, sha256=hashes)
+    with pytest.raises(UserError, match=r"vectors\.npy"):
+        open_index(built, "pixels-16")
+
+
+@pytest.mark.parametrize("change", [{"vectors": 2}, {"dimension": 3}])
+def test_counts_that_do_not_agree_are_refused(built, change):
+    rewrite_manifest(built, **change)
+    with pytest.raises(UserError, match="contradicts"):
+        open_index(built, "pixels-16")
+
+
+def test_another_profile_is_refused_and_both_are_named(built, monkeypatch):
+    monkeypatch.setitem(profiles._PROFILES, "pixels-8", lambda: PixelProfile(8))
+    with pytest.raises(UserError, match=r'"pixels-16" version 1.*"pixels-8" version 1'):
+        open_index(built, "pixels-8")
+
+
+@pytest.mark.parametrize("change", [{"profile_version": 2}, {"profile_digest": "0" * 64}, {"format_version": 99}])
+def test_another_version_of_the_profile_or_format_is_refused(built, change):
+    rewrite_manifest(built, **change)
+    with pytest.raises(UserError, match=r"version 2|00000000|format 99"):
+        open_index(built, "pixels-16")
+
+
+@pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: path.write_text("kept")])
+def test_nothing_is_overwritten(tmp_path, make):
+    make(tmp_path / "index")
+    with pytest.raises(UserError, match="exists already"):
+        build_index(tmp_path / "index", "pixels-16", [picture(1)])
+    assert [p.name for p in tmp_path.iterdir()] == ["index"]
+
+
+def test_an_index_of_nothing_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"none of 2 pictures.*broken\.png"):
+        build_index(tmp_path / "index", "pixels-16", [broken_picture(), flat_picture()])
+    with pytest.raises(UserError, match="none of 0 pictures"):
+        build_index(tmp_path / "index", "pixels-16", [])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt, UserError])
+def test_an_interrupted_build_leaves_nothing(tmp_path, failure, monkeypatch):
+    monkeypatch.setattr(index_module, "_ROWS_AT_ONCE", 2)
+
+    def interrupted():
+        yield from (picture(i) for i in range(5))
+        raise failure
+
+    with pytest.raises(failure):
+        build_index(tmp_path / "index", "pixels-16", interrupted())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_build_leaves_no_index_and_can_be_repeated(tmp_path):
+    script = """
+import os, signal, sys
+from pathlib import Path
+from sharpaudit.matches import index
+synced = index.Files.sync
+def dying(self, path):
+    synced(self, path)
+    if path.name == "manifest.json":
+        os.kill(os.getpid(), signal.SIGKILL)
+index.Files.sync = dying
+index.build_index(Path(sys.argv[2]), "pixels-16", index.pictures_in(Path(sys.argv[1])))
+"""
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(picture(1).data)
+    out = tmp_path / "index"
+    child = subprocess.run([sys.executable, "-c", script, str(tmp_path / "pictures"), str(out)], timeout=60)
+    assert child.returncode == -9
+    assert not out.exists()
+    build_index(out, "pixels-16", pictures_in(tmp_path / "pictures"))
+    assert len(open_index(out, "pixels-16").reference_ids) == 1
+
+
+def test_everything_is_synced_before_the_index_gets_its_name(tmp_path, monkeypatch):
+    events = []
+    for name in ("sync", "sync_folder", "rename"):
+        original = getattr(index_module.Files, name)
+        monkeypatch.setattr(
+            index_module.Files,
+            name,
+            lambda self, *paths, _original=original, _name=name: (
+                events.append((_name, paths[-1].name)),
+                _original(self, *paths),
+            ),
+        )
+    build_index(tmp_path / "index", "pixels-16", [picture(1)])
+    renamed = events.index(("rename", "index"))
+    assert {name for kind, name in events[:renamed] if kind == "sync"} == set(FILES)
+    assert [kind for kind, _ in events[renamed - 1 :]] == ["sync_folder", "rename", "sync_folder"]

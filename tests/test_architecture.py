@@ -1,0 +1,238 @@
+"""The house rules that a reader of one file cannot see: import order, one door per dangerous library, no data as code.
+
+Each rule is a function over source text that returns what breaks it; the rules are tried on bad examples
+first and on the whole repository afterwards.
+"""
+
+from __future__ import annotations
+
+import ast
+import socket
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAX_LINES = 400
+
+ORDER = [
+    {"errors"},
+    {"config", "seeds", "images"},
+    {"statistics", "tables"},
+    {"denoisers", "embedders"},
+    {"corpus", "scores", "triage", "samples", "matches", "mitigation"},
+    {"report", "evidence"},
+    {"lab"},
+    {"pipelines"},
+]
+LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms} | {"": -1}
+
+DOORS = {
+    "ray": ("pipelines/execute.py",),
+    "duckdb": ("sharpaudit/tables/query.py",),
+    "faiss": ("sharpaudit/matches/search/",),
+    "PIL": ("sharpaudit/images.py",),
+    "diffusers": ("sharpaudit/denoisers/diffusion.py", "sharpaudit/lab/"),
+    "transformers": ("sharpaudit/denoisers/diffusion.py", "sharpaudit/lab/"),
+}
+
+CODE_AS_DATA = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+CALLS = {"torch.load", "torch.jit.load", "yaml.load", "eval", "exec"}
+KEYWORDS = {"allow_pickle", "trust_remote_code", "custom_pipeline"}
+
+
+def module_of(path: str) -> str:
+    """`sharpaudit/tables/__init__.py` is `sharpaudit.tables`."""
+    return ".".join(part for part in Path(path).with_suffix("").parts if part != "__init__")
+
+
+def room_of(module: str) -> str:
+    """The name that stands in the order; the package itself, with its version, is the empty one."""
+    package, _, rest = module.partition(".")
+    if package == "pipelines":
+        return package
+    name = rest.split(".")[0]
+    return "" if name.startswith("__") else name
+
+
+def imported(path: str, tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of everything that a file imports, at its top or inside a function."""
+    package = module_of(path).split(".")
+    if not path.endswith("__init__.py"):
+        package.pop()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*above, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{origin}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("importlib.import_module", "__import__"):
+            yield from ((node.lineno, arg.value) for arg in node.args if isinstance(arg, ast.Constant))
+
+
+def order_faults(path: str, source: str) -> list[str]:
+    """Imports within the project that do not run from right to left in the order."""
+    room = room_of(module_of(path))
+    if room not in LEVEL:
+        return [f"{path}: {room} has no place in the import order"]
+    faults = []
+    for line, name in imported(path, ast.parse(source)):
+        if name.split(".")[0] not in ("sharpaudit", "pipelines"):
+            continue
+        target = room_of(name)
+        if target != room and LEVEL.get(target, len(ORDER)) >= LEVEL[room]:
+            faults.append(f"{path}:{line}: {room or 'sharpaudit'} imports {name}")
+    return faults
+
+
+def door_faults(path: str, source: str) -> list[str]:
+    """Imports of a dangerous library elsewhere than at its door."""
+    return [
+        f"{path}:{line}: {name} is imported in {' and '.join(doors)} only"
+        for line, name in imported(path, ast.parse(source))
+        for library, doors in DOORS.items()
+        if name.split(".")[0] == library and not path.startswith(doors)
+    ]
+
+
+def data_as_code_faults(path: str, source: str) -> list[str]:
+    """Places where bytes from outside could run: pickles, evaluated text, remote code."""
+    tree = ast.parse(source)
+    faults = [f"{path}:{n}: imports {name}" for n, name in imported(path, tree) if name.split(".")[0] in CODE_AS_DATA]
+    meaning = bound_names(tree)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        first, dot, rest = ast.unparse(node.func).partition(".")
+        called = meaning.get(first, first) + dot + rest
+        if called in CALLS:
+            faults.append(f"{path}:{node.lineno}: calls {called}")
+        for keyword in node.keywords:
+            if keyword.arg in KEYWORDS and not (isinstance(keyword.value, ast.Constant) and not keyword.value.value):
+                faults.append(f"{path}:{node.lineno}: passes {keyword.arg}")
+    return faults
+
+
+def bound_names(tree: ast.AST) -> dict[str, str]:
+    """What each imported name of a file stands for: `t` is `torch` after `import torch as t`."""
+    meaning = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            meaning |= {alias.asname: alias.name for alias in node.names if alias.asname}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            meaning |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return meaning
+
+
+def length_faults(path: str, source: str) -> list[str]:
+    """A file that nobody reads to its end."""
+    n_lines = source.count("\n")
+    return [f"{path}: {n_lines} lines, {MAX_LINES} are allowed"] if n_lines > MAX_LINES else []
+
+
+BAD = [
+    (order_faults, "sharpaudit/errors.py", "from sharpaudit import config"),
+    (order_faults, "sharpaudit/config.py", "from sharpaudit.images import decode"),
+    (order_faults, "sharpaudit/tables/runs.py", "import sharpaudit.statistics.fdr"),
+    (order_faults, "sharpaudit/scores/plan.py", "def f():\n    from sharpaudit.triage.decide import decide"),
+    (order_faults, "sharpaudit/scores/plan.py", "from ..triage import decide"),
+    (order_faults, "sharpaudit/scores/__init__.py", "from .. import triage"),
+    (order_faults, "sharpaudit/matches/decide.py", "from sharpaudit.report import facts"),
+    (order_faults, "sharpaudit/lab/train.py", "from pipelines.stage import Stage"),
+    (order_faults, "sharpaudit/lab/train.py", "import pipelines"),
+    (order_faults, "sharpaudit/tables/runs.py", "import importlib\nimportlib.import_module('sharpaudit.lab')"),
+    (order_faults, "sharpaudit/__init__.py", "from sharpaudit.errors import UserError"),
+    (order_faults, "sharpaudit/utils.py", "import math"),
+    (order_faults, "sharpaudit/tables/runs.py", "from sharpaudit import utils"),
+    (door_faults, "pipelines/audit.py", "import ray"),
+    (door_faults, "sharpaudit/tables/shards.py", "def f():\n    from ray.util import state"),
+    (door_faults, "sharpaudit/report/facts.py", "import duckdb"),
+    (door_faults, "sharpaudit/matches/decide.py", "import importlib\nimportlib.import_module('faiss')"),
+    (door_faults, "sharpaudit/report/html.py", "from PIL import Image"),
+    (door_faults, "sharpaudit/denoisers/cards.py", "from diffusers import UNet2DConditionModel"),
+    (door_faults, "sharpaudit/embedders/sscd.py", "import transformers"),
+    (data_as_code_faults, "a.py", "import pickle"),
+    (data_as_code_faults, "a.py", "from pickle import loads"),
+    (data_as_code_faults, "a.py", "import torch\ntorch.load(p, weights_only=True)"),
+    (data_as_code_faults, "a.py", "import torch as t\nt.load(p)"),
+    (data_as_code_faults, "a.py", "from torch import load as read\nread(p)"),
+    (data_as_code_faults, "a.py", "import numpy\nnumpy.load(p, allow_pickle=True)"),
+    (data_as_code_faults, "a.py", "Model.from_pretrained(p, trust_remote_code=flag)"),
+    (data_as_code_faults, "a.py", "Pipeline.from_pretrained(p, custom_pipeline='x')"),
+    (data_as_code_faults, "a.py", "eval(text)"),
+    (length_faults, "a.py", "x\n" * (MAX_LINES + 1)),
+]
+
+GOOD = [
+    (
+        order_faults,
+        "sharpaudit/scores/plan.py",
+        "from sharpaudit.scores.base import Metric\nfrom sharpaudit import errors",
+    ),
+    (order_faults, "sharpaudit/scores/plan.py", "from .base import Metric\nfrom ..denoisers import base"),
+    (order_faults, "pipelines/audit.py", "from sharpaudit import __version__\nfrom sharpaudit.lab import data"),
+    (door_faults, "pipelines/execute.py", "import ray.exceptions"),
+    (door_faults, "sharpaudit/matches/search/flat.py", "import faiss"),
+    (data_as_code_faults, "a.py", "from safetensors.torch import load\nload(p)\nmodel.eval()"),
+    (data_as_code_faults, "a.py", "numpy.load(p, allow_pickle=False)\nre.compile(p)"),
+    (length_faults, "a.py", "x\n" * MAX_LINES),
+]
+
+
+@pytest.mark.parametrize(("rule", "path", "source"), BAD)
+def test_rule_sees_a_breach(rule, path, source):
+    assert rule(path, source)
+
+
+@pytest.mark.parametrize(("rule", "path", "source"), GOOD)
+def test_rule_lets_good_code_pass(rule, path, source):
+    assert rule(path, source) == []
+
+
+def sources(*folders: str) -> dict[str, str]:
+    found = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in found}
+
+
+@pytest.mark.parametrize("rule", [order_faults, door_faults, data_as_code_faults, length_faults])
+def test_repository_keeps(rule):
+    texts = sources("sharpaudit", "pipelines")
+    assert len(texts) > 10
+    assert [fault for path, source in texts.items() for fault in rule(path, source)] == []
+
+
+def test_tests_are_short_too():
+    assert [fault for path, source in sources("tests").items() for fault in length_faults(path, source)] == []
+
+
+def test_every_package_is_shipped():
+    """setuptools leaves out a package that is not listed, and says nothing."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    on_disk = {module_of(str(Path(path).parent / "__init__.py")) for path in sources("sharpaudit", "pipelines")}
+    assert set(listed["packages"]) - set(listed["package-dir"]) == on_disk
+
+
+def test_library_imports_without_ray():
+    modules = [module_of(path) for path in sources("sharpaudit")]
+    program = f"import sys, importlib\nsys.modules['ray'] = None\nfor m in {modules}: importlib.import_module(m)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("reach", [("203.0.113.1", 80), ("example.org", 80), ("2001:db8::1", 80)])
+def test_tests_reach_no_network(reach):
+    with pytest.raises(RuntimeError, match="tests reach no network"):
+        socket.create_connection(reach, timeout=0.1)
+
+
+def test_tests_reach_this_machine():
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()[:2], timeout=5),
+    ):
+        pass

@@ -1,0 +1,97 @@
+"""Configuration: what is refused, in which words, and that every field is of a class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sharpaudit import config
+from sharpaudit.config import LAB, load
+from sharpaudit.errors import UserError
+
+BASE = """
+[model]
+path = "model"
+[corpus]
+audit = "prompts.csv"
+[calibration]
+file = "harmless.csv"
+[matches]
+index = "index"
+"""
+STAGES = {"fit_unconditional", "fit_differences", "fit_subspace", "score", "triage", "sample", "bands", "match"}
+
+
+def write(folder: Path, text: str = BASE) -> Path:
+    path = folder / "audit.toml"
+    path.write_text(text)
+    return path
+
+
+def test_every_field_is_classified() -> None:
+    for name, info in config.fields().items():
+        assert info.get("class") in {"identity", "given", "runtime"}, (
+            f"{name}: say what a change of it means: identity(stages) if it changes rows, given() if it says what is "
+            "audited, runtime() if it changes no result"
+        )
+        if info["class"] == "identity":
+            assert info["stages"], name
+            assert set(info["stages"]) <= STAGES, name
+
+
+def test_paths_are_relative_to_the_config_and_lab_paths_to_the_package(tmp_path: Path) -> None:
+    loaded = load(write(tmp_path), ["model.path=lab:analytic/model.json"])
+    assert loaded.corpus.audit == str(tmp_path / "prompts.csv")
+    assert loaded.model.path == str(LAB / "analytic/model.json")
+
+
+def test_a_resolved_configuration_is_its_own_configuration(tmp_path: Path) -> None:
+    loaded = load(write(tmp_path))
+    assert config.resolve_paths(loaded, Path("/elsewhere")) == loaded
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["triage.alfa=0.1"], ['unknown key "triage.alfa"', 'did you mean "alpha"']),
+        (["nonsense=1"], ['unknown key "nonsense"', "known here: calibration, corpus"]),
+        (["triage.alpha=2"], ["triage.alpha = 2", "less than 1"]),
+        (["triage.alpha=nan"], ["triage.alpha", "finite"]),
+        (["calibration.fit=other.csv"], ["calibration", "either file"]),
+        (["model.repo=a/b"], ["model", "exactly one of path and repo"]),
+        (["model.revision=main"], ["model.revision", "pattern"]),
+        (["run.executor=slurm"], ["run.executor", "'local' or 'ray'"]),
+        (["alpha"], ["key=value"]),
+        (["seed.x=1"], ["seed"]),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(tmp_path: Path, overrides: list[str], words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        load(write(tmp_path), overrides)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_no_calibration_prompts_is_said_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no calibration prompts: add"):
+        load(write(tmp_path, BASE.replace('[calibration]\nfile = "harmless.csv"\n', "")))
+
+
+def test_a_missing_or_oversized_config_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing\.toml: cannot read"):
+        load(tmp_path / "nothing.toml")
+    with pytest.raises(UserError, match="may have 1000000 bytes"):
+        load(write(tmp_path, "#" * 1_000_001))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_config_or_a_user_error(tmp_path_factory: pytest.TempPathFactory, raw: bytes) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "audit.toml"
+    path.write_bytes(raw)
+    with pytest.raises(UserError):
+        load(path)
