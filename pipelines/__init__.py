@@ -1,0 +1,1 @@
+"""Binds the library to storage, to Ray and to the command line."""

@@ -1,0 +1,98 @@
+"""May this configuration work in this run folder? Changes are named, and nothing is mixed.
+
+A run is bound to what it audits: other input files or columns are refused. Identity fields may change with
+`update`; it is said beforehand which stages stay and which are redone, with rows and the time they took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from pipelines.stage import Facts
+from pipelines.stages import STAGES, ingest
+from pipelines.survey import identities
+from sharpaudit import __version__
+from sharpaudit import config as configuration
+from sharpaudit.config import PATHS, AuditConfig
+from sharpaudit.denoisers.devices import describe_hardware
+from sharpaudit.errors import UserError, printable
+from sharpaudit.tables.runs import Change, RunFolder, changes
+
+
+def admit(run: RunFolder, config: AuditConfig, facts: Facts, *, update: bool, say: Callable[[str], None]) -> None:
+    """Write run.json and config.toml, or raise UserError naming the fields that speak against it."""
+    made = identities(config, facts)
+    before = run.record()
+    record = {
+        "name": config.name,
+        "sharpaudit_version": __version__,
+        "created": before["created"] if before else datetime.now(UTC).isoformat(timespec="seconds"),
+        "facts": asdict(facts),
+        "given": _given(config),
+        "inputs": ingest.inspect(config),
+        "hardware": describe_hardware(),
+        "stages": {name: asdict(entry) | {"fingerprint": entry.fingerprint} for name, entry in made.items()},
+    }
+    if before is not None:
+        _refuse_other_inputs(run, before, record)
+        found = changes(before, made)
+        if found:
+            lines = _plan(run, found)
+            for line in lines:
+                say(line)
+            if not update:
+                raise UserError(
+                    f"{run.root}: this run was made with {_named(found)}; "
+                    "add --update to redo what that changes, or name a new folder with --out"
+                )
+    run.write_record(record)
+    run.write_config(config)
+
+
+def _given(config: AuditConfig) -> dict[str, Any]:
+    """The fields that say what is audited, but for paths: a file may move, its content may not change."""
+    paths = {f"{section}.{name}" for section, names in PATHS.items() for name in names}
+    fields = configuration.fields().items()
+    names = [name for name, info in fields if info.get("class") == "given" and name not in paths]
+    values = {name: configuration.value(config, name) for name in names}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _refuse_other_inputs(run: RunFolder, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for name, value in now["given"].items():
+        if before["given"].get(name) != value:
+            raise UserError(
+                f"{run.root}: {name} was {before['given'].get(name)!r} and is now {value!r}; "
+                "a run is bound to what it audits: name a new folder with --out"
+            )
+    then, today = ({entry["source"]: entry["sha256"] for entry in tree["inputs"]} for tree in (before, now))
+    for source in sorted(then | today):
+        if then.get(source) != today.get(source):
+            what = "is not part of this run" if source not in then else "is missing now" if source not in today else "has changed"
+            raise UserError(
+                f"{run.root}: input {printable(source)} {what} since the run began; "
+                "a run is bound to what it audits: name a new folder with --out"
+            )
+
+
+def _plan(run: RunFolder, found: list[Change]) -> list[str]:
+    """One line a stage: what stays and what is redone, with rows and the time they took."""
+    redone = {change.stage: change for change in found}
+    lines = []
+    for stage in STAGES.values():
+        manifests = run.table(stage.table).manifests()
+        rows, seconds = sum(m.rows for m in manifests), sum(m.duration_s for m in manifests)
+        work = f"{rows:,} rows, {seconds:,.0f} s of work"
+        lines.append(f"{stage.name}: {'redone' if stage.name in redone else 'stays'} ({work})")
+    if "triage" in redone and "sample" not in redone:
+        lines.append("sample, match: prompts that are newly selected are generated and matched")
+    return lines
+
+
+def _named(found: list[Change]) -> str:
+    """The fields that differ, once each, as 'triage.alpha = 0.01 (now 0.02)'."""
+    fields = {name: pair for change in found for name, pair in change.fields.items()}
+    return ", ".join(f"{name} = {then} (now {now})" for name, (then, now) in fields.items())

@@ -1,0 +1,105 @@
+"""The flow: which stage follows which, as data, and one pass over it.
+
+    ingest -> fit -> score -> triage -> sample -> match -> report
+
+`run_audit` resumes whatever is there: each stage is asked for its work, what is committed is left alone, the
+rest goes to the executor, and the table is committed. A change of configuration is named before anything is
+redone, and needs `update`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pipelines.admit import admit
+from pipelines.execute import Run, executor
+from pipelines.progress import Reporter
+from pipelines.stage import Receipt, Stage, Work, table_commit
+from pipelines.stages import STAGES, ingest
+from pipelines.stages.report import write_report
+from pipelines.survey import survey
+from sharpaudit.config import AuditConfig
+from sharpaudit.denoisers.load import load_tokenizer
+from sharpaudit.errors import IntegrityError
+from sharpaudit.tables.files import IN_PROGRESS
+from sharpaudit.tables.lock import Guard, hold
+from sharpaudit.tables.runs import RunFolder
+from sharpaudit.tables.shards import TableFolder, probe_links, sweep_images
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call of `run` came to. evaluations: network evaluations made by this call. facts: the report's."""
+
+    evaluations: int
+    quarantined: list[dict[str, Any]]
+    facts: dict[str, Any]
+
+
+def run_audit(config: AuditConfig, root: Path, *, update: bool = False, reporter: Reporter | None = None) -> Outcome:
+    """Run or resume the audit in `root`.
+
+    Raises UserError where another driver holds the run, or where the folder's run is of another configuration
+    and `update` is false.
+    """
+    RunFolder.create(root)
+    probe_links(root)
+    reporter = reporter or Reporter(root)
+    with hold(root, reporter.say) as driver, reporter, ExitStack() as stack:
+        run = RunFolder(root, guard=Guard(root, driver.id))
+        admit(run, config, survey(config), update=update, say=reporter.say)
+        _sweep(run)
+        added = ingest.ingest(run, config, load_tokenizer(config.model))
+        if added:
+            reporter.say(f"ingest: {added:,} source rows read")
+        # The executor starts with its first piece of work, so that a finished run starts none.
+        start = cache(lambda: stack.enter_context(executor(root, config, driver, STAGES)))
+        results = [_run_stage(stage, run, config, start, reporter) for stage in STAGES.values()]
+        quarantined = [entry for _, lost in results for entry in lost]
+        evaluations = sum(made for made, _ in results)
+        facts = write_report(run, config, quarantined)
+    return Outcome(evaluations, quarantined, facts)
+
+
+def _run_stage(
+    stage: Stage, run: RunFolder, config: AuditConfig, start: Callable[[], Run], reporter: Reporter
+) -> tuple[int, list[dict[str, Any]]]:
+    """Do what is missing of a stage and commit its table; return the evaluations made and the shards set aside."""
+    folder = run.table(stage.table)
+    work = stage.work(run, config)
+    missing = [item for item in work if not _committed(folder, item)]
+    lost: list[Receipt] = []
+    evaluations = 0
+    if missing:
+        total = sum(item.rows for item in work)
+        done = total - sum(item.rows for item in missing)
+        for receipt in reporter.watch(stage.name, total, done, start()(missing)):
+            evaluations += receipt.manifest.evaluations if receipt.manifest else 0
+            if receipt.manifest is None:
+                lost.append(receipt)
+                reporter.say(f"{stage.name}: shard {receipt.work.shard} set aside: it {receipt.reason}")
+    folder.commit_table(table_commit(stage, work, [receipt.work.shard for receipt in lost]))
+    named = [{"stage": stage.name, "shard": r.work.shard, "rows": r.work.rows, "reason": r.reason} for r in lost]
+    return evaluations, named
+
+
+def _committed(folder: TableFolder, item: Work) -> bool:
+    manifest = folder.manifest(item.shard)
+    if manifest is not None and manifest.input_digest != item.input_digest:
+        raise IntegrityError(f"{folder.folder}: shard {item.shard} was made from other input than what is there now")
+    return manifest is not None
+
+
+def _sweep(run: RunFolder) -> None:
+    """Remove what earlier drivers left half-written. Only the holder of the lock may."""
+    listed: set[str] = set()
+    for folder in run.every_folder():
+        folder.sweep()
+        listed.update(path for manifest in folder.manifests() for path in manifest.images)
+    sweep_images(run.root, listed)
+    for path in run.root.glob(f".*{IN_PROGRESS}"):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,34 @@
+"""`sharpaudit run`: the whole audit, or what is left of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipelines import signals
+from pipelines.commands.options import config_argument, limit_option, set_option, with_limit
+from sharpaudit import config as configuration
+
+
+@click.command()
+@config_argument
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder; runs/NAME of the config by default.")
+@click.option("--update", is_flag=True, help="Redo what a changed configuration changes, after saying what that is.")
+@set_option
+@limit_option
+def run(config: Path, out: Path | None, update: bool, overrides: tuple[str, ...], limit: int | None) -> None:
+    """Run the audit of CONFIG; the same command resumes it.
+
+    \b
+    Example: sharpaudit run audit.toml --out runs/tonight --set run.executor=ray --set run.workers=4
+    """
+    from pipelines.audit import run_audit
+    from pipelines.summary import exit_code, summary
+
+    signals.install()
+    loaded = configuration.load(config, with_limit(overrides, limit))
+    folder = (out or Path("runs") / loaded.name).absolute()
+    outcome = run_audit(loaded, folder, update=update)
+    click.echo(summary(outcome, folder))
+    raise click.exceptions.Exit(exit_code(outcome, loaded))

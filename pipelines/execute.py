@@ -1,0 +1,214 @@
+"""Who does the work: this process, or Ray actors. Both behind one signature; only this file imports ray.
+
+An executor is a context manager that yields `run(work) -> iterator of receipts`, in no promised order. With
+Ray each actor holds its models, takes one shard a call and has its own share of cores and GPU. The driver
+never trusts Ray's retries: a shard whose actor died goes to a fresh actor, and after `max_worker_deaths`
+of them it is quarantined, said, and the run goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipelines.stage import Receipt, ShardWorker, Stage, Work
+from sharpaudit.config import AuditConfig
+from sharpaudit.denoisers.devices import share_threads, use_threads
+from sharpaudit.errors import TransientError, UserError
+from sharpaudit.tables.lock import Driver, Guard, end_with_driver, record_worker
+from sharpaudit.tables.runs import RunFolder
+from sharpaudit.tables.shards import Manifest
+
+Run = Callable[[Iterable[Work]], Iterator[Receipt]]
+TRANSIENT_TRIES = 3
+OBJECT_STORE_BYTES = 200 * 2**20
+
+
+@contextmanager
+def executor(root: Path, config: AuditConfig, driver: Driver, stages: Mapping[str, Stage]) -> Iterator[Run]:
+    """The executor that the configuration names."""
+    chosen = run_ray if config.run.executor == "ray" else run_local
+    with chosen(root, config, driver, stages) as run:
+        yield run
+
+
+@contextmanager
+def run_local(root: Path, config: AuditConfig, driver: Driver, stages: Mapping[str, Stage]) -> Iterator[Run]:
+    """Serial, in this process."""
+    use_threads(share_threads(os.cpu_count() or 1, 1, config.run.threads))
+    worker = ShardWorker(RunFolder(root, guard=Guard(root, driver.id)), stages)
+
+    def run(work: Iterable[Work]) -> Iterator[Receipt]:
+        for item in work:
+            yield _tried(worker, item)
+
+    yield run
+
+
+def _tried(worker: ShardWorker, item: Work) -> Receipt:
+    for attempt in range(TRANSIENT_TRIES):
+        try:
+            return Receipt(item, worker.do(item))
+        except TransientError as error:
+            if attempt == TRANSIENT_TRIES - 1:
+                return Receipt(item, None, f"failed {TRANSIENT_TRIES} times: {error}")
+    raise AssertionError("unreachable")
+
+
+class ShardActor:
+    """A Ray actor's body: a ShardWorker that ends with its driver."""
+
+    def __init__(self, root: str, driver: Driver, threads: int, stages: Mapping[str, Stage]) -> None:
+        use_threads(threads)
+        self._record = record_worker(Path(root))
+        end_with_driver(Path(root), driver, self._record)
+        self._worker = ShardWorker(RunFolder(Path(root), guard=Guard(Path(root), driver.id)), stages)
+
+    def ready(self) -> int:
+        """The process id, once the constructor is through."""
+        return os.getpid()
+
+    def do(self, work: Work) -> Manifest:
+        """Process and commit one shard."""
+        return self._worker.do(work)
+
+    def leave(self) -> None:
+        """Take back the record of this worker before it is ended in order."""
+        self._record.unlink(missing_ok=True)
+
+
+@contextmanager
+def run_ray(root: Path, config: AuditConfig, driver: Driver, stages: Mapping[str, Stage]) -> Iterator[Run]:
+    """Ray actors; a cluster is started on this machine unless one is running or an address is given."""
+    import ray
+
+    cores = os.cpu_count() or 1
+    threads = share_threads(cores, config.run.workers, config.run.threads)
+    started = not ray.is_initialized()
+    if started:
+        handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+        _start_ray(config, max(cores, config.run.workers * threads) + 1)
+        # Ray installs its own handler for SIGTERM; ours, which leave the run resumable, go back in.
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+    options: dict[str, Any] = {
+        "num_cpus": threads,
+        "num_gpus": config.run.num_gpus,
+        "max_restarts": 0,
+        "max_task_retries": 0,
+        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(threads)}},
+    }
+    actor = ray.remote(ShardActor).options(**options)
+    pool = _Pool(lambda: actor.remote(str(root), driver, threads, stages), config.run.workers, config.run.max_worker_deaths)
+    try:
+        yield pool.run
+    finally:
+        pool.close()
+        if started:
+            ray.shutdown()
+
+
+def _start_ray(config: AuditConfig, num_cpus: int) -> None:
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # The actors' GPU share may be zero on a machine with GPUs: hiding them is then right, but Ray warns.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    common: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if config.run.address:
+            ray.init(address=config.run.address, log_to_driver=False, logging_level="ERROR")
+        else:
+            ray.init(address="local", num_cpus=num_cpus, object_store_memory=OBJECT_STORE_BYTES, **common)
+    except ConnectionError as error:
+        raise UserError(f"run.address = {config.run.address}: no Ray cluster answers there ({error})") from error
+
+
+class _Pool:
+    """A fixed number of actors, each with at most one shard; kept across stages so that models stay loaded."""
+
+    def __init__(self, start: Callable[[], Any], size: int, max_deaths: int) -> None:
+        self._start, self._size, self._max_deaths = start, size, max_deaths
+        self._idle: list[Any] = []
+        self._calls: dict[Any, tuple[Any, Work]] = {}
+
+    def run(self, work: Iterable[Work]) -> Iterator[Receipt]:
+        import ray
+
+        source, again = iter(work), deque[Work]()
+        deaths: Counter[str] = Counter()
+        failures: Counter[str] = Counter()
+        exhausted = False
+        while True:
+            while not exhausted or again:
+                if not self._idle and len(self._calls) >= self._size:
+                    break
+                item = again.popleft() if again else next(source, None)
+                if item is None:
+                    exhausted = True
+                    break
+                actor = self._idle.pop() if self._idle else self._fresh()
+                self._calls[actor.do.remote(item)] = (actor, item)
+            if not self._calls:
+                return
+            done, _ = ray.wait(list(self._calls), num_returns=1, timeout=1.0)
+            for reference in done:
+                actor, item = self._calls.pop(reference)
+                receipt = self._settle(reference, actor, item, deaths, failures)
+                if receipt is not None:
+                    yield receipt
+                else:
+                    again.append(item)
+
+    def _fresh(self) -> Any:
+        import ray
+
+        actor = self._start()
+        try:
+            ray.get(actor.ready.remote())
+        except ray.exceptions.RayActorError as error:
+            raise RuntimeError(f"a worker could not start: {error}") from error
+        return actor
+
+    def _settle(
+        self, reference: Any, actor: Any, work: Work, deaths: Counter[str], failures: Counter[str]
+    ) -> Receipt | None:
+        """The receipt of a finished call, or None when its work must be done again."""
+        import ray
+
+        try:
+            manifest = ray.get(reference)
+        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError):
+            deaths[work.shard] += 1
+            if deaths[work.shard] < self._max_deaths:
+                return None
+            return Receipt(work, None, f"ended {deaths[work.shard]} workers")
+        except ray.exceptions.RayTaskError as error:
+            self._idle.append(actor)
+            cause = error.cause if isinstance(error.cause, BaseException) else error
+            if not isinstance(cause, TransientError):
+                raise cause from None
+            failures[work.shard] += 1
+            if failures[work.shard] < TRANSIENT_TRIES:
+                return None
+            return Receipt(work, None, f"failed {TRANSIENT_TRIES} times: {cause}")
+        self._idle.append(actor)
+        return Receipt(work, manifest)
+
+    def close(self) -> None:
+        """End the actors: idle ones take back their record first."""
+        import ray
+
+        if sys.is_finalizing() or not ray.is_initialized():
+            return
+        leaving = [actor.leave.remote() for actor in self._idle]
+        if leaving:
+            ray.wait(leaving, num_returns=len(leaving), timeout=5.0)
+        for actor in [*self._idle, *(actor for actor, _ in self._calls.values())]:
+            ray.kill(actor)

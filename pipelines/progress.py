@@ -1,0 +1,106 @@
+"""What a run says while it works: a line for people, JSON lines for logs, `progress.json` for machines.
+
+On a terminal a live line (done, rate, rejected, time left); elsewhere a JSON line every few seconds. Rates and
+times are of this call on a monotonic clock, so a resumed run does not count earlier work as its own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pipelines.stage import Receipt
+from sharpaudit.errors import Status, printable
+from sharpaudit.tables.shards import replace_file
+
+EVERY_S = 5.0
+
+
+class Reporter:
+    """Says what happens; `watch` passes receipts through and counts them."""
+
+    def __init__(self, root: Path, stream: TextIO = sys.stderr) -> None:
+        self._root, self._stream, self._tty = root, stream, stream.isatty()
+        self._console = Console(file=stream, highlight=False)
+        self._bars = Progress(
+            TextColumn("{task.description:<18}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._tty,
+            transient=True,
+        )
+        self._last = 0.0
+
+    def __enter__(self) -> Reporter:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def say(self, message: str, **fields: Any) -> None:
+        """One line now."""
+        if self._tty:
+            self._console.print(printable(message, 2000), markup=False)
+        else:
+            self._write({"message": printable(message, 2000), **fields})
+
+    def watch(self, stage: str, total: int, done: int, receipts: Iterable[Receipt]) -> Iterator[Receipt]:
+        """The receipts of a stage of `total` rows, `done` of them committed by earlier calls."""
+        begun, fresh = time.monotonic(), 0
+        statuses: Counter[str] = Counter()
+        task = self._bars.add_task(stage, total=total, completed=done, rate="")
+        self._tell(stage, total, done, 0, 0.0, statuses, force=True)
+        for receipt in receipts:
+            fresh += receipt.work.rows
+            statuses.update(receipt.manifest.statuses if receipt.manifest else {Status.QUARANTINED: receipt.work.rows})
+            rate = fresh / max(time.monotonic() - begun, 1e-9)
+            self._bars.update(task, completed=done + fresh, rate=f"{rate:,.1f}/s{_rejected(statuses)}")
+            self._tell(stage, total, done, fresh, rate, statuses)
+            yield receipt
+        self._tell(stage, total, done, fresh, fresh / max(time.monotonic() - begun, 1e-9), statuses, force=True)
+        self._bars.remove_task(task)
+
+    def _tell(
+        self, stage: str, total: int, done: int, fresh: int, rate: float, statuses: Counter[str], *, force: bool = False
+    ) -> None:
+        if not force and time.monotonic() - self._last < EVERY_S:
+            return
+        self._last = time.monotonic()
+        left = total - done - fresh
+        line = {
+            "stage": stage,
+            "rows_done": done + fresh,
+            "rows_total": total,
+            "rows_per_s": round(rate, 2),
+            "eta_s": round(left / rate, 1) if rate > 0 else None,
+            "rejected": _count_rejected(statuses),
+        }
+        replace_file(self._root / "progress.json", json.dumps(line | {"at": round(time.time(), 3)}).encode() + b"\n")
+        if not self._tty:
+            self._write(line)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._stream.write(json.dumps(line) + "\n")
+        self._stream.flush()
+
+
+def _count_rejected(statuses: Counter[str]) -> int:
+    return sum(count for status, count in statuses.items() if Status(status).is_rejection)
+
+
+def _rejected(statuses: Counter[str]) -> str:
+    count = _count_rejected(statuses)
+    return f", {count:,} rejected" if count else ""

@@ -1,0 +1,136 @@
+"""What a stage is, and how one shard of it is done.
+
+A stage names its table, its upstream stages and the outside digests that change its rows. The driver asks
+it for work (which shards there should be, from committed tables only); whoever does a shard asks it to read
+the shard's input and to open a worker, whose `process` is pure: a table in, a table out, no file of its own
+but pictures by digest. Executors know nothing of stages beyond `ShardWorker.do`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import pyarrow as pa
+
+from sharpaudit import config as configuration
+from sharpaudit.config import AuditConfig
+from sharpaudit.tables.files import crash_point
+from sharpaudit.tables.runs import Identity, RunFolder
+from sharpaudit.tables.schemas import Table
+from sharpaudit.tables.shards import Manifest, TableCommit
+
+
+@dataclass(frozen=True)
+class Work:
+    """One shard of one stage. payload: what the stage needs to find its input, JSON only."""
+
+    stage: str
+    shard: str
+    rows: int
+    input_digest: str
+    payload: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of a piece of work: a manifest, or None for a shard that was quarantined, and why."""
+
+    work: Work
+    manifest: Manifest | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Outside inputs by their digest, and the choices made for this machine."""
+
+    model_digest: str
+    tokenizer_digest: str
+    index_digest: str
+    device: str
+    dtype: str
+
+
+class Worker(Protocol):
+    def process(self, rows: pa.Table) -> pa.Table:
+        """The stage's rows for these input rows; every input key comes out."""
+
+
+class Stage(Protocol):
+    name: str
+    table: Table
+    scope: Literal["row", "corpus"]
+    upstream: tuple[str, ...]
+    key: str | None
+    """Column whose values must be the same, as a set, in the input and the output of `process`."""
+    keyed: bool
+    """Whether manifests list their keys."""
+
+    def outside(self, facts: Facts) -> dict[str, Any]:
+        """Identity fields that are not in the configuration."""
+
+    def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
+        """The shards that there should be, given what is committed."""
+
+    def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:
+        """The input rows of a shard."""
+
+    def open(self, run: RunFolder, config: AuditConfig) -> Worker:
+        """A worker; it keeps its model from shard to shard."""
+
+
+def identity(stage: Stage, config: AuditConfig, facts: Facts, upstream: Mapping[str, str]) -> Identity:
+    """The stage's identity: its configuration fields, outside digests, table version and upstream fingerprints.
+
+    Where the configuration says "auto", the choice made on this machine counts.
+    """
+    resolved = {"model.dtype": facts.dtype, "model.device": facts.device}
+    chosen = {
+        name: resolved.get(name, configuration.value(config, name))
+        for name, info in configuration.fields().items()
+        if stage.name in info.get("stages", ())
+    }
+    return Identity(
+        stage.name,
+        chosen | stage.outside(facts),
+        {stage.table.name: stage.table.version},
+        {name: upstream[name] for name in stage.upstream},
+    )
+
+
+def table_commit(stage: Stage, work: list[Work], quarantined: list[str]) -> TableCommit:
+    """The driver's list of current shards after a stage is done."""
+    lost = set(quarantined)
+    digest = work[0].input_digest if stage.scope == "corpus" and work else ""
+    return TableCommit([item.shard for item in work if item.shard not in lost], digest, sorted(lost))
+
+
+class ShardWorker:
+    """Does shards of any stage in this process, keeping each stage's worker open between shards."""
+
+    def __init__(self, run: RunFolder, stages: Mapping[str, Stage]) -> None:
+        self._run, self._stages, self._config = run, stages, run.config()
+        self._open: dict[str, Worker] = {}
+
+    def do(self, work: Work) -> Manifest:
+        """Process and commit one shard; a shard that is committed already is returned as it stands."""
+        stage = self._stages[work.stage]
+        folder = self._run.table(stage.table)
+        done = folder.manifest(work.shard)
+        if done is not None:
+            return done
+        crash_point("work.taken", work.shard)
+        begun = time.monotonic()
+        rows = stage.read(self._run, self._config, work)
+        if stage.name not in self._open:
+            self._open[stage.name] = stage.open(self._run, self._config)
+        made = self._open[stage.name].process(rows)
+        if stage.key is not None and set(rows[stage.key].to_pylist()) != set(made[stage.key].to_pylist()):
+            raise AssertionError(f"{stage.name}/{work.shard}: the outcomes are not those of the rows that came in")
+        crash_point("work.processed", work.shard)
+        return folder.commit(
+            work.shard, made, input_digest=work.input_digest, duration_s=time.monotonic() - begun, keyed=stage.keyed
+        )

@@ -1,0 +1,85 @@
+"""Bands: where a match becomes a copy, measured on pictures of harmless prompts.
+
+The band samples are generated like any others and searched like any others; what they reach by chance is
+the line that a copy must pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.stage import Facts, Work, Worker
+from pipelines.stages.sample import sample_id, selection
+from pipelines.stages.search import SampleSearch
+from sharpaudit.config import AuditConfig
+from sharpaudit.errors import Status, UserError
+from sharpaudit.matches.decide import learn_bands
+from sharpaudit.tables.runs import RunFolder
+from sharpaudit.tables.schemas import BANDS, SAMPLES, Table
+from sharpaudit.tables.shards import digest_of
+
+
+class BandsStage:
+    """Corpus scope over the band samples; one row."""
+
+    name = "bands"
+    table: Table = BANDS
+    scope: Literal["row", "corpus"] = "corpus"
+    upstream = ("sample",)
+    key = None
+    keyed = False
+
+    def outside(self, facts: Facts) -> dict[str, Any]:
+        """The reference index."""
+        return {"index digest": facts.index_digest}
+
+    def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
+        """One shard, named by the band samples that it learns from."""
+        print_ = run.table(SAMPLES).fingerprint
+        ids = [sample_id(*key, print_) for key in selection(run, ("band",))["band"]]
+        digest = digest_of(ids)
+        return [Work(self.name, f"all-{digest[:8]}", 1, digest)]
+
+    def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:
+        """The band samples that were made."""
+        folder = run.table(SAMPLES)
+        wanted = pa.array([sample_id(*key, folder.fingerprint) for key in selection(run, ("band",))["band"]], pa.string())
+        rows = folder.read_all(folder.current())
+        return rows.filter(pc.is_in(rows["sample_id"], wanted)).filter(pc.field("status") == Status.OK)
+
+    def open(self, run: RunFolder, config: AuditConfig) -> Worker:
+        """A worker that holds the index."""
+        return BandsWorker(run, config)
+
+
+class BandsWorker:
+    def __init__(self, run: RunFolder, config: AuditConfig) -> None:
+        self._config, self._search = config, SampleSearch(run, config)
+
+    def process(self, rows: pa.Table) -> pa.Table:
+        """The bands, as a table of one row."""
+        found = self._search.nearest(rows["image_path"].to_pylist(), 1)
+        best = [match[0].similarity for match in found if not isinstance(match, Status)]
+        if not best:
+            raise UserError(
+                "no band sample could be matched, so no similarity can be called a copy: "
+                f"{rows.num_rows} band samples were made (samples.band_prompts, samples.per_band)"
+            )
+        bands = learn_bands(np.array(best), self._config.matches.near_quantile)
+        row = {
+            "profile": self._config.matches.profile,
+            "index_digest": self._search.index.digest,
+            "n_samples": bands.n_samples,
+            "n_prompts": len(set(rows["prompt_id"].to_pylist())),
+            "copy_above": bands.copy_above,
+            "near_above": bands.near_above,
+            "status": Status.OK,
+            "reason": None,
+        }
+        return pa.Table.from_pylist([row], BANDS.schema)
+
+

@@ -1,0 +1,226 @@
+"""Fit: what the screen learns from harmless prompts, in three steps.
+
+(a) `fit_unconditional`: x0_hat(x_T, empty) for every seed, and the noise floor; (b) `fit_differences`: row shards
+over the fit prompts; (c) `fit_subspace`: the directions of harmless change. Fit prompts serve nothing else but the
+match bands.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from pipelines.stage import Facts, Work, Worker
+from sharpaudit.config import AuditConfig
+from sharpaudit.denoisers.load import load_denoiser
+from sharpaudit.errors import Status, UserError
+from sharpaudit.scores.residual_gap import Subspace, fit_subspace
+from sharpaudit.scores.screen import differences, noise_floor, unconditional_predictions
+from sharpaudit.tables.runs import RunFolder
+from sharpaudit.tables.schemas import CORPUS, DIFFERENCES, SUBSPACE, UNCONDITIONAL, Table
+from sharpaudit.tables.shards import Manifest, digest_of
+
+FLOOR_QUANTILE = 0.1
+
+
+class UnconditionalStage:
+    """One row a seed: the unconditional prediction, made once for the whole run."""
+
+    name = "fit_unconditional"
+    table: Table = UNCONDITIONAL
+    scope: Literal["row", "corpus"] = "corpus"
+    upstream: tuple[str, ...] = ()
+    key = "seed_index"
+    keyed = False
+
+    def outside(self, facts: Facts) -> dict[str, Any]:
+        """The model's weights."""
+        return {"model digest": facts.model_digest}
+
+    def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
+        """One shard with all seeds."""
+        n_seeds = config.scores.n_seeds
+        return [Work(self.name, "seeds", n_seeds, digest_of(n_seeds))]
+
+    def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:
+        """The seeds."""
+        return pa.table({"seed_index": pa.array(range(config.scores.n_seeds), pa.int32())})
+
+    def open(self, run: RunFolder, config: AuditConfig) -> Worker:
+        """A worker that holds the model."""
+        return UnconditionalWorker(config)
+
+
+class UnconditionalWorker:
+    def __init__(self, config: AuditConfig) -> None:
+        self._config, self._denoiser = config, load_denoiser(config.model)
+
+    def process(self, rows: pa.Table) -> pa.Table:
+        """Predictions, and the noise floor beside each."""
+        seed, n, batch_size = self._config.seed, rows.num_rows, self._config.model.batch_size
+        predictions_KCHW = unconditional_predictions(self._denoiser, seed, n)
+        if not torch.isfinite(predictions_KCHW).all():
+            raise UserError(
+                f"{self._config.model.path or self._config.model.repo}: the model's output for the empty prompt is not "
+                "finite; check its weights, or set model.dtype = \"float32\""
+            )
+        floor = noise_floor(self._denoiser, seed, predictions_KCHW, batch_size)
+        columns = {
+            "x0_hat": [row.flatten().tolist() for row in predictions_KCHW],
+            "noise_floor": [floor] * n,
+            "evaluations": [1 + batch_size] * n,
+            "status": [Status.OK] * n,
+            "reason": [None] * n,
+        }
+        return pa.table({"seed_index": rows["seed_index"]} | columns)
+
+
+class DifferencesStage:
+    """One row a fit prompt: its difference of noise predictions at seed 0."""
+
+    name = "fit_differences"
+    table: Table = DIFFERENCES
+    scope: Literal["row", "corpus"] = "row"
+    upstream = ("fit_unconditional",)
+    key = "prompt_id"
+    keyed = False
+
+    def outside(self, facts: Facts) -> dict[str, Any]:
+        """Nothing that the unconditional prediction does not bring."""
+        return {}
+
+    def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
+        """A shard for each corpus shard of fit prompts."""
+        return corpus_work(self.name, run, ("fit",))
+
+    def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:
+        """The prompts of the shard."""
+        return read_prompts(run, work)
+
+    def open(self, run: RunFolder, config: AuditConfig) -> Worker:
+        """A worker that holds the model and the unconditional predictions."""
+        return DifferencesWorker(config, load_unconditional(run, config))
+
+
+class DifferencesWorker:
+    def __init__(self, config: AuditConfig, unconditional_KCHW: torch.Tensor) -> None:
+        self._config, self._known, self._denoiser = config, unconditional_KCHW, load_denoiser(config.model)
+
+    def process(self, rows: pa.Table) -> pa.Table:
+        """The differences; a prompt without one has a status instead."""
+        found = differences(
+            self._denoiser, rows["prompt"].to_pylist(), self._config.seed, self._known, self._config.model.batch_size
+        )
+        statuses = [entry if isinstance(entry, Status) else Status.OK for entry in found]
+        vectors = [None if isinstance(entry, Status) else entry for entry in found]
+        columns = {
+            "difference": pa.array(vectors, pa.list_(pa.float32())),
+            "noise_gap": [None if v is None else float(np.linalg.norm(v.astype(np.float64))) for v in vectors],
+            "evaluations": [1] * len(found),
+            "status": statuses,
+            "reason": [reason(status) for status in statuses],
+        }
+        return pa.table({"prompt_id": rows["prompt_id"]} | columns)
+
+
+class SubspaceStage:
+    """Row 0 is the mean, rows 1 to k the directions of harmless change."""
+
+    name = "fit_subspace"
+    table: Table = SUBSPACE
+    scope: Literal["row", "corpus"] = "corpus"
+    upstream = ("fit_differences",)
+    key = None
+    keyed = False
+
+    def outside(self, facts: Facts) -> dict[str, Any]:
+        """Nothing from outside."""
+        return {}
+
+    def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
+        """One shard, named by the differences that it learns from."""
+        manifests = run.table(DIFFERENCES).current()
+        digest = digest_of([[m.shard, m.sha256] for m in manifests])
+        return [Work(self.name, f"all-{digest[:8]}", sum(m.rows for m in manifests), digest)]
+
+    def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:
+        """The differences of all fit prompts that have one. Raises UserError when the noise floor drowns them."""
+        folder = run.table(DIFFERENCES)
+        rows = folder.read_all(folder.current()).filter(pc.field("status") == Status.OK)
+        floor = run.table(UNCONDITIONAL)
+        _refuse_noise(floor.read_all(floor.current())["noise_floor"][0].as_py(), rows["noise_gap"].to_numpy())
+        return rows
+
+    def open(self, run: RunFolder, config: AuditConfig) -> Worker:
+        """A worker for the decomposition; it needs no model."""
+        return SubspaceWorker(config)
+
+
+class SubspaceWorker:
+    def __init__(self, config: AuditConfig) -> None:
+        self._components = config.scores.components
+
+    def process(self, rows: pa.Table) -> pa.Table:
+        """The mean and the directions."""
+        order = rows.sort_by("prompt_id")
+        subspace = fit_subspace(np.array(order["difference"].to_pylist(), dtype=np.float32), self._components)
+        vectors = [subspace.mean_D, *subspace.directions_KD]
+        columns = {
+            "component": pa.array(range(len(vectors)), pa.int32()),
+            "direction": pa.array([vector.numpy() for vector in vectors], pa.list_(pa.float32())),
+            "variance_share": pa.array([None, *subspace.variance_shares_K], pa.float64()),
+            "status": [Status.OK] * len(vectors),
+            "reason": pa.nulls(len(vectors), pa.string()),
+        }
+        return pa.table(columns)
+
+
+def _refuse_noise(floor: float, gaps: np.ndarray) -> None:
+    line = float(np.quantile(gaps, FLOOR_QUANTILE)) if len(gaps) else 0.0
+    if floor > line or not len(gaps):
+        raise UserError(
+            f"the noise floor {floor:.3g} (noise gap of the empty prompt) exceeds the 10% quantile {line:.3g} of "
+            f"{len(gaps)} fit prompts: rounding would decide the scores; set model.dtype = \"float32\""
+        )
+
+
+def corpus_work(stage: str, run: RunFolder, roles: tuple[str, ...]) -> list[Work]:
+    """A shard for each corpus shard whose prompts have one of the roles."""
+    found = [m for m in run.table(CORPUS).current() if _role(m) in roles]
+    return [Work(stage, m.shard, m.rows, m.keys_digest) for m in found]
+
+
+def _role(manifest: Manifest) -> str:
+    # A corpus shard is named role-number-digest, and a role holds no hyphen.
+    return manifest.shard.split("-")[0]
+
+
+def read_prompts(run: RunFolder, work: Work) -> pa.Table:
+    """prompt_id and prompt of a corpus shard."""
+    folder = run.table(CORPUS)
+    return folder.read_all([m for m in folder.current() if m.shard == work.shard], ["prompt_id", "prompt"])
+
+
+def load_unconditional(run: RunFolder, config: AuditConfig) -> torch.Tensor:
+    """The committed unconditional predictions, with shape (K, C, H, W)."""
+    folder = run.table(UNCONDITIONAL)
+    rows = folder.read_all(folder.current()).sort_by("seed_index")
+    flat = torch.tensor(rows["x0_hat"].to_pylist(), dtype=torch.float32)
+    return flat.reshape(len(flat), *load_denoiser(config.model).latent_shape)
+
+
+def load_subspace(run: RunFolder) -> Subspace:
+    """The committed subspace."""
+    folder = run.table(SUBSPACE)
+    rows = folder.read_all(folder.current()).sort_by("component")
+    vectors = torch.tensor(rows["direction"].to_pylist(), dtype=torch.float32)
+    return Subspace(vectors[0], vectors[1:], rows["variance_share"].to_numpy()[1:])
+
+
+def reason(status: Status) -> str | None:
+    """The sentence of a rejection, null for a result."""
+    return status.describe() if status.is_rejection else None

@@ -1,0 +1,142 @@
+"""Ingest: prompt files to `origins` (one row per source row) and `corpus` (one row per distinct prompt).
+
+The driver does it: roles, families and duplicates need to see every row. Shards are cut once, hold one
+role, and are named by their content, so what is downstream of a shard never changes. A larger `limit` reads
+on where the last ingest stopped and adds shards; nothing is rewritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sharpaudit.config import AuditConfig
+from sharpaudit.corpus.assign import Known, assign
+from sharpaudit.corpus.read import Source, count_and_hash
+from sharpaudit.denoisers.base import Tokenizer
+from sharpaudit.errors import Status, UserError
+from sharpaudit.tables.runs import Identity, RunFolder
+from sharpaudit.tables.schemas import CORPUS, ORIGINS
+from sharpaudit.tables.shards import TableCommit, TableFolder, keys_digest
+
+NAME = "ingest"
+
+
+def identity(tokenizer_digest: str) -> Identity:
+    """What determines a corpus row given its prompt."""
+    versions = {table.name: table.version for table in (ORIGINS, CORPUS)}
+    return Identity(NAME, {"tokenizer digest": tokenizer_digest}, versions, {})
+
+
+def sources(config: AuditConfig) -> list[Source]:
+    """The input files, in the order in which they claim prompts."""
+    corpus, calibration = config.corpus, config.calibration
+    uses = [
+        ("audit", corpus.audit),
+        ("positive_control", corpus.positive_controls),
+        ("fit", calibration.fit),
+        ("calibration", calibration.calibrate),
+        ("harmless", calibration.file),
+    ]
+    return [_source(config, use, path) for use, path in uses if path is not None]
+
+
+def _source(config: AuditConfig, use: Any, path: str) -> Source:
+    audited = use in ("audit", "positive_control")
+    corpus, calibration = config.corpus, config.calibration
+    return Source(
+        name=f"{use}:{Path(path).name}",
+        use=use,
+        path=Path(path),
+        column=corpus.column if audited else calibration.column or corpus.column,
+        delimiter=corpus.delimiter if audited else calibration.delimiter or corpus.delimiter,
+        id_column=corpus.id_column if audited else None,
+        family_column=corpus.family_column if audited else calibration.family_column or corpus.family_column,
+        labels=corpus.labels if audited else (),
+    )
+
+
+def inspect(config: AuditConfig) -> list[dict[str, Any]]:
+    """Name, place, size and SHA-256 of every input file, for inputs.json. Raises UserError for a missing one."""
+    found = []
+    for source in sources(config):
+        sha256, size = count_and_hash(source.path)
+        found.append({"source": source.name, "path": str(source.path), "sha256": sha256, "bytes": size})
+    return found
+
+
+def ingest(run: RunFolder, config: AuditConfig, tokenizer: Tokenizer) -> int:
+    """Read what is not read yet and return the number of source rows added."""
+    origins, corpus = run.table(ORIGINS), run.table(CORPUS)
+    before = origins.table_commit() or TableCommit([], extra={"read": {}})
+    done: dict[str, int] = before.extra["read"]
+    todo = [(source, done.get(source.name, 0), _stop(source, config)) for source in sources(config)]
+    # Files other than the audited one are read whole by the first ingest; the audited one as far as `limit`.
+    todo = [entry for entry in todo if entry[0].name not in done or (entry[0].use == "audit" and _more(entry))]
+    if not todo:
+        return 0
+    made = assign(todo, _known(corpus), tokenizer, seed=0)
+    _require_audited(made.origins, config)
+    first = len(corpus.current())
+    shards = [_commit(corpus, f"{role}-{i:05d}", part) for i, (role, part) in enumerate(_cut(made.corpus, config), first)]
+    listed = [manifest.shard for manifest in corpus.current()]
+    rows = [
+        _commit(origins, f"rows-{i:05d}", part)
+        for i, part in enumerate(_slices(made.origins, config.run.rows_per_shard), len(before.shards))
+    ]
+    read = done | _rows_read(made.origins, done)
+    # The corpus first: origins records how far the files are read, so a kill in between repeats the reading.
+    corpus.commit_table(TableCommit([*listed, *(s for s in shards if s not in listed)]))
+    origins.commit_table(TableCommit([*before.shards, *rows], extra={"read": read}))
+    return made.origins.num_rows
+
+
+def _require_audited(origins: pa.Table, config: AuditConfig) -> None:
+    rows = origins.filter(pc.starts_with(origins["source"], "audit:"))
+    if rows.num_rows and not pc.any(pc.equal(rows["status"], Status.OK)).as_py():
+        reasons = ", ".join(f"{e['counts']} {e['values']}" for e in rows["status"].value_counts().to_pylist())
+        raise UserError(f"{config.corpus.audit}: no row holds a prompt that can be audited ({reasons})")
+
+
+def _stop(source: Source, config: AuditConfig) -> int | None:
+    return config.run.limit if source.use == "audit" else None
+
+
+def _more(entry: tuple[Source, int, int | None]) -> bool:
+    _, start, stop = entry
+    return stop is None or stop > start
+
+
+def _rows_read(origins: pa.Table, done: dict[str, int]) -> dict[str, int]:
+    counts = origins.column("source").value_counts().to_pylist()
+    return {entry["values"]: done.get(entry["values"], 0) + entry["counts"] for entry in counts}
+
+
+def _known(corpus: TableFolder) -> Known:
+    columns = ["prompt_id", "family_id", "role"]
+    rows = corpus.read_all(corpus.current(), columns).to_pydict()
+    return Known(
+        prompts=dict(zip(rows["prompt_id"], rows["role"], strict=True)),
+        families=dict(zip(rows["family_id"], rows["role"], strict=True)),
+    )
+
+
+def _cut(corpus: dict[str, pa.Table], config: AuditConfig) -> Iterator[tuple[str, pa.Table]]:
+    for role, rows in corpus.items():
+        for part in _slices(rows, config.run.rows_per_shard):
+            yield role, part
+
+
+def _slices(rows: pa.Table, size: int) -> Iterator[pa.Table]:
+    for start in range(0, rows.num_rows, size):
+        yield rows.slice(start, size)
+
+
+def _commit(folder: TableFolder, name: str, rows: pa.Table) -> str:
+    """Commit under a name that holds the digest of the keys, so another cut can never meet this one."""
+    digest = keys_digest(rows, folder.table.key)
+    return folder.commit(f"{name}-{digest[:8]}", rows, input_digest=digest).shard

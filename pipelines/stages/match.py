@@ -1,0 +1,92 @@
+"""Match: every sample against the training pictures, with the band of each match.
+
+The thumbnail of every reported reference is copied into the run, so that a run is read without the index.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from pipelines.stage import Facts, Work, Worker
+from pipelines.stages.search import Neighbour, SampleSearch
+from sharpaudit.config import AuditConfig
+from sharpaudit.errors import Status
+from sharpaudit.matches.decide import Bands, band_of
+from sharpaudit.tables.runs import RunFolder
+from sharpaudit.tables.schemas import BANDS, MATCHES, SAMPLES, Table
+from sharpaudit.tables.shards import store_image
+
+
+class MatchStage:
+    """Row scope: one shard for each shard of samples that holds part of the selection."""
+
+    name = "match"
+    table: Table = MATCHES
+    scope: Literal["row", "corpus"] = "row"
+    upstream = ("bands",)
+    key = "sample_id"
+    keyed = False
+
+    def outside(self, facts: Facts) -> dict[str, Any]:
+        """Nothing that the bands do not bring."""
+        return {}
+
+    def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
+        """A shard a shard of samples."""
+        manifests = run.table(SAMPLES).current()
+        return [Work(self.name, m.shard, m.rows, m.keys_digest) for m in manifests]
+
+    def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:
+        """The samples of the shard."""
+        folder = run.table(SAMPLES)
+        return folder.read_all([m for m in folder.current() if m.shard == work.shard])
+
+    def open(self, run: RunFolder, config: AuditConfig) -> Worker:
+        """A worker that holds the index and the bands."""
+        return MatchWorker(run, config)
+
+
+class MatchWorker:
+    def __init__(self, run: RunFolder, config: AuditConfig) -> None:
+        self._run, self._config, self._search = run, config, SampleSearch(run, config)
+        folder = run.table(BANDS)
+        row = folder.read_all(folder.current()).to_pylist()[0]
+        self._bands = Bands(row["copy_above"], row["near_above"], row["n_samples"])
+
+    def process(self, rows: pa.Table) -> pa.Table:
+        """One row a sample and rank; a sample without a picture or a descriptor has one row that says why."""
+        samples = rows.to_pylist()
+        made = [sample for sample in samples if sample["status"] == Status.OK]
+        found = iter(self._search.nearest([s["image_path"] for s in made], self._config.matches.neighbours))
+        matched: list[dict[str, Any]] = []
+        for sample in samples:
+            outcome = next(found) if sample["status"] == Status.OK else Status(sample["status"])
+            matched += self._rows(sample, outcome)
+        return pa.Table.from_pylist(matched, MATCHES.schema)
+
+    def _rows(self, sample: dict[str, Any], outcome: list[Neighbour] | Status) -> list[dict[str, Any]]:
+        common = {
+            "sample_id": sample["sample_id"],
+            "prompt_id": sample["prompt_id"],
+            "profile": self._config.matches.profile,
+            "index_digest": self._search.index.digest,
+        }
+        if isinstance(outcome, Status):
+            return [common | {"rank": 1, "status": outcome, "reason": outcome.describe()}]
+        return [
+            common
+            | {
+                "rank": rank,
+                "reference_id": neighbour.reference_id,
+                "similarity": neighbour.similarity,
+                "band": band_of(neighbour.similarity, self._bands),
+                "thumbnail_path": self._thumbnail(neighbour.reference_id),
+                "status": Status.OK,
+            }
+            for rank, neighbour in enumerate(outcome, 1)
+        ]
+
+    def _thumbnail(self, reference_id: str) -> str:
+        return store_image(self._run.root, self._search.index.thumbnail(reference_id), self._run.files)

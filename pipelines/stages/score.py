@@ -1,0 +1,89 @@
+"""Score: every prompt that is not a fit prompt, by every metric, from the fewest evaluations.
+
+One tier: `residual_gap` decides, `noise_gap` and `sharpness` are recorded beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import pyarrow as pa
+import torch
+
+from pipelines.stage import Facts, Work, Worker
+from pipelines.stages.fit import corpus_work, load_subspace, load_unconditional, read_prompts, reason
+from sharpaudit.config import AuditConfig
+from sharpaudit.denoisers.load import load_denoiser
+from sharpaudit.errors import Status
+from sharpaudit.scores.plan import METRICS, Metric
+from sharpaudit.scores.residual_gap import Subspace
+from sharpaudit.scores.screen import ScreenConfig, evaluations, screen
+from sharpaudit.tables.runs import RunFolder
+from sharpaudit.tables.schemas import SCORES, Table
+
+DECIDING: Metric = "residual_gap"
+TIER = 1
+
+
+class ScoreStage:
+    """Row scope over the corpus shards of audited, calibration and positive control prompts."""
+
+    name = "score"
+    table: Table = SCORES
+    scope: Literal["row", "corpus"] = "row"
+    upstream = ("fit_subspace",)
+    key = "prompt_id"
+    keyed = False
+
+    def outside(self, facts: Facts) -> dict[str, Any]:
+        """Nothing that the fit does not bring."""
+        return {}
+
+    def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
+        """A shard for each corpus shard."""
+        return corpus_work(self.name, run, ("audit", "positive_control", "calibration"))
+
+    def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:
+        """The prompts of the shard."""
+        return read_prompts(run, work)
+
+    def open(self, run: RunFolder, config: AuditConfig) -> Worker:
+        """A worker that holds the model and what fit learned."""
+        return ScoreWorker(config, load_unconditional(run, config), load_subspace(run))
+
+
+class ScoreWorker:
+    def __init__(self, config: AuditConfig, unconditional_KCHW: torch.Tensor, subspace: Subspace) -> None:
+        self._denoiser = load_denoiser(config.model)
+        self._known, self._subspace = unconditional_KCHW, subspace
+        scores = config.scores
+        self._screen = ScreenConfig(scores.n_seeds, config.seed, scores.sharpness, scores.step, config.model.batch_size)
+
+    def process(self, rows: pa.Table) -> pa.Table:
+        """One row a prompt and metric."""
+        ids, prompts = rows["prompt_id"].to_pylist(), rows["prompt"].to_pylist()
+        found = screen(self._denoiser, prompts, self._known, self._subspace, self._screen)
+        made = []
+        for prompt_id, scores in zip(ids, found, strict=True):
+            for metric in METRICS:
+                values = None if isinstance(scores, Status) else scores.seed_values[metric]
+                made.append({"prompt_id": prompt_id, "metric": metric} | self._row(metric, values))
+        return pa.Table.from_pylist(made, SCORES.schema)
+
+    def _row(self, metric: Metric, values: list[float] | None) -> dict[str, Any]:
+        """The numbers of a prompt and metric; a value only where every seed has one."""
+        common = {
+            "tier": TIER,
+            "n_seeds": self._screen.n_seeds,
+            "timestep": self._denoiser.first_timestep(),
+            "evaluations": evaluations(self._screen)[metric],
+        }
+        if values is None:
+            status = Status.OUT_OF_MEMORY
+            return common | {"status": status, "reason": reason(status), "seed_values": None, "value": None}
+        finite = [value if math.isfinite(value) else None for value in values]
+        whole = [value for value in finite if value is not None]
+        status = Status.OK if len(whole) == len(values) else Status.NON_FINITE
+        value = sum(whole) / len(whole) if status is Status.OK else None
+        return common | {"value": value, "seed_values": finite, "status": status, "reason": reason(status)}

@@ -1,0 +1,62 @@
+"""Stored samples to nearest training pictures: what the stages bands and match have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sharpaudit.config import AuditConfig
+from sharpaudit.embedders.profiles import profile
+from sharpaudit.errors import IntegrityError, Status
+from sharpaudit.images import UnreadableImage, decode
+from sharpaudit.matches.index import open_index
+from sharpaudit.matches.search.flat import search
+from sharpaudit.tables.runs import RunFolder
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A training picture and its similarity to a sample, a cosine in [-1, 1]."""
+
+    reference_id: str
+    similarity: float
+
+
+class SampleSearch:
+    """Holds the index and the descriptor profile."""
+
+    def __init__(self, run: RunFolder, config: AuditConfig) -> None:
+        self._root = run.root
+        self._profile = profile(config.matches.profile)
+        self.index = open_index(Path(config.matches.index), config.matches.profile)
+
+    def nearest(self, paths: Sequence[str], k: int) -> list[list[Neighbour] | Status]:
+        """The k nearest training pictures of each stored picture, best first, or why there are none."""
+        found: list[list[Neighbour] | Status] = [Status.UNREADABLE_IMAGE] * len(paths)
+        images = {i: image for i, path in enumerate(paths) if (image := self._load(path)) is not None}
+        if not images:
+            return found
+        vectors = self._profile.describe(list(images.values()))
+        usable = np.isfinite(vectors).all(axis=1)
+        rows = np.array(list(images))
+        for row in rows[~usable]:
+            found[row] = Status.NO_DESCRIPTOR
+        if usable.any():
+            similarities, references = search(self.index.vectors, vectors[usable], k, torch.get_num_threads())
+            for row, values, names in zip(rows[usable], similarities, references, strict=True):
+                found[row] = [
+                    Neighbour(self.index.reference_ids[name], float(value)) for value, name in zip(values, names, strict=True)
+                ]
+        return found
+
+    def _load(self, path: str) -> np.ndarray | None:
+        try:
+            return decode((self._root / path).read_bytes())
+        except FileNotFoundError as error:
+            raise IntegrityError(f"{self._root / path}: the picture of a committed sample is missing") from error
+        except UnreadableImage:
+            return None

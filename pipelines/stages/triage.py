@@ -1,0 +1,62 @@
+"""Triage: scores and roles to one decision a prompt: p- and q-value, flag, and what is generated."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.stage import Facts, Work, Worker
+from pipelines.stages.score import DECIDING, TIER
+from sharpaudit.config import AuditConfig
+from sharpaudit.tables.runs import RunFolder
+from sharpaudit.tables.schemas import CORPUS, SCORES, TRIAGE, Table
+from sharpaudit.tables.shards import digest_of
+from sharpaudit.triage.decide import decide
+from sharpaudit.triage.select import select
+
+
+class TriageStage:
+    """Corpus scope: p-values need all calibration scores, controls all p-values."""
+
+    name = "triage"
+    table: Table = TRIAGE
+    scope: Literal["row", "corpus"] = "corpus"
+    upstream = ("score",)
+    key = "prompt_id"
+    keyed = False
+
+    def outside(self, facts: Facts) -> dict[str, Any]:
+        """Nothing from outside."""
+        return {}
+
+    def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
+        """One shard, named by what it decides over."""
+        corpus, scores = run.table(CORPUS).current(), run.table(SCORES).current()
+        digest = digest_of([[m.shard for m in corpus], [[m.shard, m.sha256] for m in scores]])
+        return [Work(self.name, f"all-{digest[:8]}", sum(m.rows for m in corpus), digest)]
+
+    def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:
+        """Every prompt's role and family, with its deciding score where there is one."""
+        folder = run.table(CORPUS)
+        corpus = folder.read_all(folder.current(), ["prompt_id", "role", "family_id"])
+        folder = run.table(SCORES)
+        scores = folder.read_all(folder.current(), ["prompt_id", "metric", "value", "status", "reason"])
+        return corpus.join(scores.filter(pc.field("metric") == DECIDING), "prompt_id", join_type="left outer")
+
+    def open(self, run: RunFolder, config: AuditConfig) -> Worker:
+        """A worker that decides and selects."""
+        return TriageWorker(config)
+
+
+class TriageWorker:
+    def __init__(self, config: AuditConfig) -> None:
+        self._config = config
+
+    def process(self, rows: pa.Table) -> pa.Table:
+        """One row a prompt, whatever its role."""
+        corpus = rows.select(["prompt_id", "role", "family_id"])
+        scores = rows.select(["prompt_id", "value", "status", "reason"]).filter(pc.is_valid(rows["status"]))
+        decided = decide(corpus, scores, metric=DECIDING, tier=TIER, config=self._config)
+        return select(decided, self._config)

@@ -1,0 +1,38 @@
+"""The tables of a run for readers: which files are current, verified before DuckDB sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sharpaudit.tables.query import connect
+from sharpaudit.tables.runs import RunFolder
+from sharpaudit.tables.schemas import RUN_TABLES
+from sharpaudit.tables.shards import verified_bytes
+
+
+def current_files(run: RunFolder) -> dict[str, list[Path]]:
+    """The Parquet files of each table: those of the table commit, or of a stage at work those committed so far.
+
+    Each is hashed: a changed file is refused by name, since DuckDB would read damaged numbers without a word.
+    """
+    found: dict[str, list[Path]] = {}
+    for table in RUN_TABLES:
+        folder = run.table(table)
+        manifests = folder.manifests() if folder.table_commit() is None else folder.current()
+        for manifest in manifests:
+            verified_bytes(folder.path(manifest), manifest)
+        found[table.name] = [folder.path(manifest) for manifest in manifests]
+    return found
+
+
+@contextmanager
+def open_connection(run: RunFolder) -> Iterator[Any]:
+    """A locked-down DuckDB connection over the current tables, closed at the end of the block."""
+    connection = connect(current_files(run), run.root)
+    try:
+        yield connection
+    finally:
+        connection.close()

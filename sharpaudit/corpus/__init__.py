@@ -1,0 +1,1 @@
+"""Prompt files to checked, deduplicated prompts, each with one role."""

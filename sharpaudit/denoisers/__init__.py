@@ -1,0 +1,1 @@
+"""Models behind one contract: noisy latent and prompt in, estimate of the clean latent out."""

@@ -1,0 +1,41 @@
+"""Rows through a model in batches that fit the device's memory.
+
+When a batch does not fit it is halved, down to single rows, and stays small from then on; a single row that
+does not fit is given up, and the others go on. A row's result does not depend on which batch it was in, but
+for the rounding of kernels that differ by batch size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from sharpaudit.errors import Status
+
+Row = TypeVar("Row")
+Result = TypeVar("Result")
+
+
+def in_batches(
+    call: Callable[[list[Row]], Sequence[Result]], rows: Sequence[Row], batch_size: int
+) -> list[Result | Status]:
+    """`call` on successive batches of `rows`; one result per row in order, or Status.OUT_OF_MEMORY for a row."""
+    found: list[Result | Status] = []
+    size = batch_size
+    while len(found) < len(rows):
+        batch = list(rows[len(found) : len(found) + size])
+        try:
+            results: Sequence[Result | Status] = call(batch)
+        except torch.OutOfMemoryError:
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if len(batch) > 1:
+                size = (len(batch) + 1) // 2
+                continue
+            results = [Status.OUT_OF_MEMORY]
+        if len(results) != len(batch):
+            raise ValueError(f"a batch of {len(batch)} rows gave {len(results)} results")
+        found.extend(results)
+    return found

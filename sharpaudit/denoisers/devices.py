@@ -1,0 +1,105 @@
+"""Which device, precision and thread count the network gets on this machine, and what the machine is.
+
+bfloat16 on a CPU without the instructions for it is emulated, up to 600 times slower than float32, so "auto"
+decides by capability and an explicit wish that cannot be served is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from sharpaudit.errors import UserError
+
+CPUINFO = Path("/proc/cpuinfo")
+BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def lists_bf16(cpuinfo: str) -> bool:
+    """Whether the text of /proc/cpuinfo lists an instruction set for bfloat16."""
+    lines = (line.partition(":") for line in cpuinfo.splitlines())
+    return any(name.strip() == "flags" and BF16_FLAGS & set(flags.split()) for name, _, flags in lines)
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU computes in bfloat16 by itself; False where that cannot be known."""
+    return lists_bf16(_cpuinfo())
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of `model.device`: "auto" is CUDA where there is one."""
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise UserError('model.device = "cuda": PyTorch sees no CUDA device here; use "cpu" or "auto"')
+    return torch.device("cuda" if there and name != "cpu" else "cpu")
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The network's precision for `model.dtype`: "auto" is bfloat16 where the device has it, else float32."""
+    on_cuda = device.type == "cuda"
+    if name == "auto":
+        native = torch.cuda.is_bf16_supported(including_emulation=False) if on_cuda else cpu_has_bf16()
+        return torch.bfloat16 if native else torch.float32
+    if name == "bfloat16" and not on_cuda and not cpu_has_bf16():
+        raise UserError(
+            'model.dtype = "bfloat16": this CPU has neither avx512_bf16 nor amx_bf16, so it would be up to 600 times '
+            'slower than float32; use "float32" or "auto"'
+        )
+    if name == "float16" and not on_cuda:
+        raise UserError('model.dtype = "float16": only CUDA devices compute in float16; use "float32" or "auto"')
+    return DTYPES[name]
+
+
+def share_threads(cores: int, workers: int, asked: int | None) -> int:
+    """Threads of each worker: what was asked for, or an even share, so that workers never fight for cores."""
+    return asked if asked is not None else max(1, cores // workers)
+
+
+def use_threads(n: int) -> None:
+    """Let PyTorch compute with n threads in this process."""
+    torch.set_num_threads(n)
+    if torch.get_num_interop_threads() != 1:
+        # The network is one chain of operations. Possible once a process, and only before the first of them.
+        with suppress(RuntimeError):
+            torch.set_num_interop_threads(1)
+
+
+def forbid_tf32() -> None:
+    """Make float32 mean float32 on CUDA: TF32 would round its products and convolutions to 10 bits."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def describe_hardware() -> dict[str, Any]:
+    """What run.json says of the machine."""
+    n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return {
+        "cpu": _cpu_model(_cpuinfo()),
+        "cpu_has_bf16": cpu_has_bf16(),
+        "cores": os.cpu_count() or 1,
+        "memory_bytes": psutil.virtual_memory().total,
+        "devices": [torch.cuda.get_device_name(i) for i in range(n_devices)],
+        "torch": torch.__version__,
+    }
+
+
+def _cpuinfo() -> str:
+    try:
+        return CPUINFO.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _cpu_model(cpuinfo: str) -> str:
+    for line in cpuinfo.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,292 @@
+"""The analytic model: a Gaussian mixture in latent space, with exact score and Hessian.
+
+Everything has a closed form, so it is the oracle of the numerics, and an audit of it takes seconds. With
+diagonal covariances V_k, noised to x = a x0 + sigma eps, component k is N(a m_k, C_k), C_k = a^2 V_k + sigma^2 I, and
+
+    r_k(x)   = w_k N(x; a m_k, C_k) / sum over j                       responsibilities
+    x0_hat   = sum_k r_k (m_k + a V_k C_k^-1 (x - a m_k))               posterior mean
+    score    = sum_k r_k s_k,  s_k = -C_k^-1 (x - a m_k)
+    Hessian  = sum_k r_k (s_k s_k^T - C_k^-1) - score score^T
+
+What a prompt means: an ordinary prompt c is a broad N(mu_c, s^2 I). mu_c moves in a few smooth directions, what
+captions in general can change, plus a little detail of its own. A planted prompt is with probability `share` a
+near-Dirac at its picture. The empty prompt is everything at once. So captions move the first step's
+prediction a long way inside a low-dimensional subspace, and memorised ones leave it.
+
+A row's result has the same bits in every batch and at every thread count: all operations are elementwise in
+float64, sums run in a fixed order, and padded components add exact zeros.
+
+Shapes: B prompts, K components, D = C*H*W latent elements, R smooth directions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sharpaudit.denoisers.base import Conditioning, NoiseLevel, Prediction, Tokens
+from sharpaudit.denoisers.schedule import leading_timesteps, scaled_linear_alphas_cumprod
+from sharpaudit.errors import UserError, printable
+from sharpaudit.seeds import generator
+
+MAX_WORDS = 77
+UPSAMPLING = 4
+"""Pixels per latent element in a decoded picture, along each side."""
+
+
+class Planted(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    prompt: str
+    share: float = Field(gt=0, le=1)
+    """Probability that the prompt means its planted picture."""
+
+
+class GaussianSpec(BaseModel):
+    """model.json: which prompts are planted, and the sizes of everything. Latents live roughly in [-1, 1]."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    kind: Literal["gaussian"]
+    version: Literal[1] = 1
+    seed: int = 0
+    latent_shape: tuple[int, int, int] = (3, 8, 8)
+    spread: float = Field(0.3, gt=0)
+    """Standard deviation of a prompt's move along each smooth direction, per element."""
+    detail: float = Field(0.04, ge=0)
+    """Standard deviation of a prompt's own detail, per element."""
+    noise: float = Field(0.12, gt=0)
+    """Standard deviation s of the pictures of one ordinary prompt, per element."""
+    sharpness: float = Field(0.02, gt=0)
+    """Standard deviation of a planted picture's peak, per element."""
+    planted_weight: float = Field(0.1, gt=0, lt=1)
+    """Weight of all planted pictures together in the unconditional distribution."""
+    planted: tuple[Planted, ...] = ()
+
+
+class Mixture:
+    """Noised mixture at one level. log_weights (B, K), means and variances (B, K, D), all float64."""
+
+    def __init__(self, log_weights: torch.Tensor, means: torch.Tensor, variances: torch.Tensor) -> None:
+        self.log_weights, self.means, self.variances = log_weights, means, variances
+
+    def responsibilities(self, x_BD: torch.Tensor, level: NoiseLevel) -> list[torch.Tensor]:
+        """r_k for each k, with shape (B, 1)."""
+        logs = []
+        for k in range(self.means.shape[1]):
+            variance = level.a**2 * self.variances[:, k] + level.sigma**2
+            difference = x_BD - level.a * self.means[:, k]
+            logs.append(self.log_weights[:, k] - 0.5 * _sum(difference**2 / variance + torch.log(variance)))
+        top = torch.stack(logs).max(dim=0).values
+        parts = [torch.exp(log - top) for log in logs]
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return [(part / total)[:, None] for part in parts]
+
+    def x0_hat(self, x_BD: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
+        """E[x0 | x], with shape (B, D)."""
+        estimate = torch.zeros_like(x_BD)
+        for k, r_B1 in enumerate(self.responsibilities(x_BD, level)):
+            variance = level.a**2 * self.variances[:, k] + level.sigma**2
+            pull = level.a * self.variances[:, k] / variance
+            estimate = estimate + r_B1 * (self.means[:, k] + pull * (x_BD - level.a * self.means[:, k]))
+        return estimate
+
+    def score(self, x_BD: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
+        """grad log p(x), with shape (B, D), from the definition and not from x0_hat."""
+        parts = zip(self.responsibilities(x_BD, level), self._scores(x_BD, level), strict=True)
+        return torch.stack([r_B1 * s_BD for r_B1, s_BD in parts]).sum(dim=0)
+
+    def hessian(self, x_BD: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
+        """Hessian of log p(x), with shape (B, D, D)."""
+        mean_BD = self.score(x_BD, level)
+        found = -mean_BD[:, :, None] * mean_BD[:, None, :]
+        parts = zip(self.responsibilities(x_BD, level), self._scores(x_BD, level), strict=True)
+        for k, (r_B1, s_BD) in enumerate(parts):
+            variance = level.a**2 * self.variances[:, k] + level.sigma**2
+            found = found + r_B1[:, :, None] * (s_BD[:, :, None] * s_BD[:, None, :] - torch.diag_embed(1 / variance))
+        return found
+
+    def _scores(self, x_BD: torch.Tensor, level: NoiseLevel) -> list[torch.Tensor]:
+        return [
+            -(x_BD - level.a * self.means[:, k]) / (level.a**2 * self.variances[:, k] + level.sigma**2)
+            for k in range(self.means.shape[1])
+        ]
+
+
+class GaussianTokenizer:
+    """Words between blanks, at most 77 of them."""
+
+    digest = "gaussian-words-77-v1"
+
+    def tokens(self, prompts: Sequence[str]) -> list[Tokens]:
+        """Word counts; the model sees the first 77 words."""
+        return [self._one(prompt) for prompt in prompts]
+
+    def _one(self, prompt: str) -> Tokens:
+        count, seen = len(prompt.split()), visible(prompt)
+        name = hashlib.sha256(seen.encode()).hexdigest()[:32]
+        return Tokens(count, count > MAX_WORDS, name)
+
+
+def visible(prompt: str) -> str:
+    """What the model sees of a prompt: its first 77 words, or all of it, exactly, when it is not longer."""
+    words = prompt.split()
+    return " ".join(words[:MAX_WORDS]) if len(words) > MAX_WORDS else prompt
+
+
+class GaussianDenoiser:
+    """The mixture behind the contract of base.py."""
+
+    def __init__(self, spec: GaussianSpec) -> None:
+        self._spec = spec
+        self.latent_shape: tuple[int, ...] = spec.latent_shape
+        self.device = torch.device("cpu")
+        self._alphas = scaled_linear_alphas_cumprod()
+        self._directions_RD = _smooth_directions(spec.latent_shape)
+        self._pictures = [_blocks(spec, i).flatten() for i in range(len(spec.planted))]
+        self._places = {visible(entry.prompt): i for i, entry in enumerate(spec.planted)}
+
+    @staticmethod
+    def from_file(path: Path) -> GaussianDenoiser:
+        """The model of a model.json. Raises UserError."""
+        return GaussianDenoiser(read_spec(path))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the specification."""
+        return digest_of_spec(self._spec)
+
+    def planted_latent(self, i: int) -> torch.Tensor:
+        """The i-th planted picture, float32, with shape (C, H, W)."""
+        return self._pictures[i].reshape(self.latent_shape).to(torch.float32)
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Mixture parameters of each prompt, padded to one width for all."""
+        rows = [self._mixture(visible(prompt)) for prompt in prompts]
+        return Conditioning({name: torch.stack([row[name] for row in rows]) for name in ("log_weights", "means", "variances")})
+
+    def mixture(self, prompts: Sequence[str]) -> Mixture:
+        """The prompts' distributions of x0, as an oracle for tests."""
+        return Mixture(**self.encode(prompts).tensors)
+
+    def predict(self, x_BCHW: torch.Tensor, t: int, conditioning: Conditioning) -> Prediction:
+        """The exact posterior mean."""
+        x_BD = x_BCHW.to(torch.float64).flatten(1)
+        x0_BD = Mixture(**conditioning.tensors).x0_hat(x_BD, self.level(t))
+        return Prediction(x0_BD.reshape(x_BCHW.shape).to(torch.float32))
+
+    def decode(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
+        """Latents in [-1, 1] as colours, each element a square of 4 x 4 pixels."""
+        colours = ((latents_BCHW + 1) / 2).clamp(0, 1)
+        return colours.repeat_interleave(UPSAMPLING, dim=2).repeat_interleave(UPSAMPLING, dim=3)
+
+    def level(self, t: int) -> NoiseLevel:
+        """The level of Stable Diffusion's schedule."""
+        alpha = float(self._alphas[t])
+        return NoiseLevel(math.sqrt(alpha), math.sqrt(1 - alpha))
+
+    def timesteps(self, n_steps: int) -> list[int]:
+        """Leading spacing, offset 1."""
+        return leading_timesteps(len(self._alphas), n_steps, 1)
+
+    def first_timestep(self) -> int:
+        """981."""
+        return self.timesteps(50)[0]
+
+    def _mixture(self, prompt: str) -> dict[str, torch.Tensor]:
+        if prompt == "":
+            weights, means, variances = self._everything()
+        else:
+            weights, means, variances = self._meaning(prompt)
+        width = max(2, 1 + len(self._pictures)) - len(weights)
+        mean = means[0]
+        return {
+            "log_weights": torch.tensor([*map(math.log, weights), *[-math.inf] * width], dtype=torch.float64),
+            "means": torch.stack([*means, *[torch.zeros_like(mean)] * width]),
+            "variances": torch.stack([*variances, *[torch.ones_like(mean)] * width]),
+        }
+
+    def _everything(self) -> tuple[list[float], list[torch.Tensor], list[torch.Tensor]]:
+        spec, n = self._spec, len(self._pictures)
+        moves_D = (self._directions_RD**2).sum(dim=0) * spec.spread**2
+        broad = moves_D + spec.detail**2 + spec.noise**2
+        weight = 1 - (spec.planted_weight if n else 0)
+        return (
+            [weight, *[spec.planted_weight / n] * n],
+            [torch.zeros_like(broad), *self._pictures],
+            [broad, *[torch.full_like(broad, spec.sharpness**2)] * n],
+        )
+
+    def _meaning(self, prompt: str) -> tuple[list[float], list[torch.Tensor], list[torch.Tensor]]:
+        spec = self._spec
+        draw = generator(spec.seed, "prompt", prompt)
+        move_R = torch.from_numpy(draw.standard_normal(len(self._directions_RD)))
+        own_D = torch.from_numpy(draw.standard_normal(self._directions_RD.shape[1]))
+        mean = (move_R[:, None] * self._directions_RD).sum(dim=0) * spec.spread + own_D * spec.detail
+        variance = torch.full_like(mean, spec.noise**2)
+        place = self._places.get(prompt)
+        if place is None:
+            return [1.0], [mean], [variance]
+        share = spec.planted[place].share
+        peak = torch.full_like(mean, spec.sharpness**2)
+        if share == 1:
+            return [1.0], [self._pictures[place]], [peak]
+        return [1 - share, share], [mean, self._pictures[place]], [variance, peak]
+
+
+def read_spec(path: Path) -> GaussianSpec:
+    """The specification in a model.json. Raises UserError naming the file and the mistake."""
+    try:
+        return GaussianSpec.model_validate(json.loads(path.read_bytes()))
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the model: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{path}: {printable(where)}: {printable(first['msg'])}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not a model.json: {printable(str(error))}") from error
+
+
+def digest_of_spec(spec: GaussianSpec) -> str:
+    """SHA-256 of the specification's canonical JSON."""
+    return hashlib.sha256(json.dumps(spec.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def _sum(values_BD: torch.Tensor) -> torch.Tensor:
+    """Sum over the last axis by halving: the same order of additions whatever the batch or thread count."""
+    while values_BD.shape[-1] > 1:
+        half = values_BD.shape[-1] // 2
+        folded = values_BD[..., :half] + values_BD[..., half : 2 * half]
+        values_BD = torch.cat([folded, values_BD[..., 2 * half :]], dim=-1)
+    return values_BD[..., 0]
+
+
+def _smooth_directions(shape: tuple[int, int, int]) -> torch.Tensor:
+    """For each channel a constant and a horizontal half wave, each of root mean square 1 over its channel."""
+    channels, height, width = shape
+    wave_W = torch.cos(math.pi * (torch.arange(width, dtype=torch.float64) + 0.5) / width) * math.sqrt(2)
+    found = []
+    for channel in range(channels):
+        for pattern_W in (torch.ones(width, dtype=torch.float64), wave_W):
+            direction = torch.zeros(shape, dtype=torch.float64)
+            direction[channel] = pattern_W.expand(height, width)
+            found.append(direction.flatten())
+    return torch.stack(found)
+
+
+def _blocks(spec: GaussianSpec, i: int) -> torch.Tensor:
+    """The i-th planted picture: blocks of 2 x 2 elements of a random sign and strength, float64, (C, H, W)."""
+    channels, height, width = spec.latent_shape
+    draw = generator(spec.seed, "planted", i)
+    small = draw.uniform(0.4, 0.95, (channels, (height + 1) // 2, (width + 1) // 2))
+    signs = draw.choice([-1.0, 1.0], small.shape)
+    whole = torch.from_numpy(small * signs).repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+    return whole[:, :height, :width].contiguous()

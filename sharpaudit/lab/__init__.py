@@ -1,0 +1,1 @@
+"""Testbeds whose memorised prompts are known: the ground truth that the audit is held against."""

@@ -1,0 +1,1 @@
+"""First-step detection: what one denoising step tells about memorisation."""

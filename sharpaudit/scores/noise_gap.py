@@ -1,0 +1,24 @@
+"""Noise gap (Wen, Liu, Chen and Lyu, ICLR 2024, equation 3): ||eps_c - eps_0||_2 at the first step.
+
+Larger means more memorised. Computed in float32 as (a / sigma) ||delta_x0||, which is the same for epsilon and
+v models. Unit: of the latent. It also grows when a prompt only fixes a global property such as a background
+colour, which is why it is recorded here and does not decide.
+
+Shapes: B prompts, C H W latent.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from sharpaudit.denoisers.base import NoiseLevel
+
+
+def delta_eps(delta_x0_BCHW: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
+    """Difference of the noise predictions, flattened, with shape (B, D)."""
+    return -(level.a / level.sigma) * delta_x0_BCHW.flatten(1)
+
+
+def noise_gap(delta_x0_BCHW: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
+    """||delta_eps||_2, with shape (B,)."""
+    return delta_eps(delta_x0_BCHW, level).norm(dim=1)

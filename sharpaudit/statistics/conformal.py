@@ -1,0 +1,52 @@
+"""Conformal p-values (Vovk, Gammerman and Shafer 2005; Bates et al., Annals of Statistics 2023).
+
+Against n calibration scores s_1..s_n of harmless prompts, a score s has
+
+    p = (1 + #{i : s_i >= s}) / (n + 1).
+
+If the audited prompt is harmless and exchangeable with the calibration prompts, P(p <= alpha) <= alpha, without any
+assumption on the scores. For one given calibration set the realised false-positive rate of "p <= alpha" varies
+as Beta(k, n + 1 - k) with k = floor(alpha (n + 1)).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import beta
+
+from sharpaudit.statistics.intervals import Interval
+
+TOLERANCE = 1e-12
+"""Against the rounding of (1 + c) / (n + 1), so that a rank exactly at alpha is at alpha."""
+
+
+def p_values(scores: npt.NDArray[np.float64], calibration: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """p of each score; NaN (a failed row) stays NaN. Raises ValueError for a NaN among the calibration scores."""
+    if np.isnan(calibration).any():
+        raise ValueError("a calibration score is NaN: a failed prompt calibrates nothing")
+    ordered = np.sort(calibration)
+    at_least = len(ordered) - np.searchsorted(ordered, scores, side="left")
+    return np.where(np.isnan(scores), np.nan, (1 + at_least) / (len(ordered) + 1))
+
+
+def rank_at(alpha: float, n: int) -> int:
+    """k = floor(alpha (n + 1)): the number of calibration scores, counted from the largest, that a flag may reach."""
+    return math.floor(alpha * (n + 1) + TOLERANCE * (n + 1))
+
+
+def fpr_interval(alpha: float, n: int, level: float = 0.95) -> Interval:
+    """Where the false-positive rate of "p <= alpha" lies for one calibration set of n; (0, 0) if nothing can be flagged."""
+    k = rank_at(alpha, n)
+    if k == 0:
+        return Interval(0.0, 0.0, level)
+    tail = (1 - level) / 2
+    law = beta(k, n + 1 - k)
+    return Interval(float(law.ppf(tail)), float(law.ppf(1 - tail)), level)
+
+
+def smallest_p(n: int) -> float:
+    """The smallest p that n calibration prompts can give."""
+    return 1 / (n + 1)

@@ -1,0 +1,1 @@
+"""Which prompts are flagged, and which are generated."""

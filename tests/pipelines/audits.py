@@ -1,0 +1,83 @@
+"""Small audits of the analytic testbed, and how two runs are compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipelines.audit import Outcome, run_audit
+from pipelines.progress import Reporter
+from sharpaudit import config as configuration
+from sharpaudit.config import AuditConfig
+from sharpaudit.lab.analytic import Sizes
+from sharpaudit.tables.runs import RunFolder
+from sharpaudit.tables.schemas import RUN_TABLES
+
+SIZES = Sizes(strong=6, weak=3, audited_harmless=40, harmless=240, other_references=12)
+CONFIG = """
+name = "small"
+[model]
+path = "testbed/model.json"
+[corpus]
+audit = "testbed/prompts/audit.csv"
+id_column = "id"
+[calibration]
+file = "testbed/prompts/harmless.csv"
+[scores]
+components = 10
+[triage]
+alpha = 0.02
+controls = 6
+[samples]
+steps = 4
+per_flagged = 2
+band_prompts = 10
+[matches]
+index = "testbed/index"
+[run]
+rows_per_shard = 40
+samples_per_shard = 12
+"""
+
+
+def load(path: Path, *overrides: str) -> AuditConfig:
+    return configuration.load(path, overrides)
+
+
+def audit(path: Path, root: Path, *overrides: str, update: bool = False) -> Outcome:
+    """Run in this process, saying nothing."""
+    with Path(os.devnull).open("w") as quiet:
+        return run_audit(load(path, *overrides), root, update=update, reporter=Reporter(root, quiet))
+
+
+def command(*args: str | Path, crash: str = "", **kwargs: Any) -> subprocess.Popen[str]:
+    """The command line in a process of its own."""
+    environment = os.environ | {"SHARPAUDIT_CRASH": crash, "OMP_NUM_THREADS": "1"}
+    call = [sys.executable, "-m", "pipelines", *map(str, args)]
+    return subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **kwargs)
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 100) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr."""
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+def tables(root: Path) -> dict[str, list[dict[str, Any]]]:
+    """The current rows of every table in the order of their keys: what two runs must agree on."""
+    run = RunFolder.open(root)
+    found = {}
+    for table in RUN_TABLES:
+        folder = run.table(table)
+        rows = folder.read_all(folder.current()).to_pylist()
+        found[table.name] = sorted(rows, key=lambda row: json.dumps([row[k] for k in table.key]))
+    return found
+
+
+def stray(root: Path) -> list[str]:
+    """Files that no manifest lists and no reader knows."""
+    return [str(path.relative_to(root)) for path in root.rglob("*.inprogress")]

@@ -1,0 +1,26 @@
+"""One small testbed and one uninterrupted audit of it for all tests of this folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from audits import CONFIG, SIZES, audit
+
+from sharpaudit.lab.analytic import write
+
+
+@pytest.fixture(scope="session")
+def config_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small")
+    write(folder / "testbed", SIZES)
+    path = folder / "audit.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture(scope="session")
+def clean(config_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("clean") / "run"
+    audit(config_path, root)
+    return root

@@ -1,0 +1,226 @@
+"""A whole audit: what it finds, that it accounts for every row, and that nothing is done twice."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from audits import audit, load, stray, tables
+
+from pipelines.audit import Outcome
+from sharpaudit import config as configuration
+from sharpaudit.errors import IntegrityError, UserError
+from sharpaudit.tables.runs import RunFolder
+from sharpaudit.tables.schemas import RUN_TABLES, SAMPLES, SCORES
+
+
+def truth(config_path: Path, kind: str) -> set[str]:
+    with (config_path.parent / "testbed/truth.csv").open() as stream:
+        return {row["prompt"] for row in csv.DictReader(stream) if row["kind"] == kind}
+
+
+def found_prompts(root: Path) -> set[str]:
+    with (root / "findings.csv").open() as stream:
+        return {row["prompt"] for row in csv.DictReader(stream)}
+
+
+def copy(root: Path, tmp_path: Path) -> Path:
+    shutil.copytree(root, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_what_is_planted_is_found_and_nothing_else(config_path: Path, clean: Path) -> None:
+    found = found_prompts(clean)
+    assert truth(config_path, "strong") <= found
+    assert not found & truth(config_path, "harmless")
+
+
+def test_every_row_is_accounted_for(clean: Path) -> None:
+    made = tables(clean)
+    prompts = {row["prompt_id"]: row["role"] for row in made["corpus"]}
+    assert {row["prompt_id"] for row in made["triage"]} == set(prompts)
+    scored = {row["prompt_id"] for row in made["scores"]}
+    assert scored == {p for p, role in prompts.items() if role != "fit"}
+    assert {row["prompt_id"] for row in made["fit/differences"]} == {p for p, role in prompts.items() if role == "fit"}
+    wanted = sum(row["n_samples"] for row in made["triage"])
+    assert len(made["samples"]) == wanted > 0
+    assert {row["sample_id"] for row in made["matches"]} == {row["sample_id"] for row in made["samples"]}
+    assert json.loads((clean / "report/facts.json").read_text())["reconciles"] is True
+
+
+def test_three_metrics_cost_three_evaluations_a_prompt(clean: Path) -> None:
+    made = tables(clean)["scores"]
+    prompts = {row["prompt_id"] for row in made}
+    assert sum(row["evaluations"] for row in made) == 3 * len(prompts)
+    assert {row["metric"] for row in made} == {"residual_gap", "noise_gap", "sharpness"}
+
+
+def test_a_run_folder_holds_what_was_promised_and_no_leftovers(clean: Path) -> None:
+    for name in ("run.json", "config.toml", "inputs.json", "findings.csv", "audit.duckdb", "report/index.html"):
+        assert (clean / name).is_file(), name
+    assert not stray(clean)
+    assert not (clean / "run.lock").exists()
+    assert clean.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_finished_run_is_left_alone(config_path: Path, clean: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in clean.rglob("*") if path.is_file() and path.name != "progress.json"}
+    begun = time.monotonic()
+    assert audit(config_path, clean).evaluations == 0
+    assert time.monotonic() - begun < 20
+    after = {path: path.stat().st_mtime_ns for path in clean.rglob("*") if path.is_file() and path.name != "progress.json"}
+    assert {path for path in after if before.get(path) != after[path]} <= {clean / ".takeover"}
+
+
+def without(rows: list[dict], *names: str) -> list[dict]:
+    return [{key: value for key, value in row.items() if key not in names} for row in rows]
+
+
+def test_batches_shards_and_threads_change_no_bit(config_path: Path, clean: Path, tmp_path: Path) -> None:
+    cut = ["run.rows_per_shard=7", "run.samples_per_shard=5", "model.batch_size=3", "run.threads=2"]
+    audit(config_path, tmp_path / "run", *cut)
+    assert tables(tmp_path / "run") == tables(clean)
+
+
+def test_order_and_repetition_of_the_corpus_change_no_value(config_path: Path, clean: Path, tmp_path: Path) -> None:
+    source = config_path.parent / "testbed/prompts/audit.csv"
+    header, *rows = source.read_text().splitlines()
+    other = tmp_path / "audit.csv"
+    other.write_text("\n".join([header, *reversed(rows), *rows[:5]]) + "\n")
+    audit(config_path, tmp_path / "run", f"corpus.audit={other}")
+    left, right = tables(tmp_path / "run"), tables(clean)
+    assert left.pop("origins") != right.pop("origins")
+    assert left == right
+
+
+def test_a_changed_alpha_is_refused_then_redoes_triage_alone(config_path: Path, clean: Path, tmp_path: Path) -> None:
+    root = copy(clean, tmp_path)
+    before = tables(root)
+    with pytest.raises(UserError, match=r"triage\.alpha = 0\.02 \(now 0\.1\); add --update"):
+        audit(config_path, root, "triage.alpha=0.1")
+    assert tables(root) == before
+    outcome = audit(config_path, root, "triage.alpha=0.1", update=True)
+    after = tables(root)
+    assert after["scores"] == before["scores"]
+    flagged = [{row["prompt_id"] for row in made["triage"] if row["flagged"]} for made in (before, after)]
+    assert flagged[0] < flagged[1]
+    kept = {row["sample_id"] for row in before["samples"]}
+    fresh = [row for row in after["samples"] if row["sample_id"] not in kept]
+    assert outcome.evaluations == sum(row["evaluations"] for row in fresh) > 0
+    for table in (SCORES, SAMPLES):
+        old = {m.shard: m for m in RunFolder.open(clean).table(table).manifests()}
+        new = {m.shard: m for m in RunFolder.open(root).table(table).manifests()}
+        assert {name: new[name] for name in old} == old
+    # The same as if the run had begun with that alpha.
+    audit(config_path, tmp_path / "direct", "triage.alpha=0.1")
+    direct = tables(tmp_path / "direct")
+    assert direct["triage"] == after["triage"]
+    current = {row["sample_id"] for row in direct["samples"]}
+    assert [row for row in after["matches"] if row["sample_id"] in current] == direct["matches"]
+
+
+def test_a_changed_dtype_redoes_everything(
+    config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = copy(clean, tmp_path)
+    monkeypatch.setattr("pipelines.survey.choose_dtype", lambda *_: "bfloat16")
+    with pytest.raises(UserError, match=r"model\.dtype = float32 \(now bfloat16\)"):
+        audit(config_path, root)
+    outcome = audit(config_path, root, update=True)
+    made = tables(root)
+    fit = sum(row["evaluations"] for row in made["fit/differences"] + made["fit/unconditional"])
+    assert outcome.evaluations == fit + sum(row["evaluations"] for row in made["scores"] + made["samples"])
+
+
+CHANGED = {
+    "seed": 1,
+    "scores.n_seeds": 2,
+    "scores.components": 5,
+    "scores.sharpness": "jvp",
+    "scores.step": 0.5,
+    "triage.flag_by": "q",
+    "triage.alpha": 0.3,
+    "triage.q": 0.2,
+    "triage.controls": 7,
+    "samples.steps": 5,
+    "samples.guidance": 2.0,
+    "samples.per_flagged": 3,
+    "samples.per_control": 1,
+    "samples.per_band": 3,
+    "samples.band_prompts": 9,
+    "matches.neighbours": 2,
+    "matches.near_quantile": 0.5,
+}
+ELSEWHERE = {"model.dtype", "model.device", "matches.profile"}  # tests of their own: this machine has one of each
+
+
+@pytest.mark.parametrize("name", sorted(CHANGED))
+def test_a_changed_identity_field_is_refused_by_name(config_path: Path, clean: Path, name: str) -> None:
+    with pytest.raises(UserError, match=rf"{name} = .* \(now {CHANGED[name]}\).*--update"):
+        audit(config_path, clean, f"{name}={CHANGED[name]}")
+
+
+def test_the_list_of_identity_fields_is_complete() -> None:
+    identity = {name for name, info in configuration.fields().items() if info["class"] == "identity"}
+    assert identity == set(CHANGED) | ELSEWHERE
+
+
+RUNTIME = ["name=other", "model.batch_size=5", "report.max_findings=3", "run.threads=1", "run.rows_per_shard=9", "run.workers=2"]
+
+
+@pytest.mark.parametrize("override", RUNTIME)
+def test_a_changed_runtime_field_resumes(config_path: Path, clean: Path, tmp_path: Path, override: str) -> None:
+    assert audit(config_path, copy(clean, tmp_path), override).evaluations == 0
+
+
+def test_other_input_is_another_run(config_path: Path, clean: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"corpus\.id_column was 'id' and is now 'prompt'"):
+        audit(config_path, clean, "corpus.id_column=prompt")
+    other = tmp_path / "audit.csv"
+    other.write_text("id,prompt\n1,Another prompt altogether\n")
+    with pytest.raises(UserError, match=r"input audit:audit\.csv has changed since the run began"):
+        audit(config_path, clean, f"corpus.audit={other}", update=True)
+
+
+def test_a_larger_limit_adds_prompts_and_keeps_what_was_done(config_path: Path, clean: Path, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    audit(config_path, root, "run.limit=20")
+    small = tables(root)
+    outcome = audit(config_path, root)
+    grown, whole = tables(root), tables(clean)
+    assert {row["prompt_id"] for row in grown["corpus"]} == {row["prompt_id"] for row in whole["corpus"]}
+    assert grown["scores"] == whole["scores"]
+    assert grown["triage"] == whole["triage"]
+    assert len(small["scores"]) < len(grown["scores"])
+    redone = sum(row["evaluations"] for row in small["scores"])
+    assert outcome.evaluations < sum(row["evaluations"] for row in whole["scores"] + whole["samples"]) - redone / 2
+
+
+def test_a_damaged_table_is_refused_by_name(config_path: Path, clean: Path, tmp_path: Path) -> None:
+    root = copy(clean, tmp_path)
+    for table in RUN_TABLES:
+        folder = RunFolder.open(root).table(table)
+        path = folder.path(folder.current()[0])
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1])
+        with pytest.raises(IntegrityError, match=path.name):
+            tables(root)
+        path.write_bytes(whole)
+    assert tables(root) == tables(clean)
+
+
+def test_a_folder_that_is_no_run_is_not_touched(config_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty and holds no run"):
+        audit(config_path, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_the_outcome_carries_the_facts_of_the_report(config_path: Path, clean: Path) -> None:
+    outcome: Outcome = audit(config_path, clean)
+    assert outcome.facts == json.loads((clean / "report/facts.json").read_text())
+    assert load(config_path).name == "small"

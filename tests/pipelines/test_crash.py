@@ -1,0 +1,78 @@
+"""Crashes in this process: every crash point, every failing file operation, then the same call again."""
+
+from __future__ import annotations
+
+import ast
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from audits import audit, stray, tables
+
+from sharpaudit.tables import files
+
+# Each point, and the passages of it that are struck: the first, and one well into the run.
+POINTS = {
+    "attempt.written": (1, 9),
+    "attempt.synced": (2, 12),
+    "data.renamed": (3, 15),
+    "manifest.written": (4, 18),
+    "manifest.linked": (5, 20),
+    "committed": (6, 22),
+    "table.committed": (1, 2, 3, 5, 6, 7, 8, 9, 10),
+    "image.stored": (1, 11),
+    "work.taken": (1, 8),
+    "work.processed": (2, 10),
+    "report.written": (1,),
+}
+
+
+def test_no_crash_point_is_left_out_of_the_sweep() -> None:
+    root = Path(files.__file__).parents[2]
+    named = set()
+    for path in [*root.glob("sharpaudit/**/*.py"), *root.glob("pipelines/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "crash_point":
+                assert isinstance(node.args[0], ast.Constant), path
+                named.add(node.args[0].value)
+    assert named == set(POINTS)
+
+
+@pytest.mark.parametrize(("point", "passage"), [(p, k) for p, passages in POINTS.items() for k in passages])
+def test_an_audit_that_breaks_anywhere_is_resumed_to_the_same_tables(
+    config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str, passage: int
+) -> None:
+    root = tmp_path / "run"
+    files._passages.clear()
+    monkeypatch.setenv("SHARPAUDIT_CRASH", f"{point}:{passage}:raise")
+    with pytest.raises(RuntimeError, match=f"injected at {point}"):
+        audit(config_path, root)
+    monkeypatch.delenv("SHARPAUDIT_CRASH")
+    audit(config_path, root)
+    assert tables(root) == tables(clean)
+    assert not stray(root)
+    listed = {row["image_path"] for row in tables(root)["samples"]} | {r["thumbnail_path"] for r in tables(root)["matches"]}
+    assert {path.relative_to(root).as_posix() for path in (root / "images").glob("*/*")} == listed
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on_after_there_is_room(
+    config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "run"
+    real = files.Files.write
+    count = 0
+
+    def full(self: files.Files, path: Path, data: bytes) -> None:
+        nonlocal count
+        count += 1
+        if count > 25:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        real(self, path, data)
+
+    monkeypatch.setattr(files.Files, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        audit(config_path, root)
+    monkeypatch.undo()
+    audit(config_path, root)
+    assert tables(root) == tables(clean)

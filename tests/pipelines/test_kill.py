@@ -1,0 +1,99 @@
+"""Real kills: of the driver, of a worker; signals; two drivers. One of each here, seeded sweeps under `chaos`."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from audits import command, finish, tables
+
+from pipelines.stages import STAGES
+
+RAY = ("--set", "run.executor=ray", "--set", "run.workers=2", "--set", "run.threads=1")
+
+
+def ours() -> list[psutil.Process]:
+    """Processes that this test's audits started and that still run."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if process.info["status"] != psutil.STATUS_ZOMBIE and ("-m pipelines" in line or "ray::" in line or "raylet" in line):
+            found.append(process)
+    return found
+
+
+def wait_for_none(seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while ours() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not ours()
+
+
+def run_and_compare(config_path: Path, root: Path, clean: Path, *options: str) -> None:
+    code, _, err = finish(command("run", config_path, "--out", root, *options))
+    assert code == 0, err
+    assert tables(root) == tables(clean)
+
+
+def kill_driver(config_path: Path, root: Path, point: str, *options: str) -> None:
+    code, _, err = finish(command("run", config_path, "--out", root, *options, crash=f"{point}:1:kill@{root}.struck"))
+    assert code == -signal.SIGKILL, err
+
+
+def test_a_killed_driver_is_resumed_by_the_same_command(config_path: Path, clean: Path, tmp_path: Path) -> None:
+    kill_driver(config_path, tmp_path / "run", "table.committed/scores")
+    run_and_compare(config_path, tmp_path / "run", clean)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("moment", range(10))
+def test_drivers_killed_at_seeded_moments(config_path: Path, clean: Path, tmp_path: Path, moment: int) -> None:
+    stages = [*STAGES, "ingest"]
+    stage = stages[moment % len(stages)]
+    table = {**{name: s.table.name for name, s in STAGES.items()}, "ingest": "origins"}[stage]
+    point = random.Random(moment).choice([f"table.committed/{table}", "attempt.written", "manifest.linked", "committed"])
+    kill_driver(config_path, tmp_path / "run", point)
+    run_and_compare(config_path, tmp_path / "run", clean)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("moment", range(10))
+def test_a_ray_run_whose_driver_is_killed_at_a_random_time_leaves_no_process(
+    config_path: Path, clean: Path, tmp_path: Path, moment: int
+) -> None:
+    process = command("run", config_path, "--out", tmp_path / "run", *RAY)
+    time.sleep(random.Random(100 + moment).uniform(4, 16))
+    process.kill()
+    finish(process)
+    wait_for_none(10)
+    run_and_compare(config_path, tmp_path / "run", clean, *RAY)
+    wait_for_none(10)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_run_in_order_and_resumably(
+    config_path: Path, clean: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    process = command("run", config_path, "--out", tmp_path / "run", crash="work.processed:3:stall")
+    wait_for_stage(tmp_path / "run", "score", process)
+    os.kill(process.pid, number)
+    exit_code, _, err = finish(process, timeout=20)
+    assert exit_code == code, err
+    assert "the same command resumes" in err
+    assert not (tmp_path / "run" / "run.lock").exists()
+    run_and_compare(config_path, tmp_path / "run", clean)
+
+
+def wait_for_stage(root: Path, stage: str, process: object) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        progress = root / "progress.json"
+        if progress.exists():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{stage} never began")
