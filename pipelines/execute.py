@@ -9,6 +9,7 @@ of them it is quarantined, said, and the run goes on.
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import sys
 from collections import Counter, deque
@@ -120,6 +121,10 @@ def _start_ray(config: AuditConfig, num_cpus: int) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # The actors' GPU share may be zero on a machine with GPUs: hiding them is then right, but Ray warns.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not config.run.address:
+        # A cluster of our own gets a secret of its own; Ray would write one into the user's home folder.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
     common: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
     try:
         if config.run.address:

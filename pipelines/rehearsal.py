@@ -1,7 +1,7 @@
 """A rehearsal: everything that a configuration names, loaded; one prompt end to end; the plan of the night.
 
 Nothing is written but into a temporary folder. The rate is measured on this machine with the audit's own
-prompts, so the hours printed are an estimate for as many workers as the configuration asks for.
+prompts, so the hours are an estimate for as many such workers as the configuration asks for.
 """
 
 from __future__ import annotations
@@ -15,20 +15,160 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
+import pyarrow.compute as pc
 import torch
 
 from pipelines.stage import Facts
 from pipelines.stages.ingest import sources
-from pipelines.stages.score import screen_rows
 from pipelines.stages.search import SampleSearch
 from pipelines.survey import survey
 from sharpaudit.config import AuditConfig
-from sharpaudit.corpus.assign import Known, assign
+from sharpaudit.corpus.assign import Ingested, Known, assign
+from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.load import load_denoiser, load_tokenizer
 from sharpaudit.errors import Status, UserError
 from sharpaudit.images import encode_png
 from sharpaudit.samples.generate import generate
-from sharpaudit.statistics.conformal import fpr_interval
+from sharpaudit.scores.plan import METRICS
+from sharpaudit.scores.residual_gap import Subspace
+from sharpaudit.scores.screen import ScreenConfig, evaluations, screen, unconditional_predictions
+from sharpaudit.statistics.conformal import fpr_interval, rank_at, smallest_p
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.shards import store_image
+
+MEASURE_S = 20.0
+BYTES_PER_ROW = 400
+"""Of all tables together, for a prompt that is only scored; measured on runs of the analytic testbed, rounded up."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the night costs. evaluations: network evaluations of one latent."""
+
+    prompts: dict[str, int]
+    evaluations: dict[str, int]
+    samples: int
+    seconds: float
+    disk_bytes: int
+
+
+def rehearse(config: AuditConfig, measure_s: float = MEASURE_S) -> Iterator[str]:
+    """Lines to print, one as each check is passed. Raises UserError at the first that fails."""
+    facts = survey(config)
+    denoiser = load_denoiser(config.model)
+    yield f"model: loads on {facts.device} in {facts.dtype}, digest {facts.model_digest[:16]}"
+    yield f"index: profile {config.matches.profile} agrees, digest {facts.index_digest[:16]}"
+    todo = [(source, 0, config.run.limit if source.use == "audit" else None) for source in sources(config)]
+    made = assign(todo, Known(), load_tokenizer(config.model), seed=0)
+    rejected = made.origins.num_rows - pc.sum(pc.equal(made.origins["status"], Status.OK)).as_py()
+    counts = {role: rows.num_rows for role, rows in made.corpus.items()}
+    yield f"corpus: {', '.join(f'{n:,} {role}' for role, n in counts.items())}; {rejected:,} rows rejected"
+    yield _calibration(config, counts["calibration"])
+    yield f"end to end: {_one_prompt(config, denoiser, made)}"
+    rate = _rate(config, denoiser, made, measure_s)
+    yield f"rate: {rate:,.1f} evaluations a second in one worker"
+    night = _plan(config, counts, rate, denoiser)
+    yield from _lines(config, facts, night)
+    yield "valid: this audit would run"
+
+
+def _calibration(config: AuditConfig, n: int) -> str:
+    """What the calibration set allows. Raises UserError where no prompt could ever be flagged."""
+    alpha = config.triage.alpha
+    if config.triage.flag_by == "p" and rank_at(alpha, n) == 0:
+        raise UserError(
+            f"triage.alpha = {alpha}: {n} calibration prompts give no p below {smallest_p(n):.3g}, so nothing could be "
+            f"flagged; give at least {math.ceil(1 / alpha) - 1} calibration prompts or raise triage.alpha"
+        )
+    interval = fpr_interval(alpha, n)
+    return (
+        f"calibration: {n:,} prompts; at alpha {alpha:g} the false-positive rate lies between {interval.low:.2%} and "
+        f"{interval.high:.2%} (95%); the smallest p is {smallest_p(n):.2g}"
+    )
+
+
+def _one_prompt(config: AuditConfig, denoiser: Denoiser, made: Ingested) -> str:
+    """One audited prompt scored, generated and matched."""
+    first = made.corpus["audit"].slice(0, 1).to_pylist()[0]
+    known_KCHW = unconditional_predictions(denoiser, config.seed, 1)
+    size = known_KCHW[0].numel()
+    nothing = Subspace(torch.zeros(size), torch.zeros(0, size), np.zeros(0))
+    scores = screen(denoiser, [first["prompt"]], known_KCHW, nothing, _screen(config, n_seeds=1))[0]
+    picture = generate(
+        denoiser,
+        [first["prompt"]],
+        [(first["prompt_id"], 0)],
+        seed=config.seed,
+        steps=config.samples.steps,
+        guidance=config.samples.guidance,
+        batch_size=config.model.batch_size,
+    )[0]
+    if isinstance(scores, Status) or isinstance(picture, Status):
+        raise UserError(f"prompt {first['prompt_id']} could not be evaluated: {scores if isinstance(scores, Status) else picture}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = store_image(Path(folder), encode_png(picture))
+        found = SampleSearch(RunFolder(Path(folder)), config).nearest([path], 1)[0]
+    nearest = found.describe() if isinstance(found, Status) else f"nearest training picture at {found[0].similarity:.3f}"
+    return f"one prompt scored by {len(METRICS)} metrics and generated at {picture.shape[1]}x{picture.shape[0]} pixels; {nearest}"
+
+
+def _screen(config: AuditConfig, n_seeds: int) -> ScreenConfig:
+    scores = config.scores
+    return ScreenConfig(n_seeds, config.seed, scores.sharpness, scores.step, config.model.batch_size)
+
+
+def _rate(config: AuditConfig, denoiser: Denoiser, made: Ingested, measure_s: float) -> float:
+    """Evaluations a second of the screen on this machine, over at most `measure_s` seconds after a warm-up batch."""
+    size_of_batch = config.model.batch_size
+    prompts = made.corpus["audit"]["prompt"].slice(0, size_of_batch).to_pylist()
+    known_KCHW = unconditional_predictions(denoiser, config.seed, 1)
+    size = known_KCHW[0].numel()
+    nothing = Subspace(torch.zeros(size), torch.zeros(0, size), np.zeros(0))
+    settings = _screen(config, n_seeds=1)
+    batch = (prompts * math.ceil(size_of_batch / len(prompts)))[:size_of_batch]
+    screen(denoiser, batch, known_KCHW, nothing, settings)
+    begun, done = time.monotonic(), 0
+    while done == 0 or time.monotonic() - begun < measure_s:
+        screen(denoiser, batch, known_KCHW, nothing, settings)
+        done += len(batch)
+    return done * sum(evaluations(settings).values()) / (time.monotonic() - begun)
+
+
+def _plan(config: AuditConfig, counts: dict[str, int], rate: float, denoiser: Denoiser) -> Plan:
+    per_prompt = sum(evaluations(_screen(config, config.scores.n_seeds)).values())
+    scored = sum(n for role, n in counts.items() if role != "fit")
+    flagged = math.ceil(config.triage.alpha * counts["audit"])
+    samples = (
+        (flagged + counts.get("positive_control", 0)) * config.samples.per_flagged
+        + min(config.triage.controls, counts["audit"]) * config.samples.per_control
+        + min(config.samples.band_prompts, counts["fit"]) * config.samples.per_band
+    )
+    cost = {
+        "fit": config.scores.n_seeds + counts["fit"],
+        "score": scored * per_prompt,
+        "sample": samples * 2 * config.samples.steps,
+    }
+    pixels = denoiser.decode(torch.zeros(1, *denoiser.latent_shape))[0].numel()
+    disk = sum(counts.values()) * BYTES_PER_ROW + counts["fit"] * math.prod(denoiser.latent_shape) * 4 + samples * pixels
+    return Plan(counts, cost, samples, sum(cost.values()) / rate / config.run.workers, disk)
+
+
+def _lines(config: AuditConfig, facts: Facts, night: Plan) -> Iterator[str]:
+    """The plan in words. Raises UserError where the resources do not suffice."""
+    total = sum(night.evaluations.values())
+    parts = ", ".join(f"{name} {n:,}" for name, n in night.evaluations.items())
+    yield f"plan: {total:,} evaluations ({parts}), {night.samples:,} samples at a false-positive rate of alpha; each finding adds"
+    workers = config.run.workers
+    yield f"time: about {_duration(night.seconds)} with {workers} worker{'s' if workers > 1 else ''} of this machine's kind"
+    free = shutil.disk_usage(Path.cwd()).free
+    if free < night.disk_bytes:
+        raise UserError(f"{Path.cwd()}: the run needs about {night.disk_bytes:,} bytes and {free:,} are free; make room or run elsewhere")
+    yield f"disk: about {night.disk_bytes / 2**20:,.0f} MiB of {free / 2**20:,.0f} MiB free here"
+    if facts.device == "cuda" and config.run.executor == "ray" and config.run.num_gpus == 0:
+        raise UserError("run.num_gpus = 0: the ray workers would see no GPU although the model is on cuda; give each its share")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

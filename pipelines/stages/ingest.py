@@ -65,8 +65,15 @@ def inspect(config: AuditConfig) -> list[dict[str, Any]]:
     found = []
     for source in sources(config):
         sha256, size = count_and_hash(source.path)
-        found.append({"source": source.name, "path": str(source.path), "sha256": sha256, "bytes": size})
+        entry = {"source": source.name, "use": source.use, "path": str(source.path), "sha256": sha256, "bytes": size}
+        found.append(entry)
     return found
+
+
+def rows_read(run: RunFolder) -> dict[str, int]:
+    """Source rows read so far, by source."""
+    commit = run.table(ORIGINS).table_commit()
+    return dict(commit.extra["read"]) if commit else {}
 
 
 def ingest(run: RunFolder, config: AuditConfig, tokenizer: Tokenizer) -> int:

@@ -1,3 +1,70 @@
-"""Report stub."""
-def write_report(run, config, quarantined):
-    return {}
+"""Report: the page, its facts, findings.csv, audit.duckdb and inputs.json, from committed tables.
+
+It has no identity: it is written again whenever what it is made of has changed, and left alone otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.stages.ingest import rows_read
+from pipelines.tables import current_files, open_connection
+from sharpaudit.config import AuditConfig
+from sharpaudit.matches.index import open_index
+from sharpaudit.report.facts import collect
+from sharpaudit.report.html import findings_csv, render
+from sharpaudit.tables.files import crash_point
+from sharpaudit.tables.query import materialise
+from sharpaudit.tables.runs import RunFolder
+from sharpaudit.tables.schemas import RUN_TABLES
+from sharpaudit.tables.shards import digest_of, replace_file, sealed, unseal
+
+
+def write_report(run: RunFolder, config: AuditConfig, quarantined: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Write what is missing or out of date, and return the facts."""
+    told = _told(run, config, quarantined)
+    made_of = digest_of([told, [[t.name, m.shard, m.sha256] for t in RUN_TABLES for m in run.table(t).current()]])
+    stamp, facts_path = run.root / "report" / "made_of.json", run.root / "report" / "facts.json"
+    if stamp.exists() and unseal(stamp) == {"digest": made_of}:
+        return dict(json.loads(facts_path.read_bytes()))
+    with open_connection(run) as connection:
+        facts = collect(connection, told)
+    facts_path.parent.mkdir(exist_ok=True)
+    run.write_json("inputs.json", told["inputs"])
+    run.write_json("report/facts.json", facts)
+    page = render(facts, lambda path: (run.root / path).read_bytes())
+    replace_file(facts_path.with_name("index.html"), page.encode(), run.files)
+    replace_file(run.root / "findings.csv", findings_csv(facts).encode(), run.files)
+    materialise(current_files(run), run.root / "audit.duckdb")
+    crash_point("report.written")
+    replace_file(stamp, sealed({"digest": made_of}), run.files)
+    return dict(json.loads(facts_path.read_bytes()))
+
+
+def _told(run: RunFolder, config: AuditConfig, quarantined: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the report says and the tables do not hold."""
+    record = run.record() or {}
+    index = open_index(Path(config.matches.index), config.matches.profile)
+    facts, read = record["facts"], rows_read(run)
+    settings = config.model_dump(mode="json")
+    return {
+        "name": config.name,
+        "created": record["created"],
+        "sharpaudit_version": record["sharpaudit_version"],
+        "model": {
+            "source": Path(config.model.path).name if config.model.path else f"{config.model.repo}@{config.model.revision}",
+            "digest": facts["model_digest"],
+            "dtype": facts["dtype"],
+            "device": facts["device"],
+        },
+        "settings": {name: settings[name] for name in ("seed", "scores", "triage", "samples", "matches", "report")},
+        "inputs": [entry | {"rows": read.get(entry["source"], 0)} for entry in record["inputs"]],
+        "index": {"digest": facts["index_digest"], "profile": config.matches.profile, "pictures": len(index.reference_ids)},
+        "hardware": record["hardware"],
+        "quarantined": list(quarantined),
+        "command": f"sharpaudit run {run.root.name}/config.toml --out NEW_FOLDER",
+        "replay": f"sharpaudit replay {run.root.name}",
+    }

@@ -1,0 +1,1 @@
+"""The report: facts from the tables, and a page made of facts alone."""

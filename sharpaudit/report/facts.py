@@ -1,0 +1,254 @@
+"""Everything the report says, as JSON: computed from the tables by SQL, with intervals and with its sums checked.
+
+What is undefined is null and shown as "undefined"; nothing is invented. Rates carry two-sided 95% Clopper-Pearson
+intervals. The control sample bounds what the flags missed: in each stratum of N unflagged prompts, of which n were
+drawn and c copied, at most N * U(c, n) memorised ones remain, U the upper bound at level 1 - 0.05 / strata; the
+sum holds with 95% confidence for all strata together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from sharpaudit.errors import Status
+from sharpaudit.matches.decide import false_match_bound
+from sharpaudit.statistics.conformal import fpr_interval, rank_at, smallest_p
+from sharpaudit.statistics.intervals import clopper_pearson, upper_bound
+
+VERSION = 1
+BINS = 40
+MISS_LEVEL = 0.05
+
+LIMITS = (
+    "A finding is a picture, not a verdict: whether it infringes is a legal question that similarity cannot answer.",
+    "No match means no match in this index. Training pictures that the index does not hold cannot be found.",
+    "The prompts were taken as they are. Nobody searched for prompts that extract more.",
+    "Each prompt was generated from few random seeds; a copy that appears rarely can be missed.",
+    "Thresholds hold for this model, precision, timestep and for prompts of the calibration set's style only.",
+    "The descriptor compares whole pictures. Copies of a small region, a style or a template can escape it.",
+)
+
+Row = dict[str, Any]
+
+
+def collect(connection: duckdb.DuckDBPyConnection, run: Mapping[str, Any]) -> Row:
+    """The facts of a run.
+
+    run: what the tables do not hold: name, created, sharpaudit_version, model, settings (the configuration), inputs,
+    index, hardware, quarantined (stage, shard, rows, reason of each), command.
+    """
+    alpha = run["settings"]["triage"]["alpha"]
+    differences = _differences(connection, run)
+    return {
+        "version": VERSION,
+        "run": dict(run),
+        "flow": _flow(connection),
+        "reconciles": not differences,
+        "differences": differences,
+        "calibration": _calibration(connection, alpha),
+        "histogram": _histogram(connection, alpha),
+        "findings": _findings(connection, run["settings"]["report"]["max_findings"]),
+        "controls": _controls(connection),
+        "positive_controls": _positive_controls(connection),
+        "bands": _bands(connection),
+        "exclusions": _exclusions(connection),
+        "quarantined": list(run["quarantined"]),
+        "noise_floor": _one(connection, "SELECT max(noise_floor) FROM fit_unconditional"),
+        "truncated": _one(connection, "SELECT count(*) FROM corpus WHERE truncated AND role = 'audit'"),
+        "indistinguishable": _one(connection, "SELECT coalesce(sum(n_prompts), 0)::BIGINT FROM indistinguishable"),
+        "limits": list(LIMITS),
+    }
+
+
+def _one(connection: duckdb.DuckDBPyConnection, sql: str) -> Any:
+    return connection.sql(sql).fetchall()[0][0]
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Row]:
+    relation = connection.sql(sql)
+    return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+
+
+def _rate(k: int, n: int) -> Row:
+    """k of n with its interval; undefined where n is zero."""
+    if n == 0:
+        return {"n": k, "of": n, "rate": None, "low": None, "high": None}
+    interval = clopper_pearson(k, n)
+    return {"n": k, "of": n, "rate": k / n, "low": interval.low, "high": interval.high}
+
+
+def _flow(connection: duckdb.DuckDBPyConnection) -> list[Row]:
+    """From source rows to copies, for audited prompts."""
+    count = _rows(
+        connection,
+        """
+        SELECT
+          (SELECT count(*) FROM origins WHERE source LIKE 'audit:%') AS read,
+          (SELECT count(*) FROM origins WHERE source LIKE 'audit:%' AND status = 'ok') AS accepted,
+          (SELECT count(*) FROM corpus WHERE role = 'audit') AS distinct_prompts,
+          (SELECT count(*) FROM triage WHERE role = 'audit' AND status = 'ok') AS scored,
+          (SELECT count(*) FROM triage WHERE role = 'audit' AND flagged) AS flagged,
+          (SELECT count(*) FROM triage WHERE role = 'audit' AND n_samples > 0) AS generated,
+          (SELECT count(*) FROM samples JOIN triage USING (prompt_id) WHERE role = 'audit') AS samples,
+          (SELECT count(*) FROM findings) AS copied,
+          (SELECT count(*) FROM findings WHERE selected_for = 'flagged') AS flagged_copied""",
+    )[0]
+    return [
+        {"step": "source rows", "unit": "rows", "n": count["read"]},
+        {"step": "accepted", "unit": "rows"} | _rate(count["accepted"], count["read"]),
+        {"step": "distinct prompts", "unit": "prompts", "n": count["distinct_prompts"]},
+        {"step": "scored", "unit": "prompts"} | _rate(count["scored"], count["distinct_prompts"]),
+        {"step": "flagged", "unit": "prompts"} | _rate(count["flagged"], count["scored"]),
+        {"step": "generated", "unit": "prompts", "n": count["generated"], "samples": count["samples"]},
+        {"step": "flagged with a copy", "unit": "prompts"} | _rate(count["flagged_copied"], count["flagged"]),
+        {"step": "with a copy in all", "unit": "prompts", "n": count["copied"]},
+    ]
+
+
+def _differences(connection: duckdb.DuckDBPyConnection, run: Mapping[str, Any]) -> list[str]:
+    """Every sum that does not agree, in words."""
+    lost = {stage: 0 for stage in ("score", "sample", "match")}
+    for entry in run["quarantined"]:
+        lost[entry["stage"]] = lost.get(entry["stage"], 0) + entry["rows"]
+    sums = {
+        "distinct prompts named by origins, and rows of corpus": (
+            "SELECT count(DISTINCT prompt_id) FROM origins WHERE prompt_id IS NOT NULL",
+            "SELECT count(*) FROM corpus",
+            0,
+        ),
+        "prompts of corpus, and of triage": ("SELECT count(*) FROM corpus", "SELECT count(*) FROM triage", 0),
+        "prompts of corpus but fit prompts, and scored or set aside": (
+            "SELECT count(*) FROM corpus WHERE role <> 'fit'",
+            "SELECT count(DISTINCT prompt_id) FROM scores",
+            lost["score"],
+        ),
+        "samples asked for, and made or set aside": (
+            "SELECT coalesce(sum(n_samples), 0)::BIGINT FROM triage",
+            "SELECT count(*) FROM samples",
+            lost["sample"],
+        ),
+        "samples made, and matched or set aside": (
+            "SELECT count(*) FROM samples",
+            "SELECT count(DISTINCT sample_id) FROM matches",
+            lost["match"],
+        ),
+        "rows of scores, and prompts times metrics": (
+            "SELECT count(*) FROM scores",
+            "SELECT count(DISTINCT prompt_id) * count(DISTINCT metric) FROM scores",
+            0,
+        ),
+    }
+    found = []
+    for what, (left, right, aside) in sums.items():
+        a, b = _one(connection, left), _one(connection, right) + aside
+        if a != b:
+            found.append(f"{what}: {a:,} and {b:,}")
+    return found
+
+
+def _calibration(connection: duckdb.DuckDBPyConnection, alpha: float) -> Row:
+    n = _one(connection, "SELECT count(*) FROM triage WHERE role = 'calibration' AND status = 'ok'")
+    interval = fpr_interval(alpha, n)
+    return {
+        "n": n,
+        "alpha": alpha,
+        "fpr_low": interval.low,
+        "fpr_high": interval.high,
+        "smallest_p": smallest_p(n),
+        "flag_line": _flag_line(connection, alpha),
+        "fit": _one(connection, "SELECT count(*) FROM corpus WHERE role = 'fit'"),
+    }
+
+
+def _flag_line(connection: duckdb.DuckDBPyConnection, alpha: float) -> float | None:
+    """The calibration score that a prompt must exceed for p <= alpha; null where nothing can be flagged."""
+    sql = "SELECT value FROM triage WHERE role = 'calibration' AND value IS NOT NULL ORDER BY value DESC"
+    values = [row[0] for row in connection.sql(sql).fetchall()]
+    k = rank_at(alpha, len(values))
+    return values[k - 1] if 0 < k <= len(values) else None
+
+
+def _histogram(connection: duckdb.DuckDBPyConnection, alpha: float) -> Row | None:
+    """Counts of the deciding score on a logarithmic axis; null without positive scores."""
+    sql = "SELECT role, value FROM triage WHERE value > 0 AND role IN ('audit', 'calibration')"
+    rows = connection.sql(sql).fetchall()
+    if not rows:
+        return None
+    values = {role: np.array([v for r, v in rows if r == role]) for role in ("audit", "calibration")}
+    both = np.concatenate(list(values.values()))
+    low, high = float(both.min()), float(both.max())
+    edges = np.geomspace(low, high if high > low else low * 1.01, BINS + 1)
+    # The rounding of the logarithm must not push the extremes out of the outer bins.
+    edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)
+    counts = {role: np.histogram(v, edges)[0].tolist() for role, v in values.items()}
+    metric = _one(connection, "SELECT any_value(metric) FROM triage WHERE metric IS NOT NULL")
+    return {"edges": edges.tolist(), "metric": metric, "flag_line": _flag_line(connection, alpha)} | counts
+
+
+def _findings(connection: duckdb.DuckDBPyConnection, most: int) -> Row:
+    total = _one(connection, "SELECT count(*) FROM findings")
+    rows = _rows(
+        connection,
+        f"""
+        SELECT f.*, c.n_copies AS source_rows,
+               (SELECT list(o.external_id ORDER BY o.source, o.source_row) FROM origins o
+                WHERE o.prompt_id = f.prompt_id AND o.external_id IS NOT NULL) AS external_ids
+        FROM findings f JOIN copies c USING (prompt_id)
+        ORDER BY best_similarity DESC, prompt_id LIMIT {int(most)}""",  # noqa: S608
+    )
+    return {"total": total, "rows": rows}
+
+
+def _controls(connection: duckdb.DuckDBPyConnection) -> Row:
+    """The control sample by stratum, and what it bounds."""
+    rows = _rows(
+        connection,
+        """
+        SELECT t.stratum, count(*) AS size, count(*) FILTER (t.selected_for = 'control') AS drawn,
+               count(f.prompt_id) AS copied
+        FROM triage t LEFT JOIN findings f USING (prompt_id)
+        WHERE t.stratum IS NOT NULL GROUP BY t.stratum ORDER BY min(t.p_value)""",
+    )
+    for row in rows:
+        row["missed_high"] = row["size"] * upper_bound(row["copied"], row["drawn"], 1 - MISS_LEVEL / len(rows))
+    missed = sum(row["missed_high"] for row in rows)
+    found = _one(connection, "SELECT count(*) FROM findings WHERE selected_for = 'flagged'")
+    recall = found / (found + missed) if found + missed > 0 else None
+    return {"strata": rows, "missed_high": missed, "found": found, "recall_low": recall}
+
+
+def _positive_controls(connection: duckdb.DuckDBPyConnection) -> Row:
+    counts = _rows(
+        connection,
+        """
+        SELECT count(*) AS n, count(*) FILTER (flagged) AS flagged, count(*) FILTER (prompt_id IN (
+            SELECT s.prompt_id FROM samples s JOIN matches m USING (sample_id) WHERE m.rank = 1 AND m.band = 'copy'
+        )) AS copied FROM triage WHERE role = 'positive_control'""",
+    )[0]
+    return {"n": counts["n"], "flagged": _rate(counts["flagged"], counts["n"]), "copied": _rate(counts["copied"], counts["n"])}
+
+
+def _bands(connection: duckdb.DuckDBPyConnection) -> Row | None:
+    rows = _rows(connection, "SELECT * EXCLUDE (status, reason) FROM bands")
+    if not rows:
+        return None
+    counts = dict(
+        connection.sql(
+            "SELECT band, count(*) FROM matches JOIN triage USING (prompt_id) "
+            "WHERE rank = 1 AND role = 'audit' AND band IS NOT NULL GROUP BY band"
+        ).fetchall()
+    )
+    # Samples of one prompt are not independent, so the bound counts prompts.
+    return rows[0] | {
+        "false_match_high": false_match_bound(rows[0]["n_prompts"]),
+        "samples": {band: counts.get(band, 0) for band in ("copy", "near", "none")},
+    }
+
+
+def _exclusions(connection: duckdb.DuckDBPyConnection) -> list[Row]:
+    sql = "SELECT stage, table_name, status, n FROM outcomes WHERE status NOT IN ('ok', 'cleared') ORDER BY ALL"
+    return [row | {"sentence": Status(row["status"]).describe()} for row in _rows(connection, sql)]

@@ -1,0 +1,226 @@
+"""SQL over a run's tables: the only door to DuckDB.
+
+`connect` opens views over files that the caller has verified (lists from manifests, never globs), with the
+rest of the machine locked away; `query` admits one reading statement; `materialise` writes `audit.duckdb`, real tables
+and the same views in one file that opens anywhere and in older clients. Numbers that are not finite are null
+in every view, so that NaN can never top a list (DuckDB orders it above everything).
+
+Views beside the tables (fit/unconditional is fit_unconditional, and so on):
+
+    findings           audited prompts with at least one sample whose best match is a copy, one row a prompt
+    copies             how many source rows each prompt stands for
+    indistinguishable  prompts that the model cannot tell apart (equal after truncation)
+    outcomes           rows of every table by status
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import duckdb
+import pyarrow as pa
+
+from sharpaudit.errors import UserError, printable
+from sharpaudit.tables.files import IN_PROGRESS
+from sharpaudit.tables.schemas import RUN_TABLES, Table
+
+STORAGE_VERSION = "v1.2.0"
+READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
+_OPTIONS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+
+# Only what the current triage selects: samples of an earlier selection stay on disk and out of the tables.
+_CURRENT = {
+    "samples": "SELECT s.* FROM stored_samples s JOIN triage t USING (prompt_id) WHERE s.seed_index < t.n_samples",
+    "matches": "SELECT m.* FROM stored_matches m SEMI JOIN samples s USING (sample_id)",
+}
+_VIEWS = {
+    "findings": """
+        WITH best AS (
+            SELECT s.prompt_id, s.sample_id, s.seed_index, s.image_path, s.image_sha256, m.band, m.similarity,
+                   m.reference_id, m.thumbnail_path
+            FROM samples s LEFT JOIN matches m ON m.sample_id = s.sample_id AND m.rank = 1
+        ), told AS (
+            SELECT prompt_id, count(*) AS n_samples, count(*) FILTER (band = 'copy') AS n_copies,
+                   max(similarity) AS best_similarity,
+                   arg_max(sample_id, similarity) AS best_sample_id,
+                   arg_max(seed_index, similarity) AS best_seed_index,
+                   arg_max(image_path, similarity) AS best_image_path,
+                   arg_max(image_sha256, similarity) AS best_image_sha256,
+                   arg_max(reference_id, similarity) AS best_reference_id,
+                   arg_max(thumbnail_path, similarity) AS thumbnail_path
+            FROM best GROUP BY prompt_id
+        )
+        SELECT prompt_id, c.prompt, t.role, t.selected_for, t.metric, t.value, t.p_value, t.q_value, t.stratum,
+               told.* EXCLUDE (prompt_id)
+        FROM told JOIN triage t USING (prompt_id) JOIN corpus c USING (prompt_id)
+        WHERE t.role = 'audit' AND told.n_copies > 0""",
+    "copies": "SELECT prompt_id, count(*) AS n_copies FROM origins WHERE status = 'ok' GROUP BY prompt_id",
+    "indistinguishable": """
+        SELECT model_input_id, count(*) AS n_prompts, list(prompt_id ORDER BY prompt_id) AS prompt_ids
+        FROM corpus GROUP BY model_input_id HAVING count(*) > 1""",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """Rows of a query under their column names."""
+
+    columns: list[str]
+    rows: list[tuple[Any, ...]]
+
+
+def connect(files: Mapping[str, Sequence[Path]], root: Path) -> duckdb.DuckDBPyConnection:
+    """An in-memory connection with a view per table; it can read below `root` and do nothing else.
+
+    files: Parquet files of each table by its name in schemas.py; a table without one is empty.
+    """
+    connection = _open(files)
+    connection.execute(f"SET allowed_directories = [{_quoted(str(root))}]")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def query(connection: duckdb.DuckDBPyConnection, sql: str) -> Result:
+    """The rows of one reading statement. Raises UserError, one line, for anything else and for mistakes in it."""
+    try:
+        statements = connection.extract_statements(sql)
+        if len(statements) != 1 or statements[0].type not in READING:
+            raise UserError("give exactly one reading statement (select, from, describe, summarize, explain)")
+        relation = connection.sql(sql)
+        return Result(list(relation.columns), relation.fetchall()) if relation is not None else Result([], [])
+    except (duckdb.Error, UnicodeEncodeError) as error:
+        raise UserError(f"the query failed: {printable(' '.join(str(error).split()), 2000)}") from error
+
+
+def render(result: Result, form: Literal["table", "csv", "json"]) -> str:
+    """The result as text ending in a newline."""
+    if form == "json":
+        rows = [dict(zip(result.columns, map(plain, row), strict=True)) for row in result.rows]
+        return json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    if form == "csv":
+        return csv_text(result.columns, result.rows)
+    cells = [[printable(name) for name in result.columns]]
+    cells += [["" if v is None else printable(_shown(v), 80) for v in row] for row in result.rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(result.columns))]
+    cells.insert(1, ["-" * width for width in widths])
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return "\n".join(lines) + f"\n({len(result.rows):,} row{'' if len(result.rows) == 1 else 's'})\n"
+
+
+def csv_text(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """CSV in which no cell is a formula: text that a spreadsheet would execute gets a leading apostrophe."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([_harmless(name) for name in columns])
+    writer.writerows([[_harmless(plain(value)) for value in row] for row in rows])
+    return stream.getvalue()
+
+
+def materialise(files: Mapping[str, Sequence[Path]], out: Path) -> None:
+    """Write `out`: tables and views in one DuckDB file that stands alone; whole or not at all."""
+    attempt = out.with_name(f".{out.name}-{uuid.uuid4().hex}{IN_PROGRESS}")
+    connection = _open(files)
+    try:
+        connection.execute(f"ATTACH {_quoted(str(attempt))} AS target (STORAGE_VERSION '{STORAGE_VERSION}')")
+        for table in RUN_TABLES:
+            name = view_name(table)
+            connection.execute(f"CREATE TABLE target.{name} AS SELECT * FROM memory.{name}")  # noqa: S608
+        connection.execute("USE target")
+        _create_views(connection)
+        connection.execute("USE memory")
+        connection.execute("DETACH target")
+    except BaseException:
+        attempt.unlink(missing_ok=True)
+        raise
+    finally:
+        connection.close()
+    os.replace(attempt, out)
+
+
+def view_name(table: Table) -> str:
+    """The table's name in SQL."""
+    return table.name.replace("/", "_")
+
+
+def plain(value: Any) -> Any:
+    """A value that JSON and CSV can hold; NaN and infinity become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if isinstance(value, bytes):
+        return value.hex()
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def _open(files: Mapping[str, Sequence[Path]]) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect(":memory:", config=_OPTIONS)
+    for table in RUN_TABLES:
+        name = view_name(table)
+        stored = f"stored_{name}" if name in _CURRENT else name
+        connection.execute(f"CREATE VIEW {stored} AS {_source(connection, table, files.get(table.name, ()))}")
+    for name, sql in _CURRENT.items():
+        connection.execute(f"CREATE VIEW {name} AS {sql}")
+    _create_views(connection)
+    return connection
+
+
+def _create_views(connection: duckdb.DuckDBPyConnection) -> None:
+    for name, sql in _VIEWS.items():
+        connection.execute(f"CREATE VIEW {name} AS {sql}")
+    counts = " UNION ALL ".join(
+        f"SELECT '{table.stage}' AS stage, '{view_name(table)}' AS table_name, status, count(*) AS n "  # noqa: S608
+        f"FROM {view_name(table)} GROUP BY status"
+        for table in RUN_TABLES
+    )
+    connection.execute(f"CREATE VIEW outcomes AS {counts}")
+
+
+def _source(connection: duckdb.DuckDBPyConnection, table: Table, paths: Sequence[Path]) -> str:
+    """SELECT over the files of a table, with null for what is not finite."""
+    if not paths:
+        name = f"empty_{view_name(table)}"
+        connection.execute(f"CREATE TABLE {name} ({', '.join(f'{f.name} {_sql_type(f.type)}' for f in table.schema)})")
+        return f"SELECT * FROM {name}"  # noqa: S608
+    columns = [
+        f"CASE WHEN isfinite({f.name}) THEN {f.name} END AS {f.name}" if pa.types.is_floating(f.type) else f.name
+        for f in table.schema
+    ]
+    listed = ", ".join(_quoted(str(path)) for path in paths)
+    return f"SELECT {', '.join(columns)} FROM read_parquet([{listed}])"  # noqa: S608
+
+
+def _sql_type(kind: pa.DataType) -> str:
+    if pa.types.is_list(kind):
+        return f"{_sql_type(kind.value_type)}[]"
+    if pa.types.is_map(kind):
+        return f"MAP({_sql_type(kind.key_type)}, {_sql_type(kind.item_type)})"
+    names = {"string": "VARCHAR", "int64": "BIGINT", "int32": "INTEGER", "bool": "BOOLEAN", "float": "FLOAT"}
+    return names.get(str(kind), "DOUBLE")
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(plain(value))
+
+
+def _harmless(value: Any) -> Any:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else None
+    if text is None:
+        return value
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

@@ -1,0 +1,151 @@
+"""Bad input: one clear line each, exit code 2, nothing lost, other prompts unaffected."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from audits import audit, command, finish, load, tables
+
+from sharpaudit.errors import UserError
+from sharpaudit.lab.analytic import Sizes, write
+
+HOSTILE = [
+    "🦆 a duck 👩‍👩‍👧 with family",
+    "שלום עולם \u202e reversed",
+    "a NUL \x00 inside",
+    "line one\nline two\r\nline three",
+    "<script>alert(1)</script> & 'quotes' \"double\"",
+    "../../etc/passwd",
+    "\x1b]52;c;aGk=\x07 escape",
+    "=cmd()|' /C calc'!A0",
+    "word " * 20_000,  # 100 kB
+]
+REJECTED = {"": "empty", "  \t ": "empty"}
+
+
+def test_hostile_prompts_are_audited_or_rejected_and_disturb_no_other(config_path: Path, clean: Path, tmp_path: Path) -> None:
+    source = config_path.parent / "testbed/prompts/audit.csv"
+    with source.open(newline="") as stream:
+        rows = list(csv.reader(stream))
+    lines = [json.dumps({"id": i, "prompt": p}) for i, p in rows[1:]]
+    lines += [json.dumps({"id": f"h{i}", "prompt": p}) for i, p in enumerate([*HOSTILE, *REJECTED])]
+    lines += ['{"id": "s1", "prompt": "lone \\ud800 surrogate"}', '{"id": "n1", "prompt": null}', "{broken"]
+    raw = "\n".join(lines).encode() + b'\n{"id": "u1", "prompt": "broken \xff byte"}\n'
+    corpus = tmp_path / "audit.jsonl"
+    corpus.write_bytes(raw)
+    audit(config_path, tmp_path / "run", f"corpus.audit={corpus}", "run.max_rejected=0.5")
+    made, whole = tables(tmp_path / "run"), tables(clean)
+    by_id = {row["external_id"]: row for row in made["origins"]}
+    prompts = {row["prompt_id"]: row["prompt"] for row in made["corpus"]}
+    for i, prompt in enumerate(HOSTILE):
+        assert prompts[by_id[f"h{i}"]["prompt_id"]] == prompt
+    for i, status in enumerate(REJECTED.values()):
+        assert by_id[f"h{len(HOSTILE) + i}"]["status"] == status
+    assert by_id["s1"]["status"] == by_id["u1"]["status"] == "invalid_utf8"
+    assert by_id["n1"]["status"] == "missing"
+    assert sum(row["source"].startswith("audit:") for row in made["origins"]) == len(raw.splitlines())
+    known = {row["prompt_id"] for row in whole["corpus"]}
+    assert [row for row in made["scores"] if row["prompt_id"] in known] == whole["scores"]
+    page = (tmp_path / "run/report/index.html").read_text()
+    assert "<script>alert" not in page
+
+
+def test_duplicates_are_scored_once_and_map_back(config_path: Path, tmp_path: Path) -> None:
+    source = config_path.parent / "testbed/prompts/audit.csv"
+    header, *rows = source.read_text().splitlines()
+    corpus = tmp_path / "audit.csv"
+    corpus.write_text("\n".join([header, *rows, *(f"again{i}{row[row.index(','):]}" for i, row in enumerate(rows))]) + "\n")
+    audit(config_path, tmp_path / "run", f"corpus.audit={corpus}")
+    made = tables(tmp_path / "run")
+    origins = [row for row in made["origins"] if row["source"] == "audit:audit.csv"]
+    assert len(origins) == 2 * len(rows)
+    audited = {row["prompt_id"] for row in made["corpus"] if row["role"] == "audit"}
+    assert len(audited) == len(rows)
+    for prompt_id in audited:
+        assert sum(row["prompt_id"] == prompt_id for row in origins) == 2
+
+
+def spoil_index(folder: Path) -> str:
+    manifest = folder / "testbed/index/manifest.json"
+    manifest.write_text(manifest.read_text().replace("pixels-16", "sscd-320"))
+    return "manifest.json"
+
+
+def no_weights(folder: Path) -> str:
+    (folder / "testbed/unsafe").mkdir()
+    (folder / "testbed/unsafe/model_index.json").write_text("{}")
+    return "unsafe"
+
+
+CASES = {
+    "missing corpus": (["corpus.audit=nowhere.csv"], ["nowhere.csv"]),
+    "unknown column": (["corpus.column=promt"], ["promt", "prompt"]),
+    "unknown key": (["scores.seeds=1"], ['unknown key "scores.seeds"', "n_seeds"]),
+    "missing model": (["model.path=nothing.json"], ["nothing.json"]),
+    "missing index": (["matches.index=nowhere"], ["nowhere"]),
+    "unknown profile": (["matches.profile=pixels-61"], ["pixels-61", "pixels-16"]),
+    "too few calibration prompts": (["triage.alpha=0.0001"], ["alpha"]),
+    "calibration file without column": (["calibration.column=text"], ["text"]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_mistake_is_one_line(config_path: Path, tmp_path: Path, case: str) -> None:
+    from pipelines.rehearsal import rehearse
+
+    overrides, words = CASES[case]
+    with pytest.raises(UserError) as caught:
+        list(rehearse(load(config_path, *overrides), 0.1))
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize("spoil", [spoil_index, no_weights])
+def test_a_spoiled_input_is_named(tmp_path: Path, config_path: Path, spoil: object) -> None:
+    shutil.copytree(config_path.parent, tmp_path / "small")
+    path = tmp_path / "small/audit.toml"
+    word = spoil(tmp_path / "small")  # type: ignore[operator]
+    model = ["model.path=testbed/unsafe"] if spoil is no_weights else []
+    with pytest.raises(UserError, match=word):
+        audit(path, tmp_path / "run", *model)
+
+
+def test_fit_and_calibration_that_share_a_family_are_refused(config_path: Path, tmp_path: Path) -> None:
+    harmless = config_path.parent / "testbed/prompts/harmless.csv"
+    text = config_path.read_text().replace(
+        'file = "testbed/prompts/harmless.csv"', f'fit = "{harmless}"\ncalibrate = "{harmless}"'
+    )
+    path = config_path.parent / "shared.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="fit and calibration"):
+        audit(path, tmp_path / "run")
+
+
+def test_the_command_line_says_one_line_and_exits_with_two(config_path: Path, tmp_path: Path) -> None:
+    code, out, err = finish(command("run", config_path, "--out", tmp_path / "run", "--set", "triage.alfa=1"))
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert 'did you mean "alpha"' in err
+
+
+def test_a_corpus_with_too_many_rejected_rows_ends_with_three(tmp_path: Path, config_path: Path) -> None:
+    corpus = tmp_path / "audit.txt"
+    corpus.write_text("A small red boat\n\n\nA large blue hat\n")
+    code, _, err = finish(command("run", config_path, "--out", tmp_path / "run", "--set", f"corpus.audit={corpus}"))
+    assert code == 3, err
+
+
+def test_a_run_on_a_testbed_without_planted_prompts_finds_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "testbed", Sizes(strong=0, weak=0, audited_harmless=40, harmless=240, other_references=12))
+    config = tmp_path / "audit.toml"
+    from audits import CONFIG
+
+    config.write_text(CONFIG)
+    outcome = audit(config, tmp_path / "run")
+    assert outcome.quarantined == []
