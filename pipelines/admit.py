@@ -71,7 +71,13 @@ def _refuse_other_inputs(run: RunFolder, before: Mapping[str, Any], now: Mapping
     then, today = ({entry["source"]: entry["sha256"] for entry in tree["inputs"]} for tree in (before, now))
     for source in sorted(then | today):
         if then.get(source) != today.get(source):
-            what = "is not part of this run" if source not in then else "is missing now" if source not in today else "has changed"
+            what = (
+                "is not part of this run"
+                if source not in then
+                else "is missing now"
+                if source not in today
+                else "has changed"
+            )
             raise UserError(
                 f"{run.root}: input {printable(source)} {what} since the run began; "
                 "a run is bound to what it audits: name a new folder with --out"

@@ -31,6 +31,7 @@ from sharpaudit.tables.lock import Guard, hold
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.shards import TableFolder, probe_links, sweep_images
 
+
 @dataclass(frozen=True)
 class Outcome:
     """What a call of `run` came to. evaluations: network evaluations made by this call. facts: the report's."""

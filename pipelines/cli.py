@@ -16,6 +16,7 @@ import click
 from pipelines.commands.index import index
 from pipelines.commands.init import init
 from pipelines.commands.query import query
+from pipelines.commands.replay import replay
 from pipelines.commands.run import run
 from pipelines.commands.status import status
 from pipelines.commands.validate import validate
@@ -33,16 +34,15 @@ def cli() -> None:
     """Learn which prompts make a text-to-image diffusion model reproduce its training images."""
 
 
-for command in (run, validate, status, query, init, index):
+for command in (run, validate, status, query, replay, init, index):
     cli.add_command(command)
 
 
 def main() -> None:
     """The console script. Expected failures are one line on stderr; a bug keeps its traceback."""
     try:
-        cli(standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+        # Without its standalone mode click returns the exit code that a command asks for.
+        sys.exit(cli(standalone_mode=False))
     except click.Abort:
         sys.exit(130)
     except click.ClickException as error:
@@ -69,4 +69,7 @@ def _disk_line(error: OSError) -> str:
     place = Path(str(error.filename)) if error.filename else Path.cwd()
     folder = next((parent for parent in (place, *place.parents) if parent.is_dir()), Path.cwd())
     free = shutil.disk_usage(folder).free
-    return f"{place}: {error.strerror} ({free:,} bytes are free there); what was committed is whole: make room and run the same command again"
+    return (
+        f"{place}: {error.strerror} ({free:,} bytes are free there); "
+        "what was committed is whole: make room and run the same command again"
+    )

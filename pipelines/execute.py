@@ -22,6 +22,7 @@ from pipelines.stage import Receipt, ShardWorker, Stage, Work
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.devices import share_threads, use_threads
 from sharpaudit.errors import TransientError, UserError
+from sharpaudit.tables.files import CRASH
 from sharpaudit.tables.lock import Driver, Guard, end_with_driver, record_worker
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.shards import Manifest
@@ -103,16 +104,23 @@ def run_ray(root: Path, config: AuditConfig, driver: Driver, stages: Mapping[str
         "num_gpus": config.run.num_gpus,
         "max_restarts": 0,
         "max_task_retries": 0,
-        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(threads)}},
+        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(threads)} | _injected_fault()},
     }
     actor = ray.remote(ShardActor).options(**options)
-    pool = _Pool(lambda: actor.remote(str(root), driver, threads, stages), config.run.workers, config.run.max_worker_deaths)
+    pool = _Pool(
+        lambda: actor.remote(str(root), driver, threads, stages), config.run.workers, config.run.max_worker_deaths
+    )
     try:
         yield pool.run
     finally:
         pool.close()
         if started:
             ray.shutdown()
+
+
+def _injected_fault() -> dict[str, str]:
+    """The fault that a test asked for, see tables/files.py: a running cluster's workers know nothing of our environment."""
+    return {name: os.environ[name] for name in (CRASH,) if name in os.environ}
 
 
 def _start_ray(config: AuditConfig, num_cpus: int) -> None:

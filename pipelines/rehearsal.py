@@ -104,12 +104,17 @@ def _one_prompt(config: AuditConfig, denoiser: Denoiser, made: Ingested) -> str:
         batch_size=config.model.batch_size,
     )[0]
     if isinstance(scores, Status) or isinstance(picture, Status):
-        raise UserError(f"prompt {first['prompt_id']} could not be evaluated: {scores if isinstance(scores, Status) else picture}")
+        raise UserError(
+            f"prompt {first['prompt_id']} could not be evaluated: {scores if isinstance(scores, Status) else picture}"
+        )
     with tempfile.TemporaryDirectory() as folder:
         path = store_image(Path(folder), encode_png(picture))
         found = SampleSearch(RunFolder(Path(folder)), config).nearest([path], 1)[0]
-    nearest = found.describe() if isinstance(found, Status) else f"nearest training picture at {found[0].similarity:.3f}"
-    return f"one prompt scored by {len(METRICS)} metrics and generated at {picture.shape[1]}x{picture.shape[0]} pixels; {nearest}"
+    nearest = (
+        found.describe() if isinstance(found, Status) else f"nearest training picture at {found[0].similarity:.3f}"
+    )
+    pixels = f"{picture.shape[1]}x{picture.shape[0]}"
+    return f"one prompt scored by {len(METRICS)} metrics and generated at {pixels} pixels; {nearest}"
 
 
 def _screen(config: AuditConfig, n_seeds: int) -> ScreenConfig:
@@ -149,7 +154,9 @@ def _plan(config: AuditConfig, counts: dict[str, int], rate: float, denoiser: De
         "sample": samples * 2 * config.samples.steps,
     }
     pixels = denoiser.decode(torch.zeros(1, *denoiser.latent_shape))[0].numel()
-    disk = sum(counts.values()) * BYTES_PER_ROW + counts["fit"] * math.prod(denoiser.latent_shape) * 4 + samples * pixels
+    disk = (
+        sum(counts.values()) * BYTES_PER_ROW + counts["fit"] * math.prod(denoiser.latent_shape) * 4 + samples * pixels
+    )
     return Plan(counts, cost, samples, sum(cost.values()) / rate / config.run.workers, disk)
 
 
@@ -157,15 +164,21 @@ def _lines(config: AuditConfig, facts: Facts, night: Plan) -> Iterator[str]:
     """The plan in words. Raises UserError where the resources do not suffice."""
     total = sum(night.evaluations.values())
     parts = ", ".join(f"{name} {n:,}" for name, n in night.evaluations.items())
-    yield f"plan: {total:,} evaluations ({parts}), {night.samples:,} samples at a false-positive rate of alpha; each finding adds"
+    yield f"plan: {total:,} evaluations ({parts}), {night.samples:,} samples if none is memorised"
     workers = config.run.workers
-    yield f"time: about {_duration(night.seconds)} with {workers} worker{'s' if workers > 1 else ''} of this machine's kind"
+    of_kind = f"{workers} worker{'s' if workers > 1 else ''} of this machine's kind"
+    yield f"time: about {_duration(night.seconds)} with {of_kind}"
     free = shutil.disk_usage(Path.cwd()).free
     if free < night.disk_bytes:
-        raise UserError(f"{Path.cwd()}: the run needs about {night.disk_bytes:,} bytes and {free:,} are free; make room or run elsewhere")
+        raise UserError(
+            f"{Path.cwd()}: the run needs about {night.disk_bytes:,} bytes and {free:,} are free; "
+            "make room or run elsewhere"
+        )
     yield f"disk: about {night.disk_bytes / 2**20:,.0f} MiB of {free / 2**20:,.0f} MiB free here"
     if facts.device == "cuda" and config.run.executor == "ray" and config.run.num_gpus == 0:
-        raise UserError("run.num_gpus = 0: the ray workers would see no GPU although the model is on cuda; give each its share")
+        raise UserError(
+            "run.num_gpus = 0: the ray workers would see no GPU although the model is on cuda; give each its share"
+        )
 
 
 def _duration(seconds: float) -> str:

@@ -60,14 +60,22 @@ class Worker(Protocol):
 
 
 class Stage(Protocol):
-    name: str
-    table: Table
-    scope: Literal["row", "corpus"]
-    upstream: tuple[str, ...]
-    key: str | None
-    """Column whose values must be the same, as a set, in the input and the output of `process`."""
-    keyed: bool
-    """Whether manifests list their keys."""
+    """key: a column whose values must be the same set in the input and the output of `process`, or None. keyed: whether
+    manifests list their keys, for a stage whose work is "what no manifest lists".
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def table(self) -> Table: ...
+    @property
+    def scope(self) -> Literal["row", "corpus"]: ...
+    @property
+    def upstream(self) -> tuple[str, ...]: ...
+    @property
+    def key(self) -> str | None: ...
+    @property
+    def keyed(self) -> bool: ...
 
     def outside(self, facts: Facts) -> dict[str, Any]:
         """Identity fields that are not in the configuration."""

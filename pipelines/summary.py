@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pipelines.audit import Outcome
 from sharpaudit.config import AuditConfig
@@ -11,7 +12,37 @@ REJECTED = 3
 
 
 def exit_code(outcome: Outcome, config: AuditConfig) -> int:
-    """0 complete; 1 a shard was set aside; 3 more audited rows were rejected than `run.max_rejected` allows."""
-    if outcome.quarantined:
+    """0 complete; 1 a shard was set aside or a sum does not agree; 3 more rows rejected than `run.max_rejected`."""
+    if outcome.quarantined or not outcome.facts["reconciles"]:
         return 1
-    return REJECTED if outcome.rejected_share > config.run.max_rejected else 0
+    return REJECTED if rejected_share(outcome.facts) > config.run.max_rejected else 0
+
+
+def rejected_share(facts: dict[str, Any]) -> float:
+    """Audited rows that came to no score, of all audited rows."""
+    steps = {step["step"]: step for step in facts["flow"]}
+    read, accepted = steps["source rows"]["n"], steps["accepted"]["n"]
+    unscored = steps["distinct prompts"]["n"] - steps["scored"]["n"]
+    return (read - accepted + unscored) / read if read else 0.0
+
+
+def summary(outcome: Outcome, root: Path) -> str:
+    """What was found, and where it stands."""
+    facts, flow = outcome.facts, {step["step"]: step for step in outcome.facts["flow"]}
+    did = "nothing was left to do" if outcome.evaluations == 0 else f"{outcome.evaluations:,} network evaluations"
+    lines = [
+        f"{flow['scored']['n']:,} prompts scored, {flow['flagged']['n']:,} flagged, "
+        f"{flow['generated']['samples']:,} pictures of them and of controls, "
+        f"{facts['findings']['total']:,} prompts with a copy of a training picture ({did})",
+        f"at most {facts['controls']['missed_high']:.0f} memorised prompts are unflagged "
+        "(95% confidence, from the control sample)",
+    ]
+    rejected = rejected_share(facts)
+    if rejected:
+        lines.append(f"{rejected:.1%} of the audited rows were rejected; the report says why")
+    lines += [
+        f"set aside: {entry['stage']} shard {entry['shard']}, {entry['rows']:,} rows: {entry['reason']}"
+        for entry in outcome.quarantined
+    ]
+    lines += [f"the sums do not agree: {line}" for line in facts["differences"]]
+    return "\n".join([*lines, f"report: {root / 'report' / 'index.html'}"])

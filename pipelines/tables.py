@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from sharpaudit.tables.query import connect
+from sharpaudit.tables.query import Connection, connect
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import RUN_TABLES
 from sharpaudit.tables.shards import verified_bytes
@@ -29,7 +27,7 @@ def current_files(run: RunFolder) -> dict[str, list[Path]]:
 
 
 @contextmanager
-def open_connection(run: RunFolder) -> Iterator[Any]:
+def open_connection(run: RunFolder) -> Iterator[Connection]:
     """A locked-down DuckDB connection over the current tables, closed at the end of the block."""
     connection = connect(current_files(run), run.root)
     try:

@@ -66,7 +66,9 @@ class ModelConfig(Section):
         if (self.path is None) == (self.repo is None):
             raise ValueError("give exactly one of path and repo")
         if self.repo is not None and self.revision is None:
-            raise ValueError("repo needs a revision: the 40 hex digits of a commit, so that the audit names its weights")
+            raise ValueError(
+                "repo needs a revision: the 40 hex digits of a commit, so that the audit names its weights"
+            )
         return self
 
 
@@ -251,7 +253,7 @@ def parse(tree: dict[str, Any], source: str) -> AuditConfig:
     """The configuration of a parsed TOML tree; `source` names it in errors."""
     if "calibration" not in tree:
         raise UserError(
-            f"{source}: no calibration prompts: add [calibration] with file = \"...\" (harmless prompts of the "
+            f'{source}: no calibration prompts: add [calibration] with file = "..." (harmless prompts of the '
             "corpus's style, split by family), or both fit and calibrate; without them no error rate can be claimed"
         )
     try:
@@ -310,7 +312,11 @@ def _explain(error: ValidationError) -> str:
         hint = nearest(key, siblings) or f" (known here: {', '.join(sorted(siblings))})"
         return f'unknown key "{printable(where)}"{hint}{more}'
     message = first["msg"].removeprefix("Value error, ")
-    shown = "" if first["type"] == "missing" or isinstance(first["input"], dict) else f" = {printable(json.dumps(first['input'], default=str))}"
+    shown = (
+        ""
+        if first["type"] == "missing" or isinstance(first["input"], dict)
+        else f" = {printable(json.dumps(first['input'], default=str))}"
+    )
     return f"{printable(where)}{shown}: {message}{more}"
 
 

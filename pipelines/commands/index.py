@@ -27,7 +27,9 @@ def build(pictures: Path, out: Path, profile: str, captions: Path | None) -> Non
     from sharpaudit.matches.index import build_index, pictures_in
 
     made = build_index(out.absolute(), profile, pictures_in(pictures, captions))
-    rejected = ", ".join(f"{count:,} {status}" for status, count in sorted(made.statuses.items()) if status != Status.OK)
+    rejected = ", ".join(
+        f"{count:,} {status}" for status, count in sorted(made.statuses.items()) if status != Status.OK
+    )
     click.echo(
         f"{out}: {made.pictures:,} pictures, {made.duplicates:,} of them duplicates, "
         f"rejected: {rejected or 'none'}; profile {profile}, digest {made.digest[:16]}"

@@ -63,10 +63,15 @@ def describe(run: Any) -> dict[str, Any]:
 def _text(found: dict[str, Any]) -> str:
     lines = [f"{found['run']}: {found['state']}" + (f" ({found['driver']})" if found["driver"] else "")]
     for name, table in found["tables"].items():
-        counts = ", ".join(f"{count:,} {status}" for status, count in sorted(table["statuses"].items())) or "nothing yet"
+        counts = (
+            ", ".join(f"{count:,} {status}" for status, count in sorted(table["statuses"].items())) or "nothing yet"
+        )
         note = f"; set aside: {', '.join(table['quarantined'])}" if table["quarantined"] else ""
-        lines.append(f"  {name:<18}{'' if table['complete'] else '(open) '}{counts} in {table['shards']:,} shards{note}")
+        lines.append(
+            f"  {name:<18}{'' if table['complete'] else '(open) '}{counts} in {table['shards']:,} shards{note}"
+        )
     if found["progress"]:
         now = found["progress"]
-        lines.append(f"  now: {now['stage']} {now['rows_done']:,}/{now['rows_total']:,}, {now['rows_per_s']}/s, ETA {now['eta_s']} s")
+        rate = f"{now['rows_per_s']}/s, ETA {now['eta_s']} s"
+        lines.append(f"  now: {now['stage']} {now['rows_done']:,}/{now['rows_total']:,}, {rate}")
     return "\n".join(lines)

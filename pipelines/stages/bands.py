@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -47,7 +46,9 @@ class BandsStage:
     def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:
         """The band samples that were made."""
         folder = run.table(SAMPLES)
-        wanted = pa.array([sample_id(*key, folder.fingerprint) for key in selection(run, ("band",))["band"]], pa.string())
+        wanted = pa.array(
+            [sample_id(*key, folder.fingerprint) for key in selection(run, ("band",))["band"]], pa.string()
+        )
         rows = folder.read_all(folder.current())
         return rows.filter(pc.is_in(rows["sample_id"], wanted)).filter(pc.field("status") == Status.OK)
 
@@ -69,7 +70,7 @@ class BandsWorker:
                 "no band sample could be matched, so no similarity can be called a copy: "
                 f"{rows.num_rows} band samples were made (samples.band_prompts, samples.per_band)"
             )
-        bands = learn_bands(np.array(best), self._config.matches.near_quantile)
+        bands = learn_bands(best, self._config.matches.near_quantile)
         row = {
             "profile": self._config.matches.profile,
             "index_digest": self._search.index.digest,
@@ -81,5 +82,3 @@ class BandsWorker:
             "reason": None,
         }
         return pa.Table.from_pylist([row], BANDS.schema)
-
-

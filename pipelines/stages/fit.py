@@ -66,7 +66,7 @@ class UnconditionalWorker:
         if not torch.isfinite(predictions_KCHW).all():
             raise UserError(
                 f"{self._config.model.path or self._config.model.repo}: the model's output for the empty prompt is not "
-                "finite; check its weights, or set model.dtype = \"float32\""
+                'finite; check its weights, or set model.dtype = "float32"'
             )
         floor = noise_floor(self._denoiser, seed, predictions_KCHW, batch_size)
         columns = {
@@ -185,7 +185,7 @@ def _refuse_noise(floor: float, gaps: np.ndarray) -> None:
     if floor > line or not len(gaps):
         raise UserError(
             f"the noise floor {floor:.3g} (noise gap of the empty prompt) exceeds the 10% quantile {line:.3g} of "
-            f"{len(gaps)} fit prompts: rounding would decide the scores; set model.dtype = \"float32\""
+            f'{len(gaps)} fit prompts: rounding would decide the scores; set model.dtype = "float32"'
         )
 
 

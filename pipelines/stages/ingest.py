@@ -89,7 +89,9 @@ def ingest(run: RunFolder, config: AuditConfig, tokenizer: Tokenizer) -> int:
     made = assign(todo, _known(corpus), tokenizer, seed=0)
     _require_audited(made.origins, config)
     first = len(corpus.current())
-    shards = [_commit(corpus, f"{role}-{i:05d}", part) for i, (role, part) in enumerate(_cut(made.corpus, config), first)]
+    shards = [
+        _commit(corpus, f"{role}-{i:05d}", part) for i, (role, part) in enumerate(_cut(made.corpus, config), first)
+    ]
     listed = [manifest.shard for manifest in corpus.current()]
     rows = [
         _commit(origins, f"rows-{i:05d}", part)
@@ -99,7 +101,7 @@ def ingest(run: RunFolder, config: AuditConfig, tokenizer: Tokenizer) -> int:
     # The corpus first: origins records how far the files are read, so a kill in between repeats the reading.
     corpus.commit_table(TableCommit([*listed, *(s for s in shards if s not in listed)]))
     origins.commit_table(TableCommit([*before.shards, *rows], extra={"read": read}))
-    return made.origins.num_rows
+    return int(made.origins.num_rows)
 
 
 def _require_audited(origins: pa.Table, config: AuditConfig) -> None:

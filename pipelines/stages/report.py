@@ -55,14 +55,20 @@ def _told(run: RunFolder, config: AuditConfig, quarantined: Sequence[dict[str, A
         "created": record["created"],
         "sharpaudit_version": record["sharpaudit_version"],
         "model": {
-            "source": Path(config.model.path).name if config.model.path else f"{config.model.repo}@{config.model.revision}",
+            "source": Path(config.model.path).name
+            if config.model.path
+            else f"{config.model.repo}@{config.model.revision}",
             "digest": facts["model_digest"],
             "dtype": facts["dtype"],
             "device": facts["device"],
         },
         "settings": {name: settings[name] for name in ("seed", "scores", "triage", "samples", "matches", "report")},
         "inputs": [entry | {"rows": read.get(entry["source"], 0)} for entry in record["inputs"]],
-        "index": {"digest": facts["index_digest"], "profile": config.matches.profile, "pictures": len(index.reference_ids)},
+        "index": {
+            "digest": facts["index_digest"],
+            "profile": config.matches.profile,
+            "pictures": len(index.reference_ids),
+        },
         "hardware": record["hardware"],
         "quarantined": list(quarantined),
         "command": f"sharpaudit run {run.root.name}/config.toml --out NEW_FOLDER",

@@ -49,7 +49,8 @@ class SampleSearch:
             similarities, references = search(self.index.vectors, vectors[usable], k, torch.get_num_threads())
             for row, values, names in zip(rows[usable], similarities, references, strict=True):
                 found[row] = [
-                    Neighbour(self.index.reference_ids[name], float(value)) for value, name in zip(values, names, strict=True)
+                    Neighbour(self.index.reference_ids[name], float(value))
+                    for value, name in zip(values, names, strict=True)
                 ]
         return found
 

@@ -21,14 +21,23 @@ Result = TypeVar("Result")
 def in_batches(
     call: Callable[[list[Row]], Sequence[Result]], rows: Sequence[Row], batch_size: int
 ) -> list[Result | Status]:
-    """`call` on successive batches of `rows`; one result per row in order, or Status.OUT_OF_MEMORY for a row."""
+    """`call` on successive batches of `rows`; one result per row in order, or Status.OUT_OF_MEMORY for a row.
+
+    batch_size: at least 1. `call` gives one result for each row of its batch.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
     found: list[Result | Status] = []
     size = batch_size
     while len(found) < len(rows):
         batch = list(rows[len(found) : len(found) + size])
+        results: Sequence[Result | Status] | None
         try:
-            results: Sequence[Result | Status] = call(batch)
+            results = call(batch)
         except torch.OutOfMemoryError:
+            results = None
+        if results is None:
+            # Here and not in the handler: the exception's frames still hold the tensors of the batch that failed.
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             if len(batch) > 1:

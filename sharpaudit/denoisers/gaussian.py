@@ -26,10 +26,10 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sharpaudit.denoisers.base import Conditioning, NoiseLevel, Prediction, Tokens
 from sharpaudit.denoisers.schedule import leading_timesteps, scaled_linear_alphas_cumprod
@@ -39,11 +39,17 @@ from sharpaudit.seeds import generator
 MAX_WORDS = 77
 UPSAMPLING = 4
 """Pixels per latent element in a decoded picture, along each side."""
+SCREEN_STEPS = 50
+
+# At most 3 x 64 x 64 elements: torch splits the sum over a longer row among threads, and its last bits would
+# then depend on the batch.
+Side = Annotated[int, Field(ge=1, le=64)]
+Size = Annotated[float, Field(gt=0, le=100)]
 
 
 class Planted(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-    prompt: str
+    prompt: str = Field(min_length=1)
     share: float = Field(gt=0, le=1)
     """Probability that the prompt means its planted picture."""
 
@@ -55,18 +61,30 @@ class GaussianSpec(BaseModel):
     kind: Literal["gaussian"]
     version: Literal[1] = 1
     seed: int = 0
-    latent_shape: tuple[int, int, int] = (3, 8, 8)
-    spread: float = Field(0.3, gt=0)
+    latent_shape: tuple[Literal[3], Side, Side] = (3, 8, 8)
+    spread: Size = 0.3
     """Standard deviation of a prompt's move along each smooth direction, per element."""
-    detail: float = Field(0.04, ge=0)
+    detail: float = Field(0.04, ge=0, le=100)
     """Standard deviation of a prompt's own detail, per element."""
-    noise: float = Field(0.12, gt=0)
+    noise: Size = 0.12
     """Standard deviation s of the pictures of one ordinary prompt, per element."""
-    sharpness: float = Field(0.02, gt=0)
+    sharpness: Size = 0.02
     """Standard deviation of a planted picture's peak, per element."""
-    planted_weight: float = Field(0.1, gt=0, lt=1)
+    planted_weight: float = Field(0.1, ge=1e-6, lt=1)
     """Weight of all planted pictures together in the unconditional distribution."""
     planted: tuple[Planted, ...] = ()
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> GaussianSpec:
+        seen: set[str] = set()
+        for entry in self.planted:
+            if visible(entry.prompt) in seen:
+                raise ValueError(
+                    f"planted: {printable(entry.prompt)!r} stands twice (the model sees {MAX_WORDS} words); "
+                    "give each picture a prompt of its own"
+                )
+            seen.add(visible(entry.prompt))
+        return self
 
 
 class Mixture:
@@ -170,7 +188,9 @@ class GaussianDenoiser:
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Mixture parameters of each prompt, padded to one width for all."""
         rows = [self._mixture(visible(prompt)) for prompt in prompts]
-        return Conditioning({name: torch.stack([row[name] for row in rows]) for name in ("log_weights", "means", "variances")})
+        return Conditioning(
+            {name: torch.stack([row[name] for row in rows]) for name in ("log_weights", "means", "variances")}
+        )
 
     def mixture(self, prompts: Sequence[str]) -> Mixture:
         """The prompts' distributions of x0, as an oracle for tests."""
@@ -188,17 +208,22 @@ class GaussianDenoiser:
         return colours.repeat_interleave(UPSAMPLING, dim=2).repeat_interleave(UPSAMPLING, dim=3)
 
     def level(self, t: int) -> NoiseLevel:
-        """The level of Stable Diffusion's schedule."""
+        """The level of Stable Diffusion's schedule, t from 0 to 999."""
+        if not 0 <= t < len(self._alphas):
+            raise ValueError(f"timestep {t} is not in 0..{len(self._alphas) - 1}")
         alpha = float(self._alphas[t])
         return NoiseLevel(math.sqrt(alpha), math.sqrt(1 - alpha))
 
     def timesteps(self, n_steps: int) -> list[int]:
-        """Leading spacing, offset 1."""
-        return leading_timesteps(len(self._alphas), n_steps, 1)
+        """Leading spacing, offset 1. Raises UserError where offset 1 would leave the range."""
+        n_train = len(self._alphas)
+        if not 1 <= n_steps < n_train:
+            raise UserError(f"samples.steps = {n_steps}: this model has {n_train} steps; use 1 to {n_train - 1}")
+        return leading_timesteps(n_train, n_steps, 1)
 
     def first_timestep(self) -> int:
         """981."""
-        return self.timesteps(50)[0]
+        return self.timesteps(SCREEN_STEPS)[0]
 
     def _mixture(self, prompt: str) -> dict[str, torch.Tensor]:
         if prompt == "":
@@ -219,7 +244,7 @@ class GaussianDenoiser:
         broad = moves_D + spec.detail**2 + spec.noise**2
         weight = 1 - (spec.planted_weight if n else 0)
         return (
-            [weight, *[spec.planted_weight / n] * n],
+            [weight, *[spec.planted_weight / max(n, 1)] * n],
             [torch.zeros_like(broad), *self._pictures],
             [broad, *[torch.full_like(broad, spec.sharpness**2)] * n],
         )
@@ -250,8 +275,9 @@ def read_spec(path: Path) -> GaussianSpec:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: {printable(where)}: {printable(first['msg'])}") from error
-    except ValueError as error:
+        what = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{path}: {printable(where + ': ' if where else '')}{printable(what, 500)}") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a model.json: {printable(str(error))}") from error
 
 

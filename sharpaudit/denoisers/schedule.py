@@ -24,6 +24,6 @@ def linear_alphas_cumprod(beta_start: float, beta_end: float, n: int = TRAIN_STE
 
 
 def leading_timesteps(n_train: int, n_steps: int, offset: int) -> list[int]:
-    """"Leading" spacing in falling order: 50 of 1000 with offset 1 gives 981, 961, ..., 1."""
+    """ "Leading" spacing in falling order: 50 of 1000 with offset 1 gives 981, 961, ..., 1."""
     stride = n_train // n_steps
     return [i * stride + offset for i in reversed(range(n_steps))]

@@ -49,8 +49,11 @@ def histogram(data: Mapping[str, Any]) -> str:
         parts.append(f'<line class="flag" x1="{x(line):.1f}" y1="{TOP}" x2="{x(line):.1f}" y2="{floor:.1f}"/>')
         side = "end" if x(line) > WIDTH * 0.8 else "start"
         shift = -6 if side == "end" else 6
-        parts.append(f'<text class="flag" x="{x(line) + shift:.1f}" y="{TOP + 12}" text-anchor="{side}">flagged above {line:.4g}</text>')
-    parts.append(f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{data["metric"]} (log scale)</text>')
+        place = f'x="{x(line) + shift:.1f}" y="{TOP + 12}" text-anchor="{side}"'
+        parts.append(f'<text class="flag" {place}>flagged above {line:.4g}</text>')
+    parts.append(
+        f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{data["metric"]} (log scale)</text>'
+    )
     body = "".join(parts)
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Histogram of the deciding score">{body}</svg>'
 

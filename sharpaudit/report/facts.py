@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import duckdb
 import numpy as np
 
 from sharpaudit.errors import Status
 from sharpaudit.matches.decide import false_match_bound
 from sharpaudit.statistics.conformal import fpr_interval, rank_at, smallest_p
 from sharpaudit.statistics.intervals import clopper_pearson, upper_bound
+from sharpaudit.tables.query import Connection
 
 VERSION = 1
 BINS = 40
@@ -35,7 +35,7 @@ LIMITS = (
 Row = dict[str, Any]
 
 
-def collect(connection: duckdb.DuckDBPyConnection, run: Mapping[str, Any]) -> Row:
+def collect(connection: Connection, run: Mapping[str, Any]) -> Row:
     """The facts of a run.
 
     run: what the tables do not hold: name, created, sharpaudit_version, model, settings (the configuration), inputs,
@@ -64,11 +64,11 @@ def collect(connection: duckdb.DuckDBPyConnection, run: Mapping[str, Any]) -> Ro
     }
 
 
-def _one(connection: duckdb.DuckDBPyConnection, sql: str) -> Any:
+def _one(connection: Connection, sql: str) -> Any:
     return connection.sql(sql).fetchall()[0][0]
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Row]:
+def _rows(connection: Connection, sql: str) -> list[Row]:
     relation = connection.sql(sql)
     return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
 
@@ -81,7 +81,7 @@ def _rate(k: int, n: int) -> Row:
     return {"n": k, "of": n, "rate": k / n, "low": interval.low, "high": interval.high}
 
 
-def _flow(connection: duckdb.DuckDBPyConnection) -> list[Row]:
+def _flow(connection: Connection) -> list[Row]:
     """From source rows to copies, for audited prompts."""
     count = _rows(
         connection,
@@ -109,9 +109,9 @@ def _flow(connection: duckdb.DuckDBPyConnection) -> list[Row]:
     ]
 
 
-def _differences(connection: duckdb.DuckDBPyConnection, run: Mapping[str, Any]) -> list[str]:
+def _differences(connection: Connection, run: Mapping[str, Any]) -> list[str]:
     """Every sum that does not agree, in words."""
-    lost = {stage: 0 for stage in ("score", "sample", "match")}
+    lost = dict.fromkeys(("score", "sample", "match"), 0)
     for entry in run["quarantined"]:
         lost[entry["stage"]] = lost.get(entry["stage"], 0) + entry["rows"]
     sums = {
@@ -150,7 +150,7 @@ def _differences(connection: duckdb.DuckDBPyConnection, run: Mapping[str, Any]) 
     return found
 
 
-def _calibration(connection: duckdb.DuckDBPyConnection, alpha: float) -> Row:
+def _calibration(connection: Connection, alpha: float) -> Row:
     n = _one(connection, "SELECT count(*) FROM triage WHERE role = 'calibration' AND status = 'ok'")
     interval = fpr_interval(alpha, n)
     return {
@@ -164,7 +164,7 @@ def _calibration(connection: duckdb.DuckDBPyConnection, alpha: float) -> Row:
     }
 
 
-def _flag_line(connection: duckdb.DuckDBPyConnection, alpha: float) -> float | None:
+def _flag_line(connection: Connection, alpha: float) -> float | None:
     """The calibration score that a prompt must exceed for p <= alpha; null where nothing can be flagged."""
     sql = "SELECT value FROM triage WHERE role = 'calibration' AND value IS NOT NULL ORDER BY value DESC"
     values = [row[0] for row in connection.sql(sql).fetchall()]
@@ -172,7 +172,7 @@ def _flag_line(connection: duckdb.DuckDBPyConnection, alpha: float) -> float | N
     return values[k - 1] if 0 < k <= len(values) else None
 
 
-def _histogram(connection: duckdb.DuckDBPyConnection, alpha: float) -> Row | None:
+def _histogram(connection: Connection, alpha: float) -> Row | None:
     """Counts of the deciding score on a logarithmic axis; null without positive scores."""
     sql = "SELECT role, value FROM triage WHERE value > 0 AND role IN ('audit', 'calibration')"
     rows = connection.sql(sql).fetchall()
@@ -189,7 +189,7 @@ def _histogram(connection: duckdb.DuckDBPyConnection, alpha: float) -> Row | Non
     return {"edges": edges.tolist(), "metric": metric, "flag_line": _flag_line(connection, alpha)} | counts
 
 
-def _findings(connection: duckdb.DuckDBPyConnection, most: int) -> Row:
+def _findings(connection: Connection, most: int) -> Row:
     total = _one(connection, "SELECT count(*) FROM findings")
     rows = _rows(
         connection,
@@ -203,7 +203,7 @@ def _findings(connection: duckdb.DuckDBPyConnection, most: int) -> Row:
     return {"total": total, "rows": rows}
 
 
-def _controls(connection: duckdb.DuckDBPyConnection) -> Row:
+def _controls(connection: Connection) -> Row:
     """The control sample by stratum, and what it bounds."""
     rows = _rows(
         connection,
@@ -221,7 +221,7 @@ def _controls(connection: duckdb.DuckDBPyConnection) -> Row:
     return {"strata": rows, "missed_high": missed, "found": found, "recall_low": recall}
 
 
-def _positive_controls(connection: duckdb.DuckDBPyConnection) -> Row:
+def _positive_controls(connection: Connection) -> Row:
     counts = _rows(
         connection,
         """
@@ -229,10 +229,14 @@ def _positive_controls(connection: duckdb.DuckDBPyConnection) -> Row:
             SELECT s.prompt_id FROM samples s JOIN matches m USING (sample_id) WHERE m.rank = 1 AND m.band = 'copy'
         )) AS copied FROM triage WHERE role = 'positive_control'""",
     )[0]
-    return {"n": counts["n"], "flagged": _rate(counts["flagged"], counts["n"]), "copied": _rate(counts["copied"], counts["n"])}
+    return {
+        "n": counts["n"],
+        "flagged": _rate(counts["flagged"], counts["n"]),
+        "copied": _rate(counts["copied"], counts["n"]),
+    }
 
 
-def _bands(connection: duckdb.DuckDBPyConnection) -> Row | None:
+def _bands(connection: Connection) -> Row | None:
     rows = _rows(connection, "SELECT * EXCLUDE (status, reason) FROM bands")
     if not rows:
         return None
@@ -249,6 +253,6 @@ def _bands(connection: duckdb.DuckDBPyConnection) -> Row | None:
     }
 
 
-def _exclusions(connection: duckdb.DuckDBPyConnection) -> list[Row]:
+def _exclusions(connection: Connection) -> list[Row]:
     sql = "SELECT stage, table_name, status, n FROM outcomes WHERE status NOT IN ('ok', 'cleared') ORDER BY ALL"
     return [row | {"sentence": Status(row["status"]).describe()} for row in _rows(connection, sql)]

@@ -63,7 +63,7 @@ def render(facts: Mapping[str, Any], read_image: Callable[[str], bytes]) -> str:
         facts=facts,
         run=facts["run"],
         chart=Markup(histogram(facts["histogram"])) if facts["histogram"] else None,  # noqa: S704
-        picture=(lambda path: _data_uri(read_image(path))) if shown else (lambda path: None),
+        picture=(lambda path: _data_uri(read_image(path))) if shown else (lambda _: None),
     )
 
 

@@ -21,4 +21,5 @@ def delta_eps(delta_x0_BCHW: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
 
 def noise_gap(delta_x0_BCHW: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
     """||delta_eps||_2, with shape (B,)."""
-    return delta_eps(delta_x0_BCHW, level).norm(dim=1)
+    norm: torch.Tensor = torch.linalg.vector_norm(delta_eps(delta_x0_BCHW, level), dim=1)
+    return norm

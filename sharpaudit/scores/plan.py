@@ -15,7 +15,7 @@ METRICS: tuple[Metric, ...] = ("residual_gap", "noise_gap", "sharpness")
 SHARED = 1
 """x0_hat(x_T, c): serves every metric here."""
 EXTRA = {"finite_difference": 2, "jvp": 6}
-"""Of sharpness: both branches at x + h u; or both branches by forward-mode differentiation, each about three forwards."""
+"""Of sharpness: both branches at x + h u; or both by forward-mode differentiation, each worth about three forwards."""
 
 
 @dataclass(frozen=True)

@@ -68,4 +68,5 @@ def residual_gap(delta_eps_BD: torch.Tensor, subspace: Subspace) -> torch.Tensor
     rest_BD = centred_BD
     for direction_D in directions_KD:
         rest_BD = rest_BD - (centred_BD * direction_D).sum(dim=1, keepdim=True) * direction_D
-    return rest_BD.norm(dim=1)
+    norm: torch.Tensor = torch.linalg.vector_norm(rest_BD, dim=1)
+    return norm

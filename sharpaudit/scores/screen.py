@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -61,14 +62,18 @@ def noise_floor(denoiser: Denoiser, seed: int, unconditional_KCHW: torch.Tensor,
     """
     t = denoiser.first_timestep()
     x_KCHW = screen_latents(seed, len(unconditional_KCHW), denoiser.latent_shape).to(denoiser.device)
-    empty = denoiser.encode([""]).select([0] * batch_size)
-    gaps = []
+    empty = denoiser.encode([""])
+
+    def batch(rows: list[int], x_CHW: torch.Tensor, known_CHW: torch.Tensor) -> list[float]:
+        x_BCHW = x_CHW.expand(len(rows), *x_CHW.shape).contiguous()
+        delta = denoiser.predict(x_BCHW, t, empty.select([0] * len(rows))).x0_hat - known_CHW
+        return noise_gap(delta, denoiser.level(t)).tolist()
+
+    gaps: list[float | Status] = []
     with torch.no_grad():
-        for x, known in zip(x_KCHW, unconditional_KCHW, strict=True):
-            batch = x.expand(batch_size, *x.shape).contiguous()
-            delta = denoiser.predict(batch, t, empty).x0_hat - known.to(denoiser.device)
-            gaps.append(float(noise_gap(delta, denoiser.level(t)).max()))
-    return max(gaps)
+        for x, known in zip(x_KCHW, unconditional_KCHW.to(denoiser.device), strict=True):
+            gaps += in_batches(partial(batch, x_CHW=x, known_CHW=known), range(batch_size), batch_size)
+    return max(gap for gap in gaps if not isinstance(gap, Status))
 
 
 def differences(

@@ -15,6 +15,7 @@ Shapes: B prompts, C H W latent.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -30,17 +31,24 @@ def finite_difference(
     difference: Difference, x_BCHW: torch.Tensor, delta_x0_BCHW: torch.Tensor, level: NoiseLevel, step: float
 ) -> torch.Tensor:
     """||DH Ds||, with shape (B,). step: h, in units of the latent."""
-    size_B = delta_x0_BCHW.flatten(1).norm(dim=1)
+    size_B = _norms(delta_x0_BCHW)
     along = _per_row(1 / size_B.clamp_min(torch.finfo(torch.float32).tiny)) * delta_x0_BCHW
     slope_BCHW = (difference(x_BCHW + step * along) - delta_x0_BCHW) / step
-    return (level.a / level.sigma**2) ** 2 * size_B * slope_BCHW.flatten(1).norm(dim=1)
+    return (level.a / level.sigma**2) ** 2 * size_B * _norms(slope_BCHW)
 
 
 def exact(difference: Difference, x_BCHW: torch.Tensor, delta_x0_BCHW: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
     """||DH Ds|| by forward-mode differentiation, with shape (B,)."""
-    with sdpa_kernel(SDPBackend.MATH):
-        _, product_BCHW = torch.func.jvp(difference, (x_BCHW,), (delta_x0_BCHW,))
-    return (level.a / level.sigma**2) ** 2 * product_BCHW.flatten(1).norm(dim=1)
+    with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+        # torch's forward mode compiles helpers of its own, at its first use, by a call that torch deprecates.
+        warnings.filterwarnings("ignore", message=".*torch.jit.script")
+        product_BCHW: torch.Tensor = torch.func.jvp(difference, (x_BCHW,), (delta_x0_BCHW,))[1]
+    return (level.a / level.sigma**2) ** 2 * _norms(product_BCHW)
+
+
+def _norms(values_BCHW: torch.Tensor) -> torch.Tensor:
+    norm: torch.Tensor = torch.linalg.vector_norm(values_BCHW.flatten(1), dim=1)
+    return norm
 
 
 def _per_row(values_B: torch.Tensor) -> torch.Tensor:

@@ -1,12 +1,12 @@
 """Conformal p-values (Vovk, Gammerman and Shafer 2005; Bates et al., Annals of Statistics 2023).
 
-Against n calibration scores s_1..s_n of harmless prompts, a score s has
+Against n calibration scores s_1..s_n of harmless prompts, a score s (larger means more memorised) has
 
     p = (1 + #{i : s_i >= s}) / (n + 1).
 
 If the audited prompt is harmless and exchangeable with the calibration prompts, P(p <= alpha) <= alpha, without any
 assumption on the scores. For one given calibration set the realised false-positive rate of "p <= alpha" varies
-as Beta(k, n + 1 - k) with k = floor(alpha (n + 1)).
+as Beta(k, n + 1 - k) with k = floor(alpha (n + 1)); ties among the scores only make it smaller.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scipy.stats import beta
 from sharpaudit.statistics.intervals import Interval
 
 TOLERANCE = 1e-12
-"""Against the rounding of (1 + c) / (n + 1), so that a rank exactly at alpha is at alpha."""
+"""Against the rounding of alpha (n + 1) and of p, so that a rank exactly at alpha is at alpha."""
 
 
 def p_values(scores: npt.NDArray[np.float64], calibration: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -33,15 +33,20 @@ def p_values(scores: npt.NDArray[np.float64], calibration: npt.NDArray[np.float6
 
 
 def rank_at(alpha: float, n: int) -> int:
-    """k = floor(alpha (n + 1)): the number of calibration scores, counted from the largest, that a flag may reach."""
-    return math.floor(alpha * (n + 1) + TOLERANCE * (n + 1))
+    """k = floor(alpha (n + 1)): a prompt is flagged when fewer than k calibration scores reach its own."""
+    return math.floor((alpha + TOLERANCE) * (n + 1))
 
 
 def fpr_interval(alpha: float, n: int, level: float = 0.95) -> Interval:
-    """Where the false-positive rate of "p <= alpha" lies for one calibration set of n; (0, 0) if nothing can be flagged."""
+    """Where the false-positive rate of "p <= alpha" lies for one calibration set of n, with equal tails.
+
+    (0, 0) where nothing can be flagged. The upper end at level 0.9 is the 95th percentile.
+    """
     k = rank_at(alpha, n)
     if k == 0:
         return Interval(0.0, 0.0, level)
+    if k > n:
+        return Interval(1.0, 1.0, level)
     tail = (1 - level) / 2
     law = beta(k, n + 1 - k)
     return Interval(float(law.ppf(tail)), float(law.ppf(1 - tail)), level)

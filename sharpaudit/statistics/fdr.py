@@ -1,11 +1,14 @@
 """False-discovery rates (Benjamini and Hochberg, JRSS B 1995), over prompts or over families of prompts.
 
-q_(i) = min over j >= i of m p_(j) / j. Rejecting q <= Q keeps the expected share of false discoveries below Q. With
-families there is one hypothesis a family, p_F = min(1, |F| min p), and its members inherit q_F. m counts the
-hypotheses that have a p; NaN is a failed row and stays NaN.
+q_(i) = min over j >= i of m p_(j) / j. Rejecting q <= Q keeps the expected share of false discoveries below Q,
+also for conformal p-values, which share one calibration set and are positively dependent. With families there is
+one hypothesis a family, p_F = min(1, |F| min p), and its members inherit q_F. m counts the hypotheses that have a p
+and |F| the members that have one: NaN is a failed row, which was never tested, and stays NaN.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +27,12 @@ def q_values(p: Values) -> Values:
     return found
 
 
-def family_q_values(p: Values, families: npt.NDArray[np.object_]) -> Values:
-    """q-value of each prompt's family; NaN where the prompt has no p."""
+def family_q_values(p: Values, families: npt.NDArray[Any]) -> Values:
+    """q-value of each prompt's family, where `families` names it; NaN where the prompt has no p."""
     found = np.full(len(p), np.nan)
     known = np.flatnonzero(~np.isnan(p))
-    _, member = np.unique(families[known].astype(str), return_inverse=True)
-    sizes = np.bincount(member) if len(known) else np.zeros(0)
+    # Names are compared as they are: a fixed-width string array would drop trailing NULs and merge families.
+    _, member, sizes = np.unique(families[known], return_inverse=True, return_counts=True)
     smallest = np.full(len(sizes), np.inf)
     np.minimum.at(smallest, member, p[known])
     found[known] = q_values(np.minimum(1.0, sizes * smallest))[member]

@@ -20,6 +20,7 @@ from collections import Counter
 from pathlib import Path
 
 IN_PROGRESS = ".inprogress"
+CRASH = "SHARPAUDIT_CRASH"
 _passages: Counter[str] = Counter()
 
 
@@ -63,7 +64,7 @@ class Files:
 
 def crash_point(name: str, detail: str = "") -> None:
     """A named place where a fault may be injected; `detail` (a shard, say) narrows it to "name/detail"."""
-    spec = os.environ.get("SHARPAUDIT_CRASH")
+    spec = os.environ.get(CRASH)
     if not spec:
         return
     order, _, marker = spec.partition("@")

@@ -135,7 +135,9 @@ def _acquire(root: Path, say: Callable[[str], None], poll_s: float) -> Driver:
         pulse = (found.id, _pulse(root))
         if seen is None or seen[1] != pulse:
             if seen is not None:
-                raise UserError(f"{root}: a driver on host {found.process.host} is running this audit (its heartbeat moves)")
+                raise UserError(
+                    f"{root}: a driver on host {found.process.host} is running this audit (its heartbeat moves)"
+                )
             say(f"the lock is held by host {found.process.host}; watching its heartbeat for {STALE_AFTER_S:.0f} s")
             seen = (time.monotonic(), pulse)
         time.sleep(poll_s)
@@ -189,7 +191,9 @@ def _wait_for_workers(root: Path, poll_s: float) -> None:
         while path.exists() and (worker.alive() or not worker.on_this_host()) and time.monotonic() < deadline:
             time.sleep(min(poll_s, 0.1))
         if worker.alive():
-            raise UserError(f"{root}: worker {worker.pid} of an earlier driver is still running; stop it, then run again")
+            raise UserError(
+                f"{root}: worker {worker.pid} of an earlier driver is still running; stop it, then run again"
+            )
         path.unlink(missing_ok=True)
 
 

@@ -33,9 +33,13 @@ from sharpaudit.errors import UserError, printable
 from sharpaudit.tables.files import IN_PROGRESS
 from sharpaudit.tables.schemas import RUN_TABLES, Table
 
+Connection = duckdb.DuckDBPyConnection
 STORAGE_VERSION = "v1.2.0"
 READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
-_OPTIONS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+_OPTIONS: dict[str, str | bool | int | float | list[str]] = {
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+}
 
 # Only what the current triage selects: samples of an earlier selection stay on disk and out of the tables.
 _CURRENT = {
@@ -78,7 +82,7 @@ class Result:
     rows: list[tuple[Any, ...]]
 
 
-def connect(files: Mapping[str, Sequence[Path]], root: Path) -> duckdb.DuckDBPyConnection:
+def connect(files: Mapping[str, Sequence[Path]], root: Path) -> Connection:
     """An in-memory connection with a view per table; it can read below `root` and do nothing else.
 
     files: Parquet files of each table by its name in schemas.py; a table without one is empty.
@@ -90,14 +94,14 @@ def connect(files: Mapping[str, Sequence[Path]], root: Path) -> duckdb.DuckDBPyC
     return connection
 
 
-def query(connection: duckdb.DuckDBPyConnection, sql: str) -> Result:
+def query(connection: Connection, sql: str) -> Result:
     """The rows of one reading statement. Raises UserError, one line, for anything else and for mistakes in it."""
     try:
         statements = connection.extract_statements(sql)
         if len(statements) != 1 or statements[0].type not in READING:
             raise UserError("give exactly one reading statement (select, from, describe, summarize, explain)")
         relation = connection.sql(sql)
-        return Result(list(relation.columns), relation.fetchall()) if relation is not None else Result([], [])
+        return Result(list(relation.columns), relation.fetchall())
     except (duckdb.Error, UnicodeEncodeError) as error:
         raise UserError(f"the query failed: {printable(' '.join(str(error).split()), 2000)}") from error
 
@@ -165,7 +169,7 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
-def _open(files: Mapping[str, Sequence[Path]]) -> duckdb.DuckDBPyConnection:
+def _open(files: Mapping[str, Sequence[Path]]) -> Connection:
     connection = duckdb.connect(":memory:", config=_OPTIONS)
     for table in RUN_TABLES:
         name = view_name(table)
@@ -177,7 +181,7 @@ def _open(files: Mapping[str, Sequence[Path]]) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def _create_views(connection: duckdb.DuckDBPyConnection) -> None:
+def _create_views(connection: Connection) -> None:
     for name, sql in _VIEWS.items():
         connection.execute(f"CREATE VIEW {name} AS {sql}")
     counts = " UNION ALL ".join(
@@ -188,7 +192,7 @@ def _create_views(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(f"CREATE VIEW outcomes AS {counts}")
 
 
-def _source(connection: duckdb.DuckDBPyConnection, table: Table, paths: Sequence[Path]) -> str:
+def _source(connection: Connection, table: Table, paths: Sequence[Path]) -> str:
     """SELECT over the files of a table, with null for what is not finite."""
     if not paths:
         name = f"empty_{view_name(table)}"
@@ -220,7 +224,13 @@ def _shown(value: Any) -> str:
 
 
 def _harmless(value: Any) -> Any:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else None
+    text = (
+        value
+        if isinstance(value, str)
+        else json.dumps(value, ensure_ascii=False)
+        if isinstance(value, (list, dict))
+        else None
+    )
     if text is None:
         return value
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

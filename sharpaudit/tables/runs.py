@@ -71,7 +71,9 @@ class RunFolder:
     def open(root: Path) -> RunFolder:
         """An existing run. Raises UserError where there is none."""
         if not (root / "run.json").is_file():
-            raise UserError(f"{root}: no run here (run.json is missing); give the folder that `sharpaudit run --out` wrote")
+            raise UserError(
+                f"{root}: no run here (run.json is missing); give the folder that `sharpaudit run --out` wrote"
+            )
         return RunFolder(root)
 
     def record(self) -> dict[str, Any] | None:
@@ -81,7 +83,9 @@ class RunFolder:
             return None
         tree = unseal(path)
         if tree.get("run_version") != RUN_VERSION:
-            raise UserError(f"{path}: run version {tree.get('run_version')}; this sharpaudit reads version {RUN_VERSION}")
+            raise UserError(
+                f"{path}: run version {tree.get('run_version')}; this sharpaudit reads version {RUN_VERSION}"
+            )
         return tree
 
     def write_record(self, tree: Mapping[str, Any]) -> None:
@@ -131,7 +135,9 @@ class RunFolder:
         return found
 
 
-OWN_NAMES = frozenset({"run.lock", "run.lock.heartbeat", ".takeover", "workers", "progress.json", "logs", "config.toml", "inputs.json"})
+OWN_NAMES = frozenset(
+    {"run.lock", "run.lock.heartbeat", ".takeover", "workers", "progress.json", "logs", "config.toml", "inputs.json"}
+)
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Identity]) -> list[Change]:

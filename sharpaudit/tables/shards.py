@@ -159,7 +159,9 @@ class TableFolder:
         empty = self.table.schema.empty_table()
         return pa.concat_tables(parts or [empty.select(list(columns)) if columns is not None else empty])
 
-    def commit(self, shard: str, rows: pa.Table, *, input_digest: str, duration_s: float = 0.0, keyed: bool = False) -> Manifest:
+    def commit(
+        self, shard: str, rows: pa.Table, *, input_digest: str, duration_s: float = 0.0, keyed: bool = False
+    ) -> Manifest:
         """Publish the rows of a shard and return its manifest; the earlier one if another attempt won.
 
         keyed: list the keys in the manifest, for a stage whose work is "what no manifest lists".
@@ -225,7 +227,9 @@ class TableFolder:
             self._files.write(attempt, data)
             crash_point("attempt.written", shard)
             written = attempt.read_bytes()
-            if hashlib.sha256(written).hexdigest() != sha256 or not pq.read_table(pa.BufferReader(written)).equals(rows):
+            if hashlib.sha256(written).hexdigest() != sha256 or not pq.read_table(pa.BufferReader(written)).equals(
+                rows
+            ):
                 raise OSError(f"{attempt}: what was read back is not what was written; is the disk healthy?")
             self._files.sync(attempt)
             crash_point("attempt.synced", shard)
@@ -346,7 +350,10 @@ def probe_links(root: Path) -> None:
         files.write(source, b"")
         files.link(source, target)
     except OSError as error:
-        raise UserError(f"{root}: this file system cannot hold a run (a hard link failed: {error.strerror}); use a local or POSIX network disk") from error
+        raise UserError(
+            f"{root}: this file system cannot hold a run (a hard link failed: {error.strerror}); "
+            "use a local or POSIX network disk"
+        ) from error
     finally:
         files.remove(source)
         files.remove(target)

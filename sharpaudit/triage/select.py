@@ -2,10 +2,14 @@
 
 Controls are unflagged audited prompts, drawn by strata of p so that the miss rate can be bounded where it matters.
 Within a stratum the smallest hashes of (run seed, prompt_id) are drawn: a random sample that depends on no
-order and that a larger one contains. `inclusion_probability` is drawn / size of the stratum.
+order and that a larger one contains. `inclusion_probability` is drawn / size of the stratum, 1 for a flagged prompt;
+it and `stratum` are null for whatever cannot be drawn, and flagged prompts belong to no stratum.
 """
 
 from __future__ import annotations
+
+import heapq
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,42 +28,55 @@ LABELS = ("p<=0.01", "0.01<p<=0.05", "0.05<p<=0.2", "0.2<p<=0.5", "0.5<p<=1")
 def select(decided: pa.Table, config: AuditConfig) -> pa.Table:
     """The triage table: `decided` with what each prompt is selected for, how many samples, and its stratum."""
     ids = decided["prompt_id"].to_pylist()
-    role = decided["role"].to_numpy(zero_copy_only=False)
-    ok = np.array(decided["status"].to_pylist(), dtype=object) == Status.OK
-    flagged = decided["flagged"].to_numpy(zero_copy_only=False)
-    p = decided["p_value"].to_numpy(zero_copy_only=False).astype(np.float64)
-    audited = (role == "audit") & ok
+    role = decided["role"].to_numpy()
+    ok = decided["status"].to_numpy() == Status.OK
+    flagged = decided["flagged"].to_numpy()
+    p = decided["p_value"].to_numpy()
+    drawable = (role == "audit") & ~flagged & ~np.isnan(p)
+    stratum = np.where(drawable, np.searchsorted(EDGES, p, side="left"), -1)
+    controls, probability = _controls(ids, stratum, config)
+    certain = (role == "audit") & flagged
     chosen = np.full(len(ids), "none", dtype=object)
-    chosen[audited & flagged] = "flagged"
+    chosen[certain] = "flagged"
+    chosen[controls] = "control"
     chosen[(role == "positive_control") & ok] = "positive_control"
     chosen[_smallest(ids, np.flatnonzero(role == "fit"), config.samples.band_prompts, config.seed, "band")] = "band"
-    stratum = np.full(len(ids), -1)
-    stratum[audited & ~flagged] = np.searchsorted(EDGES, p[audited & ~flagged], side="left")
-    probability = np.where(audited & flagged, 1.0, np.nan)
-    members = [np.flatnonzero(stratum == i) for i in range(len(EDGES))]
-    for rows, drawn in zip(members, allocate(config.triage.controls, [len(m) for m in members]), strict=True):
-        chosen[_smallest(ids, rows, drawn, config.seed, "control")] = "control"
-        probability[rows] = drawn / len(rows) if len(rows) else np.nan
-    samples = {
-        "flagged": config.samples.per_flagged,
-        "positive_control": config.samples.per_flagged,
-        "control": config.samples.per_control,
-        "band": config.samples.per_band,
-        "none": 0,
-    }
     columns = {
         "selected_for": pa.array(chosen, pa.string()),
-        "n_samples": pa.array([samples[name] for name in chosen], pa.int32()),
-        "stratum": pa.array([LABELS[i] if i >= 0 else None for i in stratum], pa.string()),
-        "inclusion_probability": pa.array(probability, from_pandas=True),
+        "n_samples": pa.array(_n_samples(chosen, config)),
+        # The label of stratum -1 is the last one: none.
+        "stratum": pa.array(np.array([*LABELS, None], dtype=object)[stratum], pa.string()),
+        "inclusion_probability": pa.array(np.where(certain, 1.0, probability), from_pandas=True),
     }
     return pa.table({n: columns[n] if n in columns else decided[n] for n in TRIAGE.schema.names}).cast(TRIAGE.schema)
+
+
+def _controls(
+    ids: list[str], stratum: npt.NDArray[np.int64], config: AuditConfig
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """The rows drawn, and every row's probability of being drawn (NaN outside the strata)."""
+    probability = np.full(len(ids), np.nan)
+    members = [np.flatnonzero(stratum == i) for i in range(len(EDGES))]
+    drawn = [np.empty(0, dtype=np.int64)]
+    for rows, n in zip(members, allocate(config.triage.controls, [len(m) for m in members]), strict=True):
+        drawn.append(_smallest(ids, rows, n, config.seed, "control"))
+        probability[rows] = n / max(1, len(rows))
+    return np.concatenate(drawn), probability
+
+
+def _n_samples(chosen: npt.NDArray[Any], config: AuditConfig) -> npt.NDArray[np.int32]:
+    samples = config.samples
+    found = np.zeros(len(chosen), dtype=np.int32)
+    found[np.isin(chosen, ("flagged", "positive_control"))] = samples.per_flagged
+    found[chosen == "control"] = samples.per_control
+    found[chosen == "band"] = samples.per_band
+    return found
 
 
 def _smallest(
     ids: list[str], rows: npt.NDArray[np.int64], n: int, seed: int, purpose: str
 ) -> npt.NDArray[np.int64]:
     """The n of `rows` whose prompts have the smallest hashes."""
-    if n >= len(rows):
-        return rows
-    return np.array(sorted(rows, key=lambda row: rank_hash(seed, purpose, ids[row]))[:n], dtype=np.int64)
+    candidates: list[int] = rows.tolist()
+    drawn = heapq.nsmallest(n, candidates, key=lambda row: rank_hash(seed, purpose, ids[row]))
+    return np.array(drawn, dtype=np.int64)

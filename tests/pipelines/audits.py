@@ -33,7 +33,7 @@ components = 10
 alpha = 0.02
 controls = 6
 [samples]
-steps = 4
+steps = 10
 per_flagged = 2
 band_prompts = 10
 [matches]
@@ -75,6 +75,11 @@ def tables(root: Path) -> dict[str, list[dict[str, Any]]]:
         folder = run.table(table)
         rows = folder.read_all(folder.current()).to_pylist()
         found[table.name] = sorted(rows, key=lambda row: json.dumps([row[k] for k in table.key]))
+    # Samples of an earlier selection stay on disk; readers see those of the current one.
+    wanted = {row["prompt_id"]: row["n_samples"] for row in found["triage"]}
+    found["samples"] = [row for row in found["samples"] if row["seed_index"] < wanted[row["prompt_id"]]]
+    current = {row["sample_id"] for row in found["samples"]}
+    found["matches"] = [row for row in found["matches"] if row["sample_id"] in current]
     return found
 
 

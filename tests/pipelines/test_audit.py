@@ -23,9 +23,10 @@ def truth(config_path: Path, kind: str) -> set[str]:
         return {row["prompt"] for row in csv.DictReader(stream) if row["kind"] == kind}
 
 
-def found_prompts(root: Path) -> set[str]:
+def found_prompts(root: Path) -> dict[str, float]:
+    """Similarity of each finding."""
     with (root / "findings.csv").open() as stream:
-        return {row["prompt"] for row in csv.DictReader(stream)}
+        return {row["prompt"]: float(row["best_similarity"]) for row in csv.DictReader(stream)}
 
 
 def copy(root: Path, tmp_path: Path) -> Path:
@@ -35,8 +36,10 @@ def copy(root: Path, tmp_path: Path) -> Path:
 
 def test_what_is_planted_is_found_and_nothing_else(config_path: Path, clean: Path) -> None:
     found = found_prompts(clean)
-    assert truth(config_path, "strong") <= found
-    assert not found & truth(config_path, "harmless")
+    assert truth(config_path, "strong") <= set(found)
+    # The line of a copy is the highest of 20 band samples, so a harmless prompt may pass it by chance; barely.
+    assert all(found[prompt] > 0.95 for prompt in truth(config_path, "strong"))
+    assert all(found[prompt] < 0.8 for prompt in truth(config_path, "harmless") & set(found))
 
 
 def test_every_row_is_accounted_for(clean: Path) -> None:
@@ -68,11 +71,15 @@ def test_a_run_folder_holds_what_was_promised_and_no_leftovers(clean: Path) -> N
 
 
 def test_a_finished_run_is_left_alone(config_path: Path, clean: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in clean.rglob("*") if path.is_file() and path.name != "progress.json"}
+    before = {
+        path: path.stat().st_mtime_ns for path in clean.rglob("*") if path.is_file() and path.name != "progress.json"
+    }
     begun = time.monotonic()
     assert audit(config_path, clean).evaluations == 0
     assert time.monotonic() - begun < 20
-    after = {path: path.stat().st_mtime_ns for path in clean.rglob("*") if path.is_file() and path.name != "progress.json"}
+    after = {
+        path: path.stat().st_mtime_ns for path in clean.rglob("*") if path.is_file() and path.name != "progress.json"
+    }
     assert {path for path in after if before.get(path) != after[path]} <= {clean / ".takeover"}
 
 
@@ -169,7 +176,14 @@ def test_the_list_of_identity_fields_is_complete() -> None:
     assert identity == set(CHANGED) | ELSEWHERE
 
 
-RUNTIME = ["name=other", "model.batch_size=5", "report.max_findings=3", "run.threads=1", "run.rows_per_shard=9", "run.workers=2"]
+RUNTIME = [
+    "name=other",
+    "model.batch_size=5",
+    "report.max_findings=3",
+    "run.threads=1",
+    "run.rows_per_shard=9",
+    "run.workers=2",
+]
 
 
 @pytest.mark.parametrize("override", RUNTIME)

@@ -27,7 +27,9 @@ HOSTILE = [
 REJECTED = {"": "empty", "  \t ": "empty"}
 
 
-def test_hostile_prompts_are_audited_or_rejected_and_disturb_no_other(config_path: Path, clean: Path, tmp_path: Path) -> None:
+def test_hostile_prompts_are_audited_or_rejected_and_disturb_no_other(
+    config_path: Path, clean: Path, tmp_path: Path
+) -> None:
     source = config_path.parent / "testbed/prompts/audit.csv"
     with source.open(newline="") as stream:
         rows = list(csv.reader(stream))
@@ -58,7 +60,9 @@ def test_duplicates_are_scored_once_and_map_back(config_path: Path, tmp_path: Pa
     source = config_path.parent / "testbed/prompts/audit.csv"
     header, *rows = source.read_text().splitlines()
     corpus = tmp_path / "audit.csv"
-    corpus.write_text("\n".join([header, *rows, *(f"again{i}{row[row.index(','):]}" for i, row in enumerate(rows))]) + "\n")
+    corpus.write_text(
+        "\n".join([header, *rows, *(f"again{i}{row[row.index(',') :]}" for i, row in enumerate(rows))]) + "\n"
+    )
     audit(config_path, tmp_path / "run", f"corpus.audit={corpus}")
     made = tables(tmp_path / "run")
     origins = [row for row in made["origins"] if row["source"] == "audit:audit.csv"]

@@ -52,7 +52,9 @@ def test_an_audit_that_breaks_anywhere_is_resumed_to_the_same_tables(
     audit(config_path, root)
     assert tables(root) == tables(clean)
     assert not stray(root)
-    listed = {row["image_path"] for row in tables(root)["samples"]} | {r["thumbnail_path"] for r in tables(root)["matches"]}
+    listed = {row["image_path"] for row in tables(root)["samples"]} | {
+        r["thumbnail_path"] for r in tables(root)["matches"]
+    }
     assert {path.relative_to(root).as_posix() for path in (root / "images").glob("*/*")} == listed
 
 

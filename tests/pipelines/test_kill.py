@@ -22,7 +22,9 @@ def ours() -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
         line = " ".join(process.info["cmdline"] or [])
-        if process.info["status"] != psutil.STATUS_ZOMBIE and ("-m pipelines" in line or "ray::" in line or "raylet" in line):
+        if process.info["status"] != psutil.STATUS_ZOMBIE and (
+            "-m pipelines" in line or "ray::" in line or "raylet" in line
+        ):
             found.append(process)
     return found
 
@@ -56,7 +58,9 @@ def test_drivers_killed_at_seeded_moments(config_path: Path, clean: Path, tmp_pa
     stages = [*STAGES, "ingest"]
     stage = stages[moment % len(stages)]
     table = {**{name: s.table.name for name, s in STAGES.items()}, "ingest": "origins"}[stage]
-    point = random.Random(moment).choice([f"table.committed/{table}", "attempt.written", "manifest.linked", "committed"])
+    point = random.Random(moment).choice(
+        [f"table.committed/{table}", "attempt.written", "manifest.linked", "committed"]
+    )
     kill_driver(config_path, tmp_path / "run", point)
     run_and_compare(config_path, tmp_path / "run", clean)
 
@@ -80,7 +84,7 @@ def test_a_signal_ends_the_run_in_order_and_resumably(
     config_path: Path, clean: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     process = command("run", config_path, "--out", tmp_path / "run", crash="work.processed:3:stall")
-    wait_for_stage(tmp_path / "run", "score", process)
+    wait_for_work(tmp_path / "run")
     os.kill(process.pid, number)
     exit_code, _, err = finish(process, timeout=20)
     assert exit_code == code, err
@@ -89,11 +93,33 @@ def test_a_signal_ends_the_run_in_order_and_resumably(
     run_and_compare(config_path, tmp_path / "run", clean)
 
 
-def wait_for_stage(root: Path, stage: str, process: object) -> None:
+def wait_for_work(root: Path) -> None:
+    """Until the run has begun its stages."""
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        progress = root / "progress.json"
-        if progress.exists():
-            return
+    while not (root / "progress.json").exists():
+        assert time.monotonic() < deadline
         time.sleep(0.05)
-    raise AssertionError(f"{stage} never began")
+
+
+def test_a_second_signal_forces(config_path: Path, tmp_path: Path) -> None:
+    process = command("run", config_path, "--out", tmp_path / "run", *RAY, crash="work.processed:2:stall")
+    wait_for_work(tmp_path / "run")
+    time.sleep(2)
+    begun = time.monotonic()
+    os.kill(process.pid, signal.SIGTERM)
+    os.kill(process.pid, signal.SIGINT)
+    code, _, err = finish(process, timeout=20)
+    assert code in (128 + signal.SIGINT, 128 + signal.SIGTERM), err
+    assert time.monotonic() - begun < 15
+    wait_for_none(10)
+
+
+def test_two_drivers_on_one_folder(config_path: Path, clean: Path, tmp_path: Path) -> None:
+    first = command("run", config_path, "--out", tmp_path / "run", crash="work.processed:3:stall")
+    wait_for_work(tmp_path / "run")
+    code, _, err = finish(command("run", config_path, "--out", tmp_path / "run"))
+    assert code == 2
+    assert f"process {first.pid} on this machine is already running this audit" in err
+    first.kill()
+    finish(first)
+    run_and_compare(config_path, tmp_path / "run", clean)

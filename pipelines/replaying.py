@@ -1,0 +1,89 @@
+"""One prompt's samples, made and matched again: what a reader of the report does to check a finding."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.stages.search import SampleSearch
+from pipelines.survey import identities, survey
+from pipelines.tables import open_connection
+from sharpaudit.config import AuditConfig
+from sharpaudit.denoisers.load import load_denoiser
+from sharpaudit.errors import Status, UserError, printable
+from sharpaudit.images import encode_png
+from sharpaudit.samples.generate import generate
+from sharpaudit.tables.runs import RunFolder, changes
+from sharpaudit.tables.shards import store_image
+
+TOLERANCE = 1e-4
+"""Relative difference of similarities that other batches and threads may bring for a network."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """lines: one a sample. same: every sample reaches the same training picture at the same similarity."""
+
+    lines: list[str]
+    same: bool
+
+
+def replay_prompt(root: Path, prompt_id: str) -> Replay:
+    """Replay a prompt. Raises UserError for an unknown one, or where model or index are not those of the run."""
+    run = RunFolder.open(root)
+    config = run.config()
+    other = changes(run.record() or {}, identities(config, survey(config)))
+    if other:
+        raise UserError(f"{root}: {', '.join(other[0].fields) or other[0].stage} is not what this run was made with")
+    rows = _recorded(run, prompt_id)
+    lines, same = [], True
+    with tempfile.TemporaryDirectory() as folder:
+        search = SampleSearch(RunFolder(Path(folder)), config)
+        for row, picture in zip(rows, _generate(config, rows), strict=True):
+            if isinstance(picture, Status):
+                lines.append(f"seed {row['seed_index']}: {picture.describe()}")
+                same = same and row["status"] == picture
+                continue
+            data = encode_png(picture)
+            found = search.nearest([store_image(Path(folder), data)], 1)[0]
+            identical = hashlib.sha256(data).hexdigest() == row["image_sha256"]
+            if isinstance(found, Status):
+                lines.append(f"seed {row['seed_index']}: {found.describe()}")
+                same = same and row["similarity"] is None
+                continue
+            agrees = row["similarity"] is not None and abs(found[0].similarity - row["similarity"]) <= TOLERANCE
+            same = same and agrees and found[0].reference_id == row["reference_id"]
+            lines.append(
+                f"seed {row['seed_index']}: {printable(found[0].reference_id)} at {found[0].similarity:.6f}, recorded "
+                f"{row['similarity']}; the picture is {'the same byte for byte' if identical else 'not the same bytes'}"
+            )
+    return Replay([*lines, "reproduced" if same else "NOT reproduced"], same)
+
+
+def _recorded(run: RunFolder, prompt_id: str) -> list[dict[str, Any]]:
+    """The run's samples of a prompt with their best match."""
+    sql = (
+        "SELECT c.prompt, s.*, m.similarity, m.reference_id FROM samples s JOIN corpus c USING (prompt_id) "
+        "LEFT JOIN matches m ON m.sample_id = s.sample_id AND m.rank = 1 WHERE s.prompt_id = $id ORDER BY s.seed_index"
+    )
+    with open_connection(run) as connection:
+        relation = connection.sql(sql, params={"id": prompt_id})
+        rows = [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+    if not rows:
+        raise UserError(f"{printable(prompt_id)}: the run holds no sample of this prompt; take an id from findings.csv")
+    return rows
+
+
+def _generate(config: AuditConfig, rows: list[dict[str, Any]]) -> list[Any]:
+    return generate(
+        load_denoiser(config.model),
+        [row["prompt"] for row in rows],
+        [(row["prompt_id"], row["seed_index"]) for row in rows],
+        seed=config.seed,
+        steps=config.samples.steps,
+        guidance=config.samples.guidance,
+        batch_size=config.model.batch_size,
+    )

@@ -1,0 +1,102 @@
+"""The ray executor: the same tables, killed workers replaced, a poisonous shard set aside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from audits import audit, load, stray, tables
+
+from pipelines.summary import exit_code
+from sharpaudit.tables.runs import RunFolder
+from sharpaudit.tables.schemas import CORPUS, SAMPLES
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+RAY = ("run.executor=ray", "run.workers=2", "run.threads=1")
+
+
+def test_ray_and_local_give_the_same_tables_also_with_other_threads(
+    config_path: Path, clean: Path, tmp_path: Path
+) -> None:
+    audit(config_path, tmp_path / "run", "run.executor=ray", "run.workers=3", "run.threads=2")
+    assert tables(tmp_path / "run") == tables(clean)
+    assert not list((tmp_path / "run" / "workers").iterdir())
+
+
+def killed_once(config_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, point: str, passage: int) -> None:
+    marker = root.with_suffix(".struck")
+    monkeypatch.setenv("SHARPAUDIT_CRASH", f"{point}:{passage}:kill@{marker}")
+    outcome = audit(config_path, root, *RAY)
+    assert marker.exists(), "no worker passed that point"
+    assert outcome.quarantined == []
+
+
+def test_a_killed_worker_is_replaced_and_nothing_is_done_twice(
+    config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_once(config_path, tmp_path / "run", monkeypatch, "work.processed", 2)
+    assert tables(tmp_path / "run") == tables(clean)
+
+
+def test_a_worker_killed_after_its_commit_leaves_one_manifest(
+    config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = RunFolder.open(clean).table(SAMPLES).manifests()[0].shard
+    killed_once(config_path, tmp_path / "run", monkeypatch, f"committed/{shard}", 1)
+    assert tables(tmp_path / "run") == tables(clean)
+    folder = RunFolder.open(tmp_path / "run").table(SAMPLES)
+    assert len(list(folder.folder.glob(f"part-{shard}-*"))) == 1
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("passage", [1, 3])
+@pytest.mark.parametrize(
+    "point",
+    [
+        "work.taken",
+        "attempt.written",
+        "attempt.synced",
+        "data.renamed",
+        "manifest.written",
+        "manifest.linked",
+        "image.stored",
+    ],
+)
+def test_a_worker_killed_anywhere_changes_nothing(
+    config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str, passage: int
+) -> None:
+    killed_once(config_path, tmp_path / "run", monkeypatch, point, passage)
+    assert tables(tmp_path / "run") == tables(clean)
+    monkeypatch.delenv("SHARPAUDIT_CRASH")
+    assert audit(config_path, tmp_path / "run").evaluations == 0
+    assert not stray(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "action", ["kill", pytest.param("segfault", marks=pytest.mark.chaos), pytest.param("exit", marks=pytest.mark.chaos)]
+)
+def test_a_poisonous_shard_is_set_aside_said_and_tried_again_by_the_next_call(
+    config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    root = tmp_path / "run"
+    shards = [m.shard for m in RunFolder.open(clean).table(CORPUS).current() if m.shard.startswith("audit")]
+    monkeypatch.setenv("SHARPAUDIT_CRASH", f"work.taken/{shards[0]}:0:{action}")
+    outcome = audit(config_path, root, *RAY, "run.max_worker_deaths=2")
+    assert [entry["shard"] for entry in outcome.quarantined] == [shards[0]]
+    lost = [row for row in tables(root)["triage"] if row["status"] == "quarantined"]
+    assert len(lost) == outcome.quarantined[0]["rows"] == 40
+    assert outcome.facts["reconciles"]
+    assert "ended 2 workers" in (root / "report/index.html").read_text()
+    assert exit_code(outcome, load(config_path)) == 1
+    monkeypatch.delenv("SHARPAUDIT_CRASH")
+    assert audit(config_path, root, *RAY).quarantined == []
+    assert tables(root) == tables(clean)
+
+
+def test_an_error_in_a_worker_is_the_driver_s_error(
+    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHARPAUDIT_CRASH", "work.processed:1:raise")
+    with pytest.raises(RuntimeError, match=r"injected at work\.processed"):
+        audit(config_path, tmp_path / "run", *RAY)
+    assert not (tmp_path / "run" / "run.lock").exists()

@@ -1,0 +1,150 @@
+"""The screen as a whole: what changes no bit, what a failing row does, and what it finds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sharpaudit.errors import Status
+from sharpaudit.scores.plan import METRICS
+from sharpaudit.scores.residual_gap import fit_subspace
+from sharpaudit.scores.screen import ScreenConfig, differences, noise_floor, screen, unconditional_predictions
+from sharpaudit.seeds import screen_latents
+from tests.scores.wrapped import Wrapped, analytic
+
+SHARES = (0.5, 0.7, 0.9, 1.0) * 3
+PLANTED = [f"planted {i}" for i in range(len(SHARES))]
+PROMPTS = ["a cat", "planted 0", "", "a dog", "planted 3", "a cat by the sea", "planted 11"]
+CONFIG = ScreenConfig(2, 0, "finite_difference", 1.0, 4)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return analytic(SHARES)
+
+
+@pytest.fixture(scope="module")
+def known(model):
+    return unconditional_predictions(model, 0, 2)
+
+
+@pytest.fixture(scope="module")
+def subspace(model, known):
+    return fit_subspace(np.stack(differences(model, [f"fit {i}" for i in range(150)], 0, known, 64)), 20)
+
+
+@pytest.fixture(scope="module")
+def scores(model, known, subspace):
+    return screen(model, PROMPTS, known, subspace, CONFIG)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.permutations(range(len(PROMPTS))), st.integers(1, 9), st.integers(1, 2))
+def test_order_batch_size_and_threads_change_no_bit(model, known, subspace, scores, order, batch_size, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        config = replace(CONFIG, batch_size=batch_size)
+        found = screen(model, [PROMPTS[i] for i in order], known, subspace, config)
+    finally:
+        torch.set_num_threads(before)
+    assert found == [scores[i] for i in order]
+
+
+def test_a_seed_has_the_same_value_whatever_others_are_asked_for(model, known, subspace, scores):
+    one = screen(model, PROMPTS, known[:1], subspace, replace(CONFIG, n_seeds=1))
+    for few, many in zip(one, scores, strict=True):
+        assert few.seed_values == {metric: values[:1] for metric, values in many.seed_values.items()}
+
+
+def test_a_metric_has_the_same_value_alone(model, known, subspace, scores):
+    for metric in METRICS:
+        alone = screen(model, PROMPTS, known, subspace, CONFIG, (metric,))
+        assert [s.seed_values for s in alone] == [{metric: s.seed_values[metric]} for s in scores]
+
+
+def test_the_empty_prompt_differs_from_itself_in_nothing(scores):
+    empty = scores[PROMPTS.index("")].seed_values
+    assert empty["noise_gap"] == empty["sharpness"] == [0, 0]
+
+
+def test_finite_differences_rank_as_forward_mode_does(model, known, subspace):
+    from scipy.stats import spearmanr
+
+    prompts, config = PLANTED + [f"harmless {i}" for i in range(40)], replace(CONFIG, batch_size=64)
+    ranks = []
+    for mode, step in (("jvp", 1.0), ("finite_difference", 0.1)):
+        found = screen(model, prompts, known, subspace, replace(config, sharpness=mode, step=step), ("sharpness",))
+        ranks.append([np.mean(s.seed_values["sharpness"]) for s in found])
+    assert spearmanr(*ranks).statistic > 0.99
+
+
+def test_the_prompts_are_encoded_once_a_batch(model, known, subspace):
+    counting = Wrapped(model)
+    screen(counting, PROMPTS, known, subspace, CONFIG)
+    assert sorted(counting.encoded) == [1, 3, 4]
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_a_prompt_without_a_finite_prediction_spoils_no_other(model, known, subspace, scores, poison):
+    sick = Wrapped(model, poisoned={"a dog"}, poison=poison)
+    found = screen(sick, PROMPTS, known, subspace, CONFIG)
+    bad = PROMPTS.index("a dog")
+    assert not any(np.isfinite(values).any() for values in found[bad].seed_values.values())
+    assert [s for i, s in enumerate(found) if i != bad] == [s for i, s in enumerate(scores) if i != bad]
+    rows = differences(sick, PROMPTS, 0, known, 4)
+    assert [isinstance(row, Status) for row in rows] == [i == bad for i in range(len(PROMPTS))]
+    assert rows[bad] is Status.NON_FINITE
+
+
+def test_short_memory_changes_no_bit(model, known, subspace, scores):
+    # Sharpness asks for both branches, so two prompts make four rows.
+    assert screen(Wrapped(model, most_rows=4), PROMPTS, known, subspace, CONFIG) == scores
+    none = screen(Wrapped(model, most_rows=1), PROMPTS, known, subspace, CONFIG)
+    assert none == [Status.OUT_OF_MEMORY] * len(PROMPTS)
+
+
+def test_differences_are_those_of_the_noise_gap(model, known, scores):
+    rows = differences(model, PROMPTS, 0, known, 3)
+    gaps = [float(np.linalg.norm(row.astype(np.float64))) for row in rows]
+    np.testing.assert_allclose(gaps, [s.seed_values["noise_gap"][0] for s in scores], rtol=1e-5, atol=1e-9)
+    assert all(row.dtype == np.float32 for row in rows)
+
+
+def test_the_unconditional_prediction_is_that_of_the_empty_prompt(model, known):
+    x = screen_latents(0, 2, model.latent_shape)
+    assert torch.equal(known, model.predict(x, 981, model.encode(["", ""])).x0_hat)
+    assert torch.equal(unconditional_predictions(model, 0, 1), known[:1])
+
+
+def test_the_noise_floor_is_what_other_kernels_do_to_a_batch(model, known):
+    assert noise_floor(model, 0, known, 8) == 0
+    level, error = model.level(981), 1e-3
+    expected = level.a / level.sigma * error * 192**0.5
+    assert noise_floor(Wrapped(model, batched_error=error), 0, known, 8) == pytest.approx(expected, rel=1e-3)
+    assert noise_floor(Wrapped(model, batched_error=error), 0, known, 1) == 0
+    # A batch that does not fit is halved, as a screen's would be.
+    assert noise_floor(Wrapped(model, most_rows=2), 0, known, 8) == 0
+
+
+def auc(positive, negative):
+    return float(np.mean(np.asarray(positive)[:, None] > np.asarray(negative)))
+
+
+def test_memorised_prompts_stand_out_by_the_residual_gap_and_less_by_the_noise_gap(model, known, subspace):
+    prompts = PLANTED + [f"harmless {i}" for i in range(200)]
+    found = screen(model, prompts, known, subspace, replace(CONFIG, batch_size=64))
+    value = {m: np.array([np.mean(s.seed_values[m]) for s in found]) for m in METRICS}
+    n = len(PLANTED)
+    assert auc(value["residual_gap"][:n], value["residual_gap"][n:]) > 0.999
+    assert auc(value["noise_gap"][:n], value["noise_gap"][n:]) < 0.97
+    # Harmless prompts move the prediction a long way, and nearly all of it inside the subspace.
+    assert np.median(value["residual_gap"][n:]) < 0.2 * np.median(value["noise_gap"][n:])
+    # The more of a prompt is its picture, the larger the gap.
+    by_share = [value["residual_gap"][i:n:4].mean() for i in range(4)]
+    assert (np.diff(by_share) > 0).all()
