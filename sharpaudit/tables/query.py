@@ -97,6 +97,7 @@ def connect(files: Mapping[str, Sequence[Path]], root: Path) -> Connection:
 def query(connection: Connection, sql: str) -> Result:
     """The rows of one reading statement. Raises UserError, one line, for anything else and for mistakes in it."""
     try:
+        sql.encode()
         statements = connection.extract_statements(sql)
         if len(statements) != 1 or statements[0].type not in READING:
             raise UserError("give exactly one reading statement (select, from, describe, summarize, explain)")
@@ -124,7 +125,7 @@ def render(result: Result, form: Literal["table", "csv", "json"]) -> str:
 def csv_text(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """CSV in which no cell is a formula: text that a spreadsheet would execute gets a leading apostrophe."""
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
+    writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow([_harmless(name) for name in columns])
     writer.writerows([[_harmless(plain(value)) for value in row] for row in rows])
     return stream.getvalue()

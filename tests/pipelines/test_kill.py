@@ -30,6 +30,7 @@ def ours() -> list[psutil.Process]:
 
 
 def wait_for_none(seconds: float) -> None:
+    """Workers end within 2 s; the agents of a Ray cluster whose head was killed take up to half a minute."""
     deadline = time.monotonic() + seconds
     while ours() and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -74,9 +75,9 @@ def test_a_ray_run_whose_driver_is_killed_at_a_random_time_leaves_no_process(
     time.sleep(random.Random(100 + moment).uniform(4, 16))
     process.kill()
     finish(process)
-    wait_for_none(10)
+    wait_for_none(40)
     run_and_compare(config_path, tmp_path / "run", clean, *RAY)
-    wait_for_none(10)
+    wait_for_none(40)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -101,6 +102,7 @@ def wait_for_work(root: Path) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.chaos
 def test_a_second_signal_forces(config_path: Path, tmp_path: Path) -> None:
     process = command("run", config_path, "--out", tmp_path / "run", *RAY, crash="work.processed:2:stall")
     wait_for_work(tmp_path / "run")
@@ -111,7 +113,7 @@ def test_a_second_signal_forces(config_path: Path, tmp_path: Path) -> None:
     code, _, err = finish(process, timeout=20)
     assert code in (128 + signal.SIGINT, 128 + signal.SIGTERM), err
     assert time.monotonic() - begun < 15
-    wait_for_none(10)
+    wait_for_none(40)
 
 
 def test_two_drivers_on_one_folder(config_path: Path, clean: Path, tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_done_twice(
     assert tables(tmp_path / "run") == tables(clean)
 
 
+@pytest.mark.chaos
 def test_a_worker_killed_after_its_commit_leaves_one_manifest(
     config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,9 +73,8 @@ def test_a_worker_killed_anywhere_changes_nothing(
     assert not stray(tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    "action", ["kill", pytest.param("segfault", marks=pytest.mark.chaos), pytest.param("exit", marks=pytest.mark.chaos)]
-)
+@pytest.mark.chaos
+@pytest.mark.parametrize("action", ["kill", "segfault", "exit"])
 def test_a_poisonous_shard_is_set_aside_said_and_tried_again_by_the_next_call(
     config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str
 ) -> None:

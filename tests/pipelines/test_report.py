@@ -1,0 +1,144 @@
+"""The report: its numbers against the tables, its markup against hostile text, its limits when there is nothing."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import html5lib
+import pytest
+from audits import audit, command, finish, tables
+
+from pipelines.tables import open_connection
+from sharpaudit.images import decode
+from sharpaudit.report.chart import histogram
+from sharpaudit.report.facts import collect
+from sharpaudit.report.html import findings_csv, number, percent, render
+from sharpaudit.statistics.intervals import clopper_pearson
+from sharpaudit.tables.query import connect
+from sharpaudit.tables.runs import RunFolder
+
+
+def facts_of(root: Path) -> dict[str, Any]:
+    return json.loads((root / "report/facts.json").read_text(), parse_constant=pytest.fail)
+
+
+def shape(page: str) -> list[tuple[str, tuple[str, ...]]]:
+    """Elements with the names of their attributes, in document order."""
+    tree = html5lib.parse(page, namespaceHTMLElements=False)
+    return [(str(node.tag), tuple(sorted(node.attrib))) for node in tree.iter() if isinstance(node.tag, str)]
+
+
+def test_counts_and_intervals_are_those_of_the_tables(clean: Path) -> None:
+    facts, made = facts_of(clean), tables(clean)
+    steps = {step["step"]: step for step in facts["flow"]}
+    audited = [row for row in made["triage"] if row["role"] == "audit"]
+    flagged = [row for row in audited if row["flagged"]]
+    assert steps["flagged"]["n"] == len(flagged)
+    interval = clopper_pearson(len(flagged), len(audited))
+    assert (steps["flagged"]["low"], steps["flagged"]["high"]) == (interval.low, interval.high)
+    line = facts["calibration"]["flag_line"]
+    assert all((row["value"] > line) == row["flagged"] for row in audited)
+    assert sum(facts["histogram"]["audit"]) == len(audited)
+    strata = facts["controls"]["strata"]
+    assert sum(row["size"] for row in strata) == len(audited) - len(flagged)
+    assert facts["controls"]["missed_high"] == pytest.approx(sum(row["missed_high"] for row in strata))
+    assert all(row["missed_high"] >= row["copied"] for row in strata)
+
+
+def test_pictures_are_hidden_unless_asked_for(config_path: Path, clean: Path, tmp_path: Path) -> None:
+    assert "data:image" not in (clean / "report/index.html").read_text()
+    shutil.copytree(clean, tmp_path / "run")
+    assert audit(config_path, tmp_path / "run", "report.show_images=true").evaluations == 0
+    page = (tmp_path / "run/report/index.html").read_text()
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    assert len(pictures) == 2 * len(facts_of(clean)["findings"]["rows"])
+    assert decode(base64.b64decode(pictures[0])).shape[2] == 3
+
+
+def test_the_page_loads_nothing(clean: Path) -> None:
+    page = (clean / "report/index.html").read_text()
+    assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
+    assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page)
+    assert "<script" not in page
+    assert "url(" not in page
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "{{ 7*7 }}",
+    "javascript:alert(1)",
+    "\u202egnp\x1b[2J",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_changes_no_markup(clean: Path, text: str) -> None:
+    facts = facts_of(clean)
+    benign = render(facts, lambda _: b"")
+    for row in facts["findings"]["rows"]:
+        row["prompt"], row["best_reference_id"], row["external_ids"] = text, text, [text]
+    facts["run"]["name"] = facts["run"]["model"]["source"] = facts["run"]["command"] = text
+    hostile = render(facts, lambda _: b"")
+    assert shape(hostile) == shape(benign)
+    assert "\u202e" not in hostile
+    assert "\x1b" not in hostile
+    assert "=cmd" not in findings_csv(facts)
+
+
+def test_what_is_undefined_is_said(clean: Path) -> None:
+    connection = connect({}, clean)
+    facts = collect(connection, facts_of(clean)["run"])
+    connection.close()
+    assert facts["reconciles"]
+    assert facts["histogram"] is None
+    assert facts["controls"]["recall_low"] is None
+    page = render(facts, lambda _: b"")
+    assert "undefined" in page
+    assert "nan" not in page.lower().replace("finance", "")
+
+
+def test_sums_that_do_not_agree_are_named(clean: Path) -> None:
+    run = RunFolder.open(clean)
+    from pipelines.tables import current_files
+
+    files = current_files(run)
+    files["scores"] = files["scores"][1:]
+    files["samples"] = files["samples"][1:]
+    connection = connect(files, clean)
+    facts = collect(connection, facts_of(clean)["run"])
+    connection.close()
+    assert not facts["reconciles"]
+    words = " ".join(facts["differences"])
+    assert "scored or set aside" in words
+    assert "samples asked for" in words
+    assert "The sums do not agree" in render(facts, lambda _: b"")
+
+
+def test_numbers_are_rounded_and_never_invented() -> None:
+    assert [number(v) for v in (None, 1234, 0.00012345)] == ["undefined", "1,234", "0.0001234"]
+    assert [percent(v) for v in (None, 0.0, 0.0123, 0.5)] == ["undefined", "0.0%", "1.23%", "50.0%"]
+
+
+@pytest.mark.parametrize("line", [None, 1.5])
+def test_a_histogram_of_one_value_is_drawn(line: float | None) -> None:
+    edges = [1.0 + i * 0.1 for i in range(11)]
+    svg = histogram({"edges": edges, "audit": [1] + [0] * 9, "calibration": [0] * 10, "flag_line": line, "metric": "m"})
+    assert svg.count("<rect") == 10
+    assert ("flagged above" in svg) == (line is not None)
+
+
+def test_replay_reproduces_a_finding_and_refuses_what_it_does_not_know(clean: Path) -> None:
+    with open_connection(RunFolder.open(clean)) as connection:
+        prompt_id = connection.sql("select prompt_id from findings order by 1").fetchall()[0][0]
+    code, out, err = finish(command("replay", clean, prompt_id))
+    assert (code, out.splitlines()[-1]) == (0, "reproduced"), err
+    assert out.count("the same byte for byte") == len(out.splitlines()) - 1
+    code, _, err = finish(command("replay", clean, "nothing"))
+    assert code == 2
+    assert "holds no sample of this prompt" in err
