@@ -148,4 +148,7 @@ def _slices(rows: pa.Table, size: int) -> Iterator[pa.Table]:
 def _commit(folder: TableFolder, name: str, rows: pa.Table) -> str:
     """Commit under a name that holds the digest of the keys, so another cut can never meet this one."""
     digest = keys_digest(rows, folder.table.key)
-    return folder.commit(f"{name}-{digest[:8]}", rows, input_digest=digest).shard
+    shard = f"{name}-{digest[:8]}"
+    if folder.manifest(shard) is None:
+        folder.commit(shard, rows, input_digest=digest)
+    return shard

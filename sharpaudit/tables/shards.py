@@ -184,7 +184,7 @@ class TableFolder:
         if self.table_commit() != commit:
             self._guard()
             replace_file(self.folder / "table.json", sealed(asdict(commit)), self._files)
-        crash_point("table.committed", self.table.name)
+            crash_point("table.committed", self.table.name)
 
     def table_commit(self) -> TableCommit | None:
         """The list of current shards, or None before the table was committed once."""

@@ -73,9 +73,7 @@ def _n_samples(chosen: npt.NDArray[Any], config: AuditConfig) -> npt.NDArray[np.
     return found
 
 
-def _smallest(
-    ids: list[str], rows: npt.NDArray[np.int64], n: int, seed: int, purpose: str
-) -> npt.NDArray[np.int64]:
+def _smallest(ids: list[str], rows: npt.NDArray[np.int64], n: int, seed: int, purpose: str) -> npt.NDArray[np.int64]:
     """The n of `rows` whose prompts have the smallest hashes."""
     candidates: list[int] = rows.tolist()
     drawn = heapq.nsmallest(n, candidates, key=lambda row: rank_hash(seed, purpose, ids[row]))

@@ -120,7 +120,7 @@ def test_a_row_has_the_same_bits_alone_and_in_any_batch(model, prompts, t):
 
 
 def test_threads_change_no_bit(model):
-    """Of predictions large enough to be split, and of whole trajectories."""
+    """Of predictions large enough to be split among threads, and of whole trajectories; nor does a large batch."""
     prompts = [POOL[i % len(POOL)] for i in range(600)]
     x, conditioning = noise(600), model.encode(prompts)
     small = list(range(0, 600, 83))
@@ -132,6 +132,8 @@ def test_threads_change_no_bit(model):
         found.append(ddim(model, x[small], rows, model.encode([""] * len(small)), steps=25, guidance=5.0))
     assert torch.equal(found[0], found[2])
     assert torch.equal(found[1], found[3])
+    alone = [model.predict(x[i : i + 1], 981, conditioning.select([i])).x0_hat for i in range(0, 600, 7)]
+    assert torch.equal(found[0][::7], torch.cat(alone))
 
 
 def test_padding_changes_no_bit():
@@ -223,6 +225,7 @@ def test_the_unconditional_distribution_is_the_average_over_prompts():
     mixture = model.mixture([f"caption {i}" for i in range(1000)])
     broad = model.mixture([""])
     spread = mixture.means[:, 0].var(dim=0) + mixture.variances[0, 0]
+    assert float((spread / broad.variances[0, 0]).mean()) == pytest.approx(1, abs=0.05)
     torch.testing.assert_close(spread, broad.variances[0, 0], rtol=0.25, atol=0)
     assert mixture.means[:, 0].mean(dim=0).abs().max() < 5 * float(broad.variances[0, 0].max()) ** 0.5 / 1000**0.5
     assert broad.log_weights.exp().sum() == pytest.approx(1)

@@ -8,7 +8,7 @@ import torch
 from sharpaudit.denoisers.base import NoiseLevel
 from sharpaudit.scores.sharpness import exact, finite_difference
 from sharpaudit.seeds import generator, latents
-from tests.scores.wrapped import analytic
+from tests.scores.wrapped import analytic, exact_sharpness
 
 PROMPTS = ["planted 0", "planted 1", "a cat", "planted 2"]
 
@@ -29,20 +29,11 @@ def setting(model, prompts, t):
     return difference, x, difference(x), model.level(t)
 
 
-def closed_form(model, prompts, x, level):
-    """||(H_c - H_0)(s_c - s_0)||."""
-    rows, empty = x.double().flatten(1), model.mixture([""] * len(prompts))
-    mixture = model.mixture(prompts)
-    delta_h = mixture.hessian(rows, level) - empty.hessian(rows, level)
-    delta_s = mixture.score(rows, level) - empty.score(rows, level)
-    return (delta_h @ delta_s[:, :, None]).norm(dim=(1, 2))
-
-
 @pytest.mark.parametrize("t", [981, 501, 101])
 def test_forward_mode_is_the_closed_form(model, t):
     difference, x, delta, level = setting(model, PROMPTS, t)
     found = exact(difference, x, delta, level).double()
-    torch.testing.assert_close(found, closed_form(model, PROMPTS, x, level), rtol=1e-5, atol=0)
+    torch.testing.assert_close(found, exact_sharpness(model, PROMPTS, x, level), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("t", [981, 501])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from sharpaudit.denoisers.base import Conditioning, Prediction
+from sharpaudit.denoisers.base import Conditioning, NoiseLevel, Prediction
 from sharpaudit.denoisers.gaussian import GaussianDenoiser, GaussianSpec, Planted
 
 
@@ -17,11 +17,19 @@ def analytic(shares: Sequence[float] = (), shape=(3, 8, 8)) -> GaussianDenoiser:
     return GaussianDenoiser(GaussianSpec(kind="gaussian", latent_shape=shape, planted=planted))
 
 
+def exact_sharpness(model: GaussianDenoiser, prompts: Sequence[str], x: torch.Tensor, level: NoiseLevel):
+    """||(H_c - H_0)(s_c - s_0)|| of each prompt, from the closed forms."""
+    rows, mixture, empty = x.double().flatten(1), model.mixture(prompts), model.mixture([""] * len(prompts))
+    delta_h = mixture.hessian(rows, level) - empty.hessian(rows, level)
+    delta_s = mixture.score(rows, level) - empty.score(rows, level)
+    return (delta_h @ delta_s[:, :, None]).norm(dim=(1, 2))
+
+
 @dataclass
 class Wrapped:
     """poisoned: prompts whose prediction is `poison`. most_rows: a larger batch is out of memory.
 
-    batched_error: added to every prediction of a batch of more than one row, as other kernels would.
+    batched_error: added to the last prediction of a batch of more than one row, as other kernels would.
     """
 
     inner: GaussianDenoiser
@@ -46,5 +54,7 @@ class Wrapped:
         self.rows.append(len(x))
         tensors = dict(conditioning.tensors)
         marks = tensors.pop("poisoned")
-        x0_hat = self.inner.predict(x, t, Conditioning(tensors)).x0_hat + self.batched_error * (len(x) > 1)
+        x0_hat = self.inner.predict(x, t, Conditioning(tensors)).x0_hat
+        if self.batched_error and len(x) > 1:
+            x0_hat[-1] += self.batched_error
         return Prediction(torch.where(marks[:, None, None, None], self.poison, x0_hat))

@@ -1,0 +1,41 @@
+"""The wheel, built, installed into an empty environment and used from another folder, as a stranger would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def call(*command: str | Path, cwd: Path) -> str:
+    # Without the variables of this environment, which would let the checkout shine through.
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run([*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.chaos
+def test_the_wheel_runs_an_audit_from_an_empty_environment(tmp_path: Path) -> None:
+    call(sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", tmp_path / "dist", ROOT, cwd=tmp_path)
+    wheel = next((tmp_path / "dist").glob("sharpaudit-*.whl"))
+    call(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
+    binaries = tmp_path / "venv" / "bin"
+    call(binaries / "python", "-m", "pip", "install", "--quiet", f"{wheel}[cpu]", cwd=tmp_path)
+    where = call(binaries / "python", "-c", "import sharpaudit; print(sharpaudit.__file__)", cwd=tmp_path)
+    assert Path(where.strip()).is_relative_to(tmp_path)
+    work = tmp_path / "elsewhere"
+    work.mkdir()
+    listed = call(binaries / "sharpaudit", "init", "audits", cwd=work)
+    assert "audits/quickstart.toml" in listed
+    said = call(binaries / "sharpaudit", "run", "audits/quickstart.toml", "--out", "run", cwd=work)
+    assert "430 prompts scored" in said
+    told = call(
+        binaries / "sharpaudit", "query", "run", "select count(*) as n from findings", "--format", "csv", cwd=work
+    )
+    assert int(told.splitlines()[1]) >= 20
