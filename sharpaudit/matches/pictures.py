@@ -10,7 +10,9 @@ from pathlib import Path
 from sharpaudit.errors import UserError, printable
 from sharpaudit.images import MAX_BYTES
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic")
+"""What is taken for a picture; formats that images.py refuses become rejected rows, so that none is passed over."""
+MAX_CAPTION = 131_072
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ def pictures_in(folder: Path, captions: Path | None = None) -> Iterator[Picture]
 
 def _captions(path: Path) -> dict[str, str]:
     texts: dict[str, str] = {}
+    # The limit is the process's: a reader of prompt files may have set another.
+    before = csv.field_size_limit(MAX_CAPTION)
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, strict=True)
@@ -67,6 +71,8 @@ def _captions(path: Path) -> dict[str, str]:
                 texts[name] = caption
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{printable(str(path))}: cannot read captions: {printable(str(error))}") from error
+    finally:
+        csv.field_size_limit(before)
     return texts
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sharpaudit.denoisers.base import Conditioning
-from sharpaudit.denoisers.gaussian import GaussianDenoiser, GaussianSpec, GaussianTokenizer, Planted, read_spec
+from sharpaudit.denoisers.gaussian import GaussianDenoiser, GaussianSpec, GaussianTokenizer, Mixture, Planted, read_spec
 from sharpaudit.denoisers.sampling import ddim
 from sharpaudit.errors import UserError
 from sharpaudit.seeds import latents
@@ -134,6 +134,18 @@ def test_threads_change_no_bit(model):
     assert torch.equal(found[1], found[3])
     alone = [model.predict(x[i : i + 1], 981, conditioning.select([i])).x0_hat for i in range(0, 600, 7)]
     assert torch.equal(found[0][::7], torch.cat(alone))
+
+
+def test_a_batch_changes_no_bit_before_the_rounding_to_float32(model):
+    """Which would hide nearly every difference."""
+    prompts, level = [POOL[i % 4] for i in range(300)], model.level(501)
+    x = noise(300).double().flatten(1)
+    mixture = model.mixture(prompts)
+    together = mixture.x0_hat(x, level)
+    for i in range(0, 300, 11):
+        row = slice(i, i + 1)
+        one = Mixture(mixture.log_weights[row], mixture.means[row], mixture.variances[row])
+        assert torch.equal(one.x0_hat(x[row], level), together[row])
 
 
 def test_padding_changes_no_bit():

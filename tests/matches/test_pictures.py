@@ -27,7 +27,7 @@ def captions(folder, text: str | bytes):
 
 def test_pictures_come_sorted_from_all_depths(folder):
     found = list(pictures_in(folder))
-    assert [p.path for p in found] == ["a/y.jpeg", "a/z.JPG", "b.png", "c.webp"]
+    assert [p.path for p in found] == ["a/y.jpeg", "a/z.JPG", "b.png", "c.webp", "d.gif"]
     assert [p.data for p in found] == [p.path.encode() for p in found]
     assert {(p.source, p.caption, p.reference_id) for p in found} == {("training", None, None)}
 
@@ -35,7 +35,7 @@ def test_pictures_come_sorted_from_all_depths(folder):
 def test_captions_are_kept_exactly(folder):
     table = captions(folder, '\ufefffile,more,caption\r\nb.png,1,"a ""red"", cat\nunder 🌳"\r\na/z.JPG,2,\r\n')
     found = {p.path: p.caption for p in pictures_in(folder, table)}
-    assert found == {"b.png": 'a "red", cat\nunder 🌳', "a/z.JPG": "", "a/y.jpeg": None, "c.webp": None}
+    assert found == {"b.png": 'a "red", cat\nunder 🌳', "a/z.JPG": "", "a/y.jpeg": None, "c.webp": None, "d.gif": None}
 
 
 @pytest.mark.parametrize(
