@@ -119,7 +119,7 @@ def run_ray(root: Path, config: AuditConfig, driver: Driver, stages: Mapping[str
 
 
 def _injected_fault() -> dict[str, str]:
-    """The fault that a test asked for, see tables/files.py: a running cluster's workers know nothing of our environment."""
+    """The fault that a test asked for (tables/files.py): a running cluster's workers do not know our environment."""
     return {name: os.environ[name] for name in (CRASH,) if name in os.environ}
 
 

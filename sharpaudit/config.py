@@ -138,7 +138,7 @@ class TriageConfig(Section):
 class SamplesConfig(Section):
     """Generation of the selected prompts."""
 
-    steps: int = identity("sample", default=25, ge=2, le=1000)
+    steps: int = identity("sample", default=25, ge=2, le=999)
     """DDIM steps."""
     guidance: float = identity("sample", default=5.0, ge=0, le=100)
     """Classifier-free guidance scale."""

@@ -65,7 +65,7 @@ def test_a_run_that_breaks_again_and_again_still_ends_right(
             broken += 1
         else:
             break
-    assert 0 < broken
+    assert broken > 0
     assert tables(root) == clean
     assert not stray(root)
 

@@ -90,9 +90,12 @@ def crowd(n_audit, n_calibration=99, n_fit=20, seed=0):
 
 @st.composite
 def audits(draw):
-    """Any audit: ties, families, failed rows of several kinds, lost shards, any order; one calibrator at least."""
+    """Any audit: ties, families, failed rows of several kinds, lost shards, any order.
+
+    At least four calibrators, so that a prompt can be flagged at alpha = 0.3.
+    """
     roles = draw(st.lists(st.sampled_from(["audit", "audit", "positive_control", "calibration", "fit"]), max_size=40))
-    prompts = [Prompt("calibration", "calibration", 2.0)]
+    prompts = named("calibration", [0, 1, 2, 3])
     for i, role in enumerate(roles):
         status = draw(st.sampled_from(["ok", "ok", "ok", "non_finite", "out_of_memory", None]))
         value = float(draw(st.integers(0, 4))) if status == "ok" and role != "fit" else None

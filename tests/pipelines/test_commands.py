@@ -1,0 +1,77 @@
+"""The verbs: help with an example, status, validate, init, index."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from audits import command, finish, load
+from click.testing import CliRunner
+
+from pipelines.cli import cli
+from pipelines.commands.status import describe
+from pipelines.rehearsal import rehearse
+from sharpaudit.config import LAB
+from sharpaudit.errors import UserError
+from sharpaudit.images import encode_png
+from sharpaudit.lab.analytic import write
+from sharpaudit.tables.runs import RunFolder
+
+VERBS = {"run", "validate", "status", "query", "replay", "init", "index"}
+
+
+def test_the_verbs_are_these_and_each_help_has_an_example() -> None:
+    assert set(cli.commands) == VERBS
+    for name in VERBS - {"index"}:
+        assert "Example: sharpaudit" in CliRunner().invoke(cli, [name, "--help"]).output, name
+    assert "Example: sharpaudit" in CliRunner().invoke(cli, ["index", "build", "--help"]).output
+
+
+def test_status_counts_what_is_committed(clean: Path) -> None:
+    found = describe(RunFolder.open(clean))
+    assert found["state"] == "complete"
+    assert found["tables"]["corpus"]["statuses"] == {"ok": 289}
+    code, out, _ = finish(command("status", clean, "--json"))
+    assert (code, json.loads(out)) == (0, found)
+
+
+def test_validate_says_what_a_night_would_cost(config_path: Path) -> None:
+    lines = list(rehearse(load(config_path), 0.1))
+    assert lines[-1] == "valid: this audit would run"
+    plan = next(line for line in lines if line.startswith("plan:"))
+    # 120 fit prompts and a seed; 49 audited and 120 calibration prompts at 3; 1 flagged, 6 controls, 10 band prompts.
+    assert f"fit 121, score {3 * 169}, sample {(2 + 12 + 20) * 20}" in plan
+
+
+def test_validate_refuses_an_alpha_that_flags_nothing(config_path: Path) -> None:
+    with pytest.raises(UserError, match="give at least 999 calibration prompts"):
+        list(rehearse(load(config_path, "triage.alpha=0.001"), 0.1))
+
+
+def test_init_writes_configs_that_load_and_overwrites_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = CliRunner()
+    assert runner.invoke(cli, ["init", str(tmp_path / "audits")]).exit_code == 0
+    for path in sorted((tmp_path / "audits").iterdir()):
+        load(path)
+    assert isinstance(runner.invoke(cli, ["init", str(tmp_path / "audits")]).exception, UserError)
+
+
+def test_an_index_is_built_from_a_folder_of_pictures(tmp_path: Path) -> None:
+    import numpy as np
+
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(3):
+        noise = np.random.default_rng(i).integers(0, 255, (20, 20, 3), dtype=np.uint8)
+        (pictures / f"{i}.png").write_bytes(encode_png(noise))
+    (pictures / "broken.jpg").write_bytes(b"no picture")
+    out = CliRunner().invoke(cli, ["index", "build", str(pictures), "--out", str(tmp_path / "index")]).output
+    assert "4 pictures, 0 of them duplicates, rejected: 1 unreadable_image" in out
+
+
+def test_the_shipped_testbed_is_what_its_generator_writes(tmp_path: Path) -> None:
+    write(tmp_path)
+    for path in sorted((LAB / "analytic").rglob("*")):
+        if path.is_file() and path.name not in ("manifest.json", "references.parquet"):
+            assert (tmp_path / path.relative_to(LAB / "analytic")).read_bytes() == path.read_bytes(), path.name
