@@ -1,0 +1,1 @@
+"""The example configs, which ship inside the package as `pipelines.examples`."""
