@@ -1,5 +1,7 @@
 """What a run says while it works: a line for people, JSON lines for logs, `progress.json` for machines.
 
+All of it is appended to `logs/run.jsonl` as well.
+
 On a terminal a live line (done, rate, rejected, time left); elsewhere a JSON line every few seconds. Rates and
 times are of this call on a monotonic clock, so a resumed run does not count earlier work as its own.
 """
@@ -56,8 +58,7 @@ class Reporter:
         """One line now."""
         if self._tty:
             self._console.print(printable(message, 2000), markup=False)
-        else:
-            self._write({"message": printable(message, 2000), **fields})
+        self._write({"message": printable(message, 2000), **fields})
 
     def watch(self, stage: str, total: int, done: int, receipts: Iterable[Receipt]) -> Iterator[Receipt]:
         """The receipts of a stage of `total` rows, `done` of them committed by earlier calls."""
@@ -91,12 +92,17 @@ class Reporter:
             "rejected": _count_rejected(statuses),
         }
         replace_file(self._root / "progress.json", json.dumps(line | {"at": round(time.time(), 3)}).encode() + b"\n")
-        if not self._tty:
-            self._write(line)
+        self._write(line)
 
     def _write(self, line: dict[str, Any]) -> None:
-        self._stream.write(json.dumps(line) + "\n")
-        self._stream.flush()
+        """Into the log, and to the stream where no live line stands."""
+        if not self._tty:
+            self._stream.write(json.dumps(line) + "\n")
+            self._stream.flush()
+        log = self._root / "logs" / "run.jsonl"
+        log.parent.mkdir(exist_ok=True)
+        with log.open("a") as stream:
+            stream.write(json.dumps({"at": round(time.time(), 3), **line}) + "\n")
 
 
 def _count_rejected(statuses: Counter[str]) -> int:

@@ -51,6 +51,7 @@ def collect(connection: Connection, run: Mapping[str, Any]) -> Row:
         "differences": differences,
         "calibration": _calibration(connection, alpha),
         "histogram": _histogram(connection, alpha),
+        "borderline": _borderline(connection, alpha),
         "findings": _findings(connection, run["settings"]["report"]["max_findings"]),
         "controls": _controls(connection),
         "positive_controls": _positive_controls(connection),
@@ -170,6 +171,14 @@ def _flag_line(connection: Connection, alpha: float) -> float | None:
     values = [row[0] for row in connection.sql(sql).fetchall()]
     k = rank_at(alpha, len(values))
     return values[k - 1] if 0 < k <= len(values) else None
+
+
+def _borderline(connection: Connection, alpha: float) -> list[str]:
+    """Audited prompts within one calibration rank of alpha: rounding on another machine may turn their flag."""
+    n = _one(connection, "SELECT count(*) FROM triage WHERE role = 'calibration' AND status = 'ok'")
+    rank = 1 / (n + 1) + 1e-9
+    sql = f"SELECT prompt_id FROM triage WHERE role = 'audit' AND abs(p_value - {alpha}) <= {rank} ORDER BY prompt_id"  # noqa: S608
+    return [row[0] for row in connection.sql(sql).fetchall()]
 
 
 def _histogram(connection: Connection, alpha: float) -> Row | None:

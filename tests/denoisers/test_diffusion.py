@@ -260,16 +260,34 @@ def test_shift_of_the_autoencoder_is_added(folder, model):
     torch.testing.assert_close(open_model(folder).decode(z), model.decode(z + 0.25 * 0.5), rtol=1e-4, atol=1e-4)
 
 
-def test_loading_says_nothing_and_changes_no_setting(folders, capfd, caplog):
-    import transformers
-
-    before = transformers.utils.logging.get_verbosity(), transformers.utils.logging.is_progress_bar_enabled()
+def test_loading_says_nothing(folders, capfd, caplog):
     with caplog.at_level(logging.INFO):
         model = open_model(folders["epsilon"])
         DiffusionTokenizer(folders["epsilon"]).tokens(["cat " * 1000])
         model.encode(["cat " * 1000])
-    assert before == (transformers.utils.logging.get_verbosity(), transformers.utils.logging.is_progress_bar_enabled())
     assert (*capfd.readouterr(), caplog.text) == ("", "", "")
+
+
+@pytest.mark.parametrize("bars", [True, False])
+@pytest.mark.parametrize("verbosity", [logging.INFO, logging.CRITICAL])
+def test_loading_leaves_the_libraries_settings(folders, bars, verbosity):
+    import diffusers
+    import transformers
+
+    logs = [transformers.utils.logging, diffusers.utils.logging]
+    before = [(log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
+
+    def use(settings):
+        for log, (level, enabled) in zip(logs, settings, strict=True):
+            log.set_verbosity(level)
+            log.enable_progress_bar() if enabled else log.disable_progress_bar()
+
+    try:
+        use([(verbosity, bars)] * 2)
+        DiffusionTokenizer(folders["epsilon"])
+        assert [(log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs] == [(verbosity, bars)] * 2
+    finally:
+        use(before)
 
 
 def test_checkpoints_with_the_names_of_old_versions_load(folder, model):

@@ -137,6 +137,14 @@ def test_every_member_of_a_stratum_is_drawn_as_often_as_its_probability_says():
     assert all(abs(drawn[f"audit-{i}"] / n - probability) < 4 * 0.029 for i in range(20))
 
 
+def test_a_flag_is_certain_and_a_positive_control_estimates_nothing():
+    prompts = [*CROWD, *named("audit", [9.0], prefix="high"), *named("positive_control", [9.0, -9.0])]
+    told = {row["prompt_id"]: row for row in rows_of(prompts)}
+    assert told["high-0"]["inclusion_probability"] == 1.0
+    assert told["positive_control-0"]["flagged"]
+    assert [told[f"positive_control-{i}"]["inclusion_probability"] for i in range(2)] == [None, None]
+
+
 def test_another_seed_draws_others():
     first, second = (rows_of(CROWD, seed=seed, samples={"band_prompts": 5}) for seed in (0, 1))
     assert names_of(first, "control") != names_of(second, "control")
