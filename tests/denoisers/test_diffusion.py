@@ -9,13 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from safetensors.torch import load_file, save_file
+from tiny_models import END, MAX_LENGTH, PREDICTIONS, edit_json
 
 from sharpaudit.denoisers import snapshot
 from sharpaudit.denoisers.diffusion import DiffusionDenoiser, DiffusionTokenizer, Schedule
 from sharpaudit.denoisers.sampling import ddim
 from sharpaudit.errors import UserError
 from sharpaudit.seeds import generator, latents
-from tests.denoisers.conftest import END, MAX_LENGTH, PREDICTIONS, edit_json
 from tests.hostile.strategies import TEXTS, texts
 
 CPU = torch.device("cpu")

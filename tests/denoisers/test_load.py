@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import edit_json
 
 from sharpaudit.config import ModelConfig
 from sharpaudit.denoisers import load
 from sharpaudit.denoisers.base import Conditioning
 from sharpaudit.denoisers.load import load_denoiser, load_tokenizer, model_digest
 from sharpaudit.errors import TransientError, UserError
-from tests.denoisers.conftest import edit_json
 
 REVISION = "0123456789" * 4
 

@@ -7,11 +7,11 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_models import edit_json
 
 from sharpaudit.denoisers import snapshot
 from sharpaudit.denoisers.diffusion import DiffusionDenoiser, DiffusionTokenizer
 from sharpaudit.errors import UserError
-from tests.denoisers.conftest import edit_json
 
 
 def open_model(folder):

@@ -9,13 +9,13 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import pytest
 import torch
+from tiny_models import PREDICTIONS, write_model
 
 from sharpaudit.config import ModelConfig
 from sharpaudit.denoisers.devices import choose_device, choose_dtype, describe_hardware
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.denoisers.sampling import ddim
 from sharpaudit.seeds import latents
-from tests.denoisers.conftest import PREDICTIONS, write_model
 
 pytestmark = [
     pytest.mark.gpu,
