@@ -28,7 +28,7 @@ def run(config: Path, out: Path | None, update: bool, overrides: tuple[str, ...]
 
     signals.install()
     loaded = configuration.load(config, with_limit(overrides, limit))
-    folder = (out or Path("runs") / loaded.name).absolute()
-    outcome = run_audit(loaded, folder, update=update)
+    folder = out or Path("runs") / loaded.name
+    outcome = run_audit(loaded, folder.absolute(), update=update)
     click.echo(summary(outcome, folder))
     raise click.exceptions.Exit(exit_code(outcome, loaded))
