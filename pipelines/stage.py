@@ -130,7 +130,7 @@ class ShardWorker:
         done = folder.manifest(work.shard)
         if done is not None:
             return done
-        crash_point("work.taken", work.shard)
+        crash_point("work.taken", f"{work.stage}/{work.shard}")
         begun = time.monotonic()
         rows = stage.read(self._run, self._config, work)
         if stage.name not in self._open:
@@ -138,7 +138,7 @@ class ShardWorker:
         made = self._open[stage.name].process(rows)
         if stage.key is not None and set(rows[stage.key].to_pylist()) != set(made[stage.key].to_pylist()):
             raise AssertionError(f"{stage.name}/{work.shard}: the outcomes are not those of the rows that came in")
-        crash_point("work.processed", work.shard)
+        crash_point("work.processed", f"{work.stage}/{work.shard}")
         return folder.commit(
             work.shard, made, input_digest=work.input_digest, duration_s=time.monotonic() - begun, keyed=stage.keyed
         )

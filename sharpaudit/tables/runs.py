@@ -19,7 +19,7 @@ import tomli_w
 
 from sharpaudit.config import AuditConfig, parse
 from sharpaudit.errors import IntegrityError, UserError
-from sharpaudit.tables.files import Files
+from sharpaudit.tables.files import IN_PROGRESS, Files
 from sharpaudit.tables.schemas import RUN_TABLES, Table
 from sharpaudit.tables.shards import TableFolder, digest_of, replace_file, sealed, unseal
 
@@ -63,7 +63,9 @@ class RunFolder:
             root.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise UserError(f"{root}: cannot make the run folder: {error.strerror}") from error
-        if not (root / "run.json").exists() and any(p.name not in OWN_NAMES for p in root.iterdir()):
+        # A driver killed before it wrote run.json leaves names of ours, some of them half-written.
+        foreign = (p for p in root.iterdir() if p.name not in OWN_NAMES and not p.name.endswith(IN_PROGRESS))
+        if not (root / "run.json").exists() and any(foreign):
             raise UserError(f"{root}: the folder is not empty and holds no run; name a new folder with --out")
         return RunFolder(root)
 

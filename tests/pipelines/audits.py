@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from pipelines.audit import Outcome, run_audit
 from pipelines.progress import Reporter
+from pipelines.stages import STAGES
 from sharpaudit import config as configuration
 from sharpaudit.config import AuditConfig
 from sharpaudit.lab.analytic import Sizes
@@ -81,6 +83,13 @@ def tables(root: Path) -> dict[str, list[dict[str, Any]]]:
     current = {row["sample_id"] for row in found["samples"]}
     found["matches"] = [row for row in found["matches"] if row["sample_id"] in current]
     return found
+
+
+def moment(clean: Path, stage: str, seed: int) -> str:
+    """A crash point in the work of a stage, at a shard drawn from those of an uninterrupted run."""
+    draw = random.Random(f"{stage} {seed}")
+    shards = [manifest.shard for manifest in RunFolder.open(clean).table(STAGES[stage].table).current()]
+    return f"{draw.choice(['work.taken', 'work.processed'])}/{stage}/{draw.choice(shards)}"
 
 
 def stray(root: Path) -> list[str]:

@@ -230,6 +230,18 @@ def test_a_folder_that_is_no_run_is_not_touched(config_path: Path, tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_folder_that_a_driver_left_before_it_began_is_taken_up(
+    config_path: Path, clean: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "run"
+    root.mkdir()
+    for name in (".run.json-0.inprogress", ".probe-0.inprogress", ".run.lock-0.inprogress", ".takeover"):
+        (root / name).write_text("half")
+    audit(config_path, root)
+    assert tables(root) == tables(clean)
+    assert not stray(root)
+
+
 def test_the_outcome_carries_the_facts_of_the_report(config_path: Path, clean: Path) -> None:
     outcome: Outcome = audit(config_path, clean)
     assert outcome.facts == json.loads((clean / "report/facts.json").read_text())
