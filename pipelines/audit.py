@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.admit import admit
+from pipelines.calibration import allowed
 from pipelines.execute import Run, executor
 from pipelines.progress import Reporter
 from pipelines.stage import Receipt, Stage, Work, table_commit
 from pipelines.stages import STAGES, ingest
+from pipelines.stages.fit import role_of
 from pipelines.stages.report import write_report
 from pipelines.survey import survey
 from sharpaudit.config import AuditConfig
@@ -29,6 +31,7 @@ from sharpaudit.errors import IntegrityError
 from sharpaudit.tables.files import IN_PROGRESS
 from sharpaudit.tables.lock import Guard, hold
 from sharpaudit.tables.runs import RunFolder
+from sharpaudit.tables.schemas import CORPUS
 from sharpaudit.tables.shards import TableFolder, probe_links, sweep_images
 
 
@@ -57,6 +60,8 @@ def run_audit(config: AuditConfig, root: Path, *, update: bool = False, reporter
         added = ingest.ingest(run, config, load_tokenizer(config.model))
         if added:
             reporter.say(f"ingest: {added:,} source rows read")
+        harmless = [m.rows for m in run.table(CORPUS).current() if role_of(m) == "calibration"]
+        reporter.say(allowed(config, sum(harmless)))
         # The executor starts with its first piece of work, so that a finished run starts none.
         start = cache(lambda: stack.enter_context(executor(root, config, driver, STAGES)))
         results = [_run_stage(stage, run, config, start, reporter) for stage in STAGES.values()]

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 
+from pipelines.calibration import allowed
 from pipelines.stage import Facts
 from pipelines.stages.ingest import sources
 from pipelines.stages.search import SampleSearch
@@ -32,7 +33,6 @@ from sharpaudit.samples.generate import generate
 from sharpaudit.scores.plan import METRICS
 from sharpaudit.scores.residual_gap import Subspace
 from sharpaudit.scores.screen import ScreenConfig, evaluations, screen, unconditional_predictions
-from sharpaudit.statistics.conformal import fpr_interval, rank_at, smallest_p
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.shards import store_image
 
@@ -63,28 +63,13 @@ def rehearse(config: AuditConfig, measure_s: float = MEASURE_S) -> Iterator[str]
     rejected = made.origins.num_rows - pc.sum(pc.equal(made.origins["status"], Status.OK)).as_py()
     counts = {role: rows.num_rows for role, rows in made.corpus.items()}
     yield f"corpus: {', '.join(f'{n:,} {role}' for role, n in counts.items())}; {rejected:,} rows rejected"
-    yield _calibration(config, counts["calibration"])
+    yield allowed(config, counts["calibration"])
     yield f"end to end: {_one_prompt(config, denoiser, made)}"
     rate = _rate(config, denoiser, made, measure_s)
     yield f"rate: {rate:,.1f} evaluations a second in one worker"
     night = _plan(config, counts, rate, denoiser)
     yield from _lines(config, facts, night)
     yield "valid: this audit would run"
-
-
-def _calibration(config: AuditConfig, n: int) -> str:
-    """What the calibration set allows. Raises UserError where no prompt could ever be flagged."""
-    alpha = config.triage.alpha
-    if config.triage.flag_by == "p" and rank_at(alpha, n) == 0:
-        raise UserError(
-            f"triage.alpha = {alpha}: {n} calibration prompts give no p below {smallest_p(n):.3g}, so nothing could be "
-            f"flagged; give at least {math.ceil(1 / alpha) - 1} calibration prompts or raise triage.alpha"
-        )
-    interval = fpr_interval(alpha, n)
-    return (
-        f"calibration: {n:,} prompts; at alpha {alpha:g} the false-positive rate lies between {interval.low:.2%} and "
-        f"{interval.high:.2%} (95%); the smallest p is {smallest_p(n):.2g}"
-    )
 
 
 def _one_prompt(config: AuditConfig, denoiser: Denoiser, made: Ingested) -> str:

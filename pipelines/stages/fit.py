@@ -191,11 +191,12 @@ def _refuse_noise(floor: float, gaps: np.ndarray) -> None:
 
 def corpus_work(stage: str, run: RunFolder, roles: tuple[str, ...]) -> list[Work]:
     """A shard for each corpus shard whose prompts have one of the roles."""
-    found = [m for m in run.table(CORPUS).current() if _role(m) in roles]
+    found = [m for m in run.table(CORPUS).current() if role_of(m) in roles]
     return [Work(stage, m.shard, m.rows, m.keys_digest) for m in found]
 
 
-def _role(manifest: Manifest) -> str:
+def role_of(manifest: Manifest) -> str:
+    """The role of a corpus shard's prompts."""
     # A corpus shard is named role-number-digest, and a role holds no hyphen.
     return manifest.shard.split("-")[0]
 

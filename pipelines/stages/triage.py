@@ -43,7 +43,9 @@ class TriageStage:
         corpus = folder.read_all(folder.current(), ["prompt_id", "role", "family_id"])
         folder = run.table(SCORES)
         scores = folder.read_all(folder.current(), ["prompt_id", "metric", "value", "status", "reason"])
-        return corpus.join(scores.filter(pc.field("metric") == DECIDING), "prompt_id", join_type="left outer")
+        # A join keeps no order; a shard's rows must not depend on chance.
+        deciding = scores.filter(pc.field("metric") == DECIDING)
+        return corpus.join(deciding, "prompt_id", join_type="left outer").sort_by("prompt_id")
 
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker that decides and selects."""

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from audits import command, finish, load
+from audits import audit, command, finish, load
 from click.testing import CliRunner
 
 from pipelines.cli import cli
@@ -47,6 +47,12 @@ def test_validate_says_what_a_night_would_cost(config_path: Path) -> None:
 def test_validate_refuses_an_alpha_that_flags_nothing(config_path: Path) -> None:
     with pytest.raises(UserError, match="give at least 999 calibration prompts"):
         list(rehearse(load(config_path, "triage.alpha=0.001"), 0.1))
+
+
+def test_run_refuses_it_before_anything_is_scored(config_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="give at least 999 calibration prompts"):
+        audit(config_path, tmp_path / "run", "triage.alpha=0.001")
+    assert not (tmp_path / "run" / "scores").exists()
 
 
 def test_init_writes_configs_that_load_and_overwrites_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ def ours() -> list[psutil.Process]:
 
 
 def wait_for_none(seconds: float) -> None:
-    """Workers end within 2 s; the agents of a Ray cluster whose head was killed take up to half a minute."""
+    """Workers end within 2 s; Ray's own agents first try to tell their killed head, for up to a minute."""
     deadline = time.monotonic() + seconds
     while ours() and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -70,9 +70,9 @@ def test_a_ray_run_whose_driver_is_killed_at_a_random_time_leaves_no_process(
     time.sleep(random.Random(seed).uniform(4, 16))
     process.kill()
     finish(process)
-    wait_for_none(40)
+    wait_for_none(90)
     run_and_compare(config_path, tmp_path / "run", clean, *RAY)
-    wait_for_none(40)
+    wait_for_none(90)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -108,7 +108,7 @@ def test_a_second_signal_forces(config_path: Path, tmp_path: Path) -> None:
     code, _, err = finish(process, timeout=20)
     assert code in (128 + signal.SIGINT, 128 + signal.SIGTERM), err
     assert time.monotonic() - begun < 15
-    wait_for_none(40)
+    wait_for_none(90)
 
 
 def test_two_drivers_on_one_folder(config_path: Path, clean: Path, tmp_path: Path) -> None:
