@@ -132,8 +132,6 @@ def _start_ray(config: AuditConfig, num_cpus: int) -> None:
     if not config.run.address:
         # A cluster of our own gets a secret of its own; Ray would write one into the user's home folder.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-        # Killed with its head, Ray's agents try this long to tell it so before they end; a minute by default.
-        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
     common: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
     try:

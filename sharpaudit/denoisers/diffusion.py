@@ -27,8 +27,12 @@ from typing import Any, Literal
 import diffusers
 import torch
 import transformers
+
+# By name: a lazy import inside a constructor would keep its frame, and with it the model, alive.
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
+from transformers import BatchEncoding, CLIPTextModel, CLIPTokenizer
 
 from sharpaudit.denoisers import snapshot
 from sharpaudit.denoisers.base import Conditioning, NoiseLevel, Prediction, Tokens
@@ -120,9 +124,9 @@ class DiffusionTokenizer:
                 "text encoder sees is expected, 77 for Stable Diffusion"
             )
         self.max_length = length
-        self._tokenizer = _load(transformers.CLIPTokenizer, folder / "tokenizer")
+        self._tokenizer = _load(CLIPTokenizer, folder / "tokenizer")
 
-    def ids(self, prompts: Sequence[str]) -> transformers.BatchEncoding:
+    def ids(self, prompts: Sequence[str]) -> BatchEncoding:
         """input_ids and attention_mask with shape (B, L), cut and padded to the model's length."""
         return self._tokenizer(
             list(prompts),
@@ -155,11 +159,9 @@ class DiffusionDenoiser:
         if device.type == "cuda":
             forbid_tf32()
         # sdpa by name: a config may ask for another attention, even for one that is downloaded.
-        self._text_encoder = _network(
-            transformers.CLIPTextModel, folder / "text_encoder", device, dtype, attn_implementation="sdpa"
-        )
-        self._unet = _network(diffusers.UNet2DConditionModel, folder / "unet", device, dtype, low_cpu_mem_usage=False)
-        self._vae = _network(diffusers.AutoencoderKL, folder / "vae", device, torch.float32, low_cpu_mem_usage=False)
+        self._text_encoder = _network(CLIPTextModel, folder / "text_encoder", device, dtype, attn_implementation="sdpa")
+        self._unet = _network(UNet2DConditionModel, folder / "unet", device, dtype, low_cpu_mem_usage=False)
+        self._vae = _network(AutoencoderKL, folder / "vae", device, torch.float32, low_cpu_mem_usage=False)
         self.latent_shape = _latent_shape(folder, self._unet.config, self._vae.config)
         self._check_text(folder)
 

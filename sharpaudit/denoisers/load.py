@@ -6,7 +6,6 @@ the model that it used last, so that a worker holds it across shards and stages;
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 from typing import Literal
 
@@ -46,7 +45,6 @@ def load_denoiser(config: ModelConfig) -> Denoiser:
     key = (_digest(kind, path), device, dtype)
     if key not in _held:
         _held.clear()
-        gc.collect()  # the libraries' networks hold references to themselves, so they would linger
         _held[key] = _load(kind, path, device, dtype)
     return _held[key]
 

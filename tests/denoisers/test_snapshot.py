@@ -33,7 +33,9 @@ def test_digest_follows_content_and_not_place(folder, folders):
         (folder / name).write_text((folder / name).read_text() + "\n")
         seen.add(digest())
     for name in snapshot.WEIGHTS:
-        save_file({k: v + 1 for k, v in load_file(folder / name).items()}, folder / name)
+        size = (folder / name).stat().st_size
+        save_file({k: v + 1 for k, v in load_file(folder / name).items()}, folder / name, {"format": "pt"})
+        assert (folder / name).stat().st_size == size
         seen.add(digest())
     assert len(seen) == len(files) + 1
 
