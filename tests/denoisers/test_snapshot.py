@@ -40,6 +40,12 @@ def test_digest_follows_content_and_not_place(folder, folders):
     assert len(seen) == len(files) + 1
 
 
+def test_digest_follows_a_file_rewritten_in_place(folder):
+    merges, before = folder / "tokenizer" / "merges.txt", DiffusionTokenizer(folder).digest
+    merges.write_text(merges.read_text().replace("0.2", "0.3"))
+    assert DiffusionTokenizer(folder).digest != before
+
+
 def test_digest_of_the_tokenizer_ignores_the_networks(folder):
     before = DiffusionTokenizer(folder).digest
     for part in ("unet", "vae", "text_encoder", "scheduler"):
