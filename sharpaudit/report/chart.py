@@ -1,14 +1,18 @@
 """The score histogram as inline SVG: numbers in, markup out, no dependency.
 
 Bars: audited prompts. Line: calibration prompts, scaled to the same number of prompts. The dashed line is where a
-prompt is flagged. The count axis is a square root, so that few flagged prompts show beside many others.
+prompt is flagged; a line outside the axis stands at its end. The count axis is a
+square root, so that few flagged prompts show beside many others.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from html import escape
 from typing import Any
+
+from sharpaudit.errors import printable
 
 WIDTH, HEIGHT = 960, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 16, 44
@@ -23,7 +27,9 @@ def histogram(data: Mapping[str, Any]) -> str:
     low, high = math.log(edges[0]), math.log(edges[-1])
 
     def x(value: float) -> float:
-        return LEFT + (math.log(value) - low) / max(high - low, 1e-12) * (WIDTH - LEFT - RIGHT)
+        return LEFT + (math.log(min(max(value, edges[0]), edges[-1])) - low) / max(high - low, 1e-12) * (
+            WIDTH - LEFT - RIGHT
+        )
 
     def y(count: float) -> float:
         return HEIGHT - BOTTOM - math.sqrt(count / top) * (HEIGHT - TOP - BOTTOM)
@@ -51,9 +57,8 @@ def histogram(data: Mapping[str, Any]) -> str:
         shift = -6 if side == "end" else 6
         place = f'x="{x(line) + shift:.1f}" y="{TOP + 12}" text-anchor="{side}"'
         parts.append(f'<text class="flag" {place}>flagged above {line:.4g}</text>')
-    parts.append(
-        f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{data["metric"]} (log scale)</text>'
-    )
+    label = f"{escape(printable(data['metric']))} (log scale)"
+    parts.append(f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{label}</text>')
     body = "".join(parts)
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Histogram of the deciding score">{body}</svg>'
 
@@ -66,8 +71,9 @@ def _tick(x: float, floor: float, value: float) -> str:
 
 
 def _decades(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times the powers of ten between the ends; only powers when there are many."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    """1, 2 and 5 times the powers of ten between the ends; only powers, at most a dozen, when there are many."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    powers = range(first, last + 1, math.ceil((last - first + 1) / 12))
     steps = (1, 2, 5) if len(powers) <= 4 else (1,)
     found = [step * 10.0**power for power in powers for step in steps]
     return [value for value in found if low <= value <= high]

@@ -3,7 +3,8 @@
 What is undefined is null and shown as "undefined"; nothing is invented. Rates carry two-sided 95% Clopper-Pearson
 intervals. The control sample bounds what the flags missed: in each stratum of N unflagged prompts, of which n were
 drawn and c copied, at most N * U(c, n) memorised ones remain, U the upper bound at level 1 - 0.05 / strata; the
-sum holds with 95% confidence for all strata together.
+sum holds with 95% confidence for all strata together. A control that was drawn and has a picture that was not made
+or not matched counts as copied: a failure may depend on the prompt, so it must not make the bound smaller.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from sharpaudit.errors import Status
 from sharpaudit.matches.decide import false_match_bound
 from sharpaudit.statistics.conformal import fpr_interval, rank_at, smallest_p
 from sharpaudit.statistics.intervals import clopper_pearson, upper_bound
-from sharpaudit.tables.query import Connection
+from sharpaudit.tables.query import Connection, view_name
+from sharpaudit.tables.schemas import RUN_TABLES
 
 VERSION = 1
 BINS = 40
@@ -41,7 +43,8 @@ def collect(connection: Connection, run: Mapping[str, Any]) -> Row:
     run: what the tables do not hold: name, created, sharpaudit_version, model, settings (the configuration), inputs,
     index, hardware, quarantined (stage, shard, rows, reason of each), command.
     """
-    alpha = run["settings"]["triage"]["alpha"]
+    triage = run["settings"]["triage"]
+    level = _level(connection, triage)
     differences = _differences(connection, run)
     return {
         "version": VERSION,
@@ -49,10 +52,10 @@ def collect(connection: Connection, run: Mapping[str, Any]) -> Row:
         "flow": _flow(connection),
         "reconciles": not differences,
         "differences": differences,
-        "calibration": _calibration(connection, alpha),
-        "histogram": _histogram(connection, alpha),
-        "borderline": _borderline(connection, alpha),
-        "findings": _findings(connection, run["settings"]["report"]["max_findings"]),
+        "calibration": _calibration(connection, triage, level),
+        "histogram": _histogram(connection, level),
+        "borderline": _borderline(connection, level),
+        "findings": _findings(connection),
         "controls": _controls(connection),
         "positive_controls": _positive_controls(connection),
         "bands": _bands(connection),
@@ -75,8 +78,8 @@ def _rows(connection: Connection, sql: str) -> list[Row]:
 
 
 def _rate(k: int, n: int) -> Row:
-    """k of n with its interval; undefined where n is zero."""
-    if n == 0:
+    """k of n with its interval; undefined where n is zero, or where the tables contradict themselves."""
+    if n == 0 or k > n:
         return {"n": k, "of": n, "rate": None, "low": None, "high": None}
     interval = clopper_pearson(k, n)
     return {"n": k, "of": n, "rate": k / n, "low": interval.low, "high": interval.high}
@@ -95,6 +98,8 @@ def _flow(connection: Connection) -> list[Row]:
           (SELECT count(*) FROM triage WHERE role = 'audit' AND flagged) AS flagged,
           (SELECT count(*) FROM triage WHERE role = 'audit' AND n_samples > 0) AS generated,
           (SELECT count(*) FROM samples JOIN triage USING (prompt_id) WHERE role = 'audit') AS samples,
+          (SELECT count(DISTINCT sample_id) FROM matches JOIN triage USING (prompt_id)
+           WHERE role = 'audit' AND matches.status = 'ok') AS matched,
           (SELECT count(*) FROM findings) AS copied,
           (SELECT count(*) FROM findings WHERE selected_for = 'flagged') AS flagged_copied""",
     )[0]
@@ -105,6 +110,7 @@ def _flow(connection: Connection) -> list[Row]:
         {"step": "scored", "unit": "prompts"} | _rate(count["scored"], count["distinct_prompts"]),
         {"step": "flagged", "unit": "prompts"} | _rate(count["flagged"], count["scored"]),
         {"step": "generated", "unit": "prompts", "n": count["generated"], "samples": count["samples"]},
+        {"step": "pictures matched", "unit": "pictures"} | _rate(count["matched"], count["samples"]),
         {"step": "flagged with a copy", "unit": "prompts"} | _rate(count["flagged_copied"], count["flagged"]),
         {"step": "with a copy in all", "unit": "prompts", "n": count["copied"]},
     ]
@@ -148,43 +154,77 @@ def _differences(connection: Connection, run: Mapping[str, Any]) -> list[str]:
         a, b = _one(connection, left), _one(connection, right) + aside
         if a != b:
             found.append(f"{what}: {a:,} and {b:,}")
+    return found + _stray_keys(connection)
+
+
+def _stray_keys(connection: Connection) -> list[str]:
+    """Keys that stand twice, or that the table before does not know: counts alone can agree in spite of them."""
+    found = []
+    for table in RUN_TABLES:
+        name, key = view_name(table), ", ".join(table.key)
+        n = _one(connection, f"SELECT count(*) - count(DISTINCT row({key})) FROM {name}")  # noqa: S608
+        if n:
+            found.append(f"rows of {name} whose key stands there before: {n:,}")
+    for name, before in (("corpus", "origins"), ("scores", "corpus"), ("triage", "corpus")):
+        n = _one(connection, f"SELECT count(*) FROM {name} ANTI JOIN {before} USING (prompt_id)")  # noqa: S608
+        if n:
+            found.append(f"rows of {name} whose prompt is not in {before}: {n:,}")
     return found
 
 
-def _calibration(connection: Connection, alpha: float) -> Row:
-    n = _one(connection, "SELECT count(*) FROM triage WHERE role = 'calibration' AND status = 'ok'")
-    interval = fpr_interval(alpha, n)
+def _level(connection: Connection, triage: Mapping[str, Any]) -> float | None:
+    """The p at which a prompt is flagged: alpha, or with flag_by = "q" the largest flagged p, null without one."""
+    if triage["flag_by"] == "p":
+        return float(triage["alpha"])
+    found: float | None = _one(connection, "SELECT max(p_value) FROM triage WHERE role = 'audit' AND flagged")
+    return found
+
+
+def _n_calibration(connection: Connection) -> int:
+    return int(_one(connection, "SELECT count(*) FROM triage WHERE role = 'calibration' AND status = 'ok'"))
+
+
+def _calibration(connection: Connection, triage: Mapping[str, Any], level: float | None) -> Row:
+    """What the flags rest on. The false-positive rate is of p <= alpha, and undefined without calibration prompts."""
+    n = _n_calibration(connection)
+    interval = fpr_interval(triage["alpha"], n) if n else None
     return {
         "n": n,
-        "alpha": alpha,
-        "fpr_low": interval.low,
-        "fpr_high": interval.high,
-        "smallest_p": smallest_p(n),
-        "flag_line": _flag_line(connection, alpha),
+        "flag_by": triage["flag_by"],
+        "alpha": triage["alpha"],
+        "q": triage["q"],
+        "fpr_low": interval.low if interval else None,
+        "fpr_high": interval.high if interval else None,
+        "smallest_p": smallest_p(n) if n else None,
+        "flag_line": _flag_line(connection, level),
         "fit": _one(connection, "SELECT count(*) FROM corpus WHERE role = 'fit'"),
     }
 
 
-def _flag_line(connection: Connection, alpha: float) -> float | None:
-    """The calibration score that a prompt must exceed for p <= alpha; null where nothing can be flagged."""
+def _flag_line(connection: Connection, level: float | None) -> float | None:
+    """The calibration score that a prompt must exceed for p <= level; null where nothing can be flagged."""
+    if level is None:
+        return None
     sql = "SELECT value FROM triage WHERE role = 'calibration' AND value IS NOT NULL ORDER BY value DESC"
     values = [row[0] for row in connection.sql(sql).fetchall()]
-    k = rank_at(alpha, len(values))
+    k = rank_at(level, len(values))
     return values[k - 1] if 0 < k <= len(values) else None
 
 
-def _borderline(connection: Connection, alpha: float) -> list[str]:
-    """Audited prompts within one calibration rank of alpha: rounding on another machine may turn their flag."""
-    n = _one(connection, "SELECT count(*) FROM triage WHERE role = 'calibration' AND status = 'ok'")
-    rank = 1 / (n + 1) + 1e-9
-    sql = f"SELECT prompt_id FROM triage WHERE role = 'audit' AND abs(p_value - {alpha}) <= {rank} ORDER BY prompt_id"  # noqa: S608
+def _borderline(connection: Connection, level: float | None) -> list[str]:
+    """Audited prompts within one calibration rank of the level: rounding on another machine may turn their flag."""
+    if level is None:
+        return []
+    rank = 1 / (_n_calibration(connection) + 1) + 1e-9
+    sql = f"SELECT prompt_id FROM triage WHERE role = 'audit' AND abs(p_value - {level}) <= {rank} ORDER BY prompt_id"  # noqa: S608
     return [row[0] for row in connection.sql(sql).fetchall()]
 
 
-def _histogram(connection: Connection, alpha: float) -> Row | None:
-    """Counts of the deciding score on a logarithmic axis; null without positive scores."""
-    sql = "SELECT role, value FROM triage WHERE value > 0 AND role IN ('audit', 'calibration')"
-    rows = connection.sql(sql).fetchall()
+def _histogram(connection: Connection, level: float | None) -> Row | None:
+    """Counts of the deciding score on a logarithmic axis, which has no place for zero; null without positive scores."""
+    sql = "SELECT role, value FROM triage WHERE value IS NOT NULL AND role IN ('audit', 'calibration')"
+    scored = connection.sql(sql).fetchall()
+    rows = [(role, value) for role, value in scored if value > 0]
     if not rows:
         return None
     values = {role: np.array([v for r, v in rows if r == role]) for role in ("audit", "calibration")}
@@ -195,21 +235,22 @@ def _histogram(connection: Connection, alpha: float) -> Row | None:
     edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)
     counts = {role: np.histogram(v, edges)[0].tolist() for role, v in values.items()}
     metric = _one(connection, "SELECT any_value(metric) FROM triage WHERE metric IS NOT NULL")
-    return {"edges": edges.tolist(), "metric": metric, "flag_line": _flag_line(connection, alpha)} | counts
+    rest = {"metric": metric, "flag_line": _flag_line(connection, level), "not_positive": len(scored) - len(rows)}
+    return {"edges": edges.tolist()} | rest | counts
 
 
-def _findings(connection: Connection, most: int) -> Row:
-    total = _one(connection, "SELECT count(*) FROM findings")
+def _findings(connection: Connection) -> Row:
+    """All of them, the most similar first; the page shows as many as the configuration says."""
     rows = _rows(
         connection,
-        f"""
-        SELECT f.*, c.n_copies AS source_rows,
+        """
+        SELECT f.*, coalesce(c.n_copies, 0) AS source_rows,
                (SELECT list(o.external_id ORDER BY o.source, o.source_row) FROM origins o
                 WHERE o.prompt_id = f.prompt_id AND o.external_id IS NOT NULL) AS external_ids
-        FROM findings f JOIN copies c USING (prompt_id)
-        ORDER BY best_similarity DESC, prompt_id LIMIT {int(most)}""",  # noqa: S608
+        FROM findings f LEFT JOIN copies c USING (prompt_id)
+        ORDER BY best_similarity DESC, prompt_id""",
     )
-    return {"total": total, "rows": rows}
+    return {"total": len(rows), "rows": rows}
 
 
 def _controls(connection: Connection) -> Row:
@@ -217,13 +258,22 @@ def _controls(connection: Connection) -> Row:
     rows = _rows(
         connection,
         """
-        SELECT t.stratum, count(*) AS size, count(*) FILTER (t.selected_for = 'control') AS drawn,
-               count(f.prompt_id) AS copied
-        FROM triage t LEFT JOIN findings f USING (prompt_id)
-        WHERE t.stratum IS NOT NULL GROUP BY t.stratum ORDER BY min(t.p_value)""",
+        WITH examined AS (
+            SELECT m.prompt_id, count(DISTINCT m.sample_id) AS n FROM matches m WHERE m.status = 'ok' GROUP BY ALL
+        ), told AS (
+            SELECT t.stratum, t.p_value, t.selected_for = 'control' AS drawn, f.prompt_id IS NOT NULL AS copied,
+                   coalesce(e.n, 0) < t.n_samples AS incomplete
+            FROM triage t LEFT JOIN findings f USING (prompt_id) LEFT JOIN examined e USING (prompt_id)
+            WHERE t.stratum IS NOT NULL
+        )
+        SELECT stratum, count(*) AS size, count(*) FILTER (drawn) AS drawn,
+               count(*) FILTER (drawn AND copied) AS copied,
+               count(*) FILTER (drawn AND NOT copied AND incomplete) AS not_examined
+        FROM told GROUP BY stratum ORDER BY min(p_value)""",
     )
     for row in rows:
-        row["missed_high"] = row["size"] * upper_bound(row["copied"], row["drawn"], 1 - MISS_LEVEL / len(rows))
+        worst = row["copied"] + row["not_examined"]
+        row["missed_high"] = row["size"] * upper_bound(worst, row["drawn"], 1 - MISS_LEVEL / len(rows))
     missed = sum(row["missed_high"] for row in rows)
     found = _one(connection, "SELECT count(*) FROM findings WHERE selected_for = 'flagged'")
     recall = found / (found + missed) if found + missed > 0 else None

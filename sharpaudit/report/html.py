@@ -2,20 +2,22 @@
 
 Whatever comes from outside (prompts, ids, paths, names) is shown with control and bidirectional characters escaped
 and goes through the template's autoescape; the page loads nothing and runs nothing. Pictures are embedded only where
-the configuration says so, scaled down; the originals stay in the run folder.
+the configuration says so, scaled down; the originals stay in the run folder. A picture's file is named by its SHA-256,
+and one that is missing or changed is refused: it is evidence.
 """
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from sharpaudit.errors import printable
-from sharpaudit.images import UnreadableImage, decode, thumbnail
+from sharpaudit.errors import IntegrityError, printable
+from sharpaudit.images import decode, sha256_hex, thumbnail
 from sharpaudit.report.chart import histogram
 from sharpaudit.tables.query import csv_text
 
@@ -58,12 +60,14 @@ def render(facts: Mapping[str, Any], read_image: Callable[[str], bytes]) -> str:
         "interval": interval,
         "clean": lambda text: printable(str(text), PROMPT_CHARACTERS),
     }
-    shown = facts["run"]["settings"]["report"]["show_images"]
+    settings = facts["run"]["settings"]["report"]
     return environment.get_template("report.html").render(
         facts=facts,
         run=facts["run"],
+        steps={step["step"]: step for step in facts["flow"]},
+        findings=facts["findings"]["rows"][: settings["max_findings"]],
         chart=Markup(histogram(facts["histogram"])) if facts["histogram"] else None,  # noqa: S704
-        picture=(lambda path: _data_uri(read_image(path))) if shown else (lambda _: None),
+        picture=(lambda path: _data_uri(path, read_image)) if settings["show_images"] else (lambda _: None),
     )
 
 
@@ -94,9 +98,12 @@ def interval(rate: Mapping[str, Any]) -> str:
     return f"{percent(rate['rate'])} ({percent(rate['low'])} to {percent(rate['high'])})"
 
 
-def _data_uri(data: bytes) -> str | None:
+def _data_uri(path: str, read_image: Callable[[str], bytes]) -> str:
     try:
-        small = thumbnail(decode(data), PICTURE_SIDE_PX)
-    except UnreadableImage:
-        return None
+        data = read_image(path)
+    except OSError as error:
+        raise IntegrityError(f"{printable(path)}: a picture of a finding cannot be read: {error.strerror}") from error
+    if sha256_hex(data) != PurePosixPath(path).stem:
+        raise IntegrityError(f"{printable(path)}: a picture of a finding is not the one that its name says")
+    small = thumbnail(decode(data), PICTURE_SIDE_PX)
     return f"data:image/png;base64,{base64.b64encode(small).decode()}"

@@ -3,7 +3,7 @@
 `connect` opens views over files that the caller has verified (lists from manifests, never globs), with the
 rest of the machine locked away; `query` admits one reading statement; `materialise` writes `audit.duckdb`, real tables
 and the same views in one file that opens anywhere and in older clients. Numbers that are not finite are null
-in every view, so that NaN can never top a list (DuckDB orders it above everything).
+in every view, alone or in a list, so that NaN can never top a list (DuckDB orders it above everything).
 
 Views beside the tables (fit/unconditional is fit_unconditional, and so on):
 
@@ -35,7 +35,10 @@ from sharpaudit.tables.schemas import RUN_TABLES, Table
 
 Connection = duckdb.DuckDBPyConnection
 STORAGE_VERSION = "v1.2.0"
-READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
+READING = "give exactly one reading statement (select, from, values, describe, summarize, show)"
+_REFUSALS = ("Expected a single SELECT statement", "must be at the top level")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""First characters that make a spreadsheet take a cell for a formula, or skip on to one."""
 _OPTIONS: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
@@ -46,26 +49,26 @@ _CURRENT = {
     "samples": "SELECT s.* FROM stored_samples s JOIN triage t USING (prompt_id) WHERE s.seed_index < t.n_samples",
     "matches": "SELECT m.* FROM stored_matches m SEMI JOIN samples s USING (sample_id)",
 }
+# One sample is the best one, with all that belongs to it: ties go to the smallest seed, so that evidence is stable.
 _VIEWS = {
     "findings": """
-        WITH best AS (
+        WITH placed AS (
             SELECT s.prompt_id, s.sample_id, s.seed_index, s.image_path, s.image_sha256, m.band, m.similarity,
-                   m.reference_id, m.thumbnail_path
+                   m.reference_id, m.thumbnail_path,
+                   row_number() OVER (PARTITION BY s.prompt_id
+                                      ORDER BY m.band = 'copy' DESC NULLS LAST, m.similarity DESC NULLS LAST,
+                                               s.seed_index) AS place
             FROM samples s LEFT JOIN matches m ON m.sample_id = s.sample_id AND m.rank = 1
         ), told AS (
-            SELECT prompt_id, count(*) AS n_samples, count(*) FILTER (band = 'copy') AS n_copies,
-                   max(similarity) AS best_similarity,
-                   arg_max(sample_id, similarity) AS best_sample_id,
-                   arg_max(seed_index, similarity) AS best_seed_index,
-                   arg_max(image_path, similarity) AS best_image_path,
-                   arg_max(image_sha256, similarity) AS best_image_sha256,
-                   arg_max(reference_id, similarity) AS best_reference_id,
-                   arg_max(thumbnail_path, similarity) AS thumbnail_path
-            FROM best GROUP BY prompt_id
+            SELECT prompt_id, count(*) AS n_samples, count(*) FILTER (band = 'copy') AS n_copies
+            FROM placed GROUP BY prompt_id
         )
-        SELECT prompt_id, c.prompt, t.role, t.selected_for, t.metric, t.value, t.p_value, t.q_value, t.stratum,
-               told.* EXCLUDE (prompt_id)
-        FROM told JOIN triage t USING (prompt_id) JOIN corpus c USING (prompt_id)
+        SELECT t.prompt_id, c.prompt, t.role, t.selected_for, t.metric, t.value, t.p_value, t.q_value, t.stratum,
+               told.n_samples, told.n_copies, b.similarity AS best_similarity, b.sample_id AS best_sample_id,
+               b.seed_index AS best_seed_index, b.image_path AS best_image_path,
+               b.image_sha256 AS best_image_sha256, b.reference_id AS best_reference_id, b.thumbnail_path
+        FROM told JOIN placed b ON b.prompt_id = told.prompt_id AND b.place = 1
+        JOIN triage t ON t.prompt_id = told.prompt_id JOIN corpus c ON c.prompt_id = told.prompt_id
         WHERE t.role = 'audit' AND told.n_copies > 0""",
     "copies": "SELECT prompt_id, count(*) AS n_copies FROM origins WHERE status = 'ok' GROUP BY prompt_id",
     "indistinguishable": """
@@ -97,14 +100,15 @@ def connect(files: Mapping[str, Sequence[Path]], root: Path) -> Connection:
 def query(connection: Connection, sql: str) -> Result:
     """The rows of one reading statement. Raises UserError, one line, for anything else and for mistakes in it."""
     try:
-        sql.encode()
-        statements = connection.extract_statements(sql)
-        if len(statements) != 1 or statements[0].type not in READING:
-            raise UserError("give exactly one reading statement (select, from, describe, summarize, explain)")
-        relation = connection.sql(sql)
+        # As the argument of query() a statement can be nothing but a single select. As it stands it could write
+        # below the root, which must be readable: EXPLAIN ANALYZE COPY and WITH x AS (COPY ...) do.
+        relation = connection.sql(f"FROM query({_quoted(sql)})")
         return Result(list(relation.columns), relation.fetchall())
     except (duckdb.Error, UnicodeEncodeError) as error:
-        raise UserError(f"the query failed: {printable(' '.join(str(error).split()), 2000)}") from error
+        told = " ".join(str(error).split())
+        if any(refusal in told for refusal in _REFUSALS):
+            raise UserError(READING) from error
+        raise UserError(f"the query failed: {printable(told, 2000)}") from error
 
 
 def render(result: Result, form: Literal["table", "csv", "json"]) -> str:
@@ -134,22 +138,20 @@ def csv_text(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def materialise(files: Mapping[str, Sequence[Path]], out: Path) -> None:
     """Write `out`: tables and views in one DuckDB file that stands alone; whole or not at all."""
     attempt = out.with_name(f".{out.name}-{uuid.uuid4().hex}{IN_PROGRESS}")
-    connection = _open(files)
     try:
-        connection.execute(f"ATTACH {_quoted(str(attempt))} AS target (STORAGE_VERSION '{STORAGE_VERSION}')")
-        for table in RUN_TABLES:
-            name = view_name(table)
-            connection.execute(f"CREATE TABLE target.{name} AS SELECT * FROM memory.{name}")  # noqa: S608
-        connection.execute("USE target")
-        _create_views(connection)
-        connection.execute("USE memory")
-        connection.execute("DETACH target")
-    except BaseException:
-        attempt.unlink(missing_ok=True)
-        raise
+        with _open(files) as connection:
+            connection.execute(f"ATTACH {_quoted(str(attempt))} AS target (STORAGE_VERSION '{STORAGE_VERSION}')")
+            for table in RUN_TABLES:
+                name = view_name(table)
+                connection.execute(f"CREATE TABLE target.{name} AS SELECT * FROM memory.{name}")  # noqa: S608
+            connection.execute("USE target")
+            _create_views(connection)
+            connection.execute("USE memory")
+            connection.execute("DETACH target")
+        os.replace(attempt, out)
     finally:
-        connection.close()
-    os.replace(attempt, out)
+        attempt.unlink(missing_ok=True)
+        attempt.with_name(f"{attempt.name}.wal").unlink(missing_ok=True)
 
 
 def view_name(table: Table) -> str:
@@ -199,12 +201,18 @@ def _source(connection: Connection, table: Table, paths: Sequence[Path]) -> str:
         name = f"empty_{view_name(table)}"
         connection.execute(f"CREATE TABLE {name} ({', '.join(f'{f.name} {_sql_type(f.type)}' for f in table.schema)})")
         return f"SELECT * FROM {name}"  # noqa: S608
-    columns = [
-        f"CASE WHEN isfinite({f.name}) THEN {f.name} END AS {f.name}" if pa.types.is_floating(f.type) else f.name
-        for f in table.schema
-    ]
+    columns = [f"{_finite(field)} AS {field.name}" for field in table.schema]
     listed = ", ".join(_quoted(str(path)) for path in paths)
     return f"SELECT {', '.join(columns)} FROM read_parquet([{listed}])"  # noqa: S608
+
+
+def _finite(field: pa.Field) -> str:
+    name: str = field.name
+    if pa.types.is_floating(field.type):
+        return f"CASE WHEN isfinite({name}) THEN {name} END"
+    if pa.types.is_list(field.type) and pa.types.is_floating(field.type.value_type):
+        return f"[CASE WHEN isfinite(x) THEN x END FOR x IN {name}]"
+    return name
 
 
 def _sql_type(kind: pa.DataType) -> str:
@@ -234,4 +242,4 @@ def _harmless(value: Any) -> Any:
     )
     if text is None:
         return value
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    return f"'{text}" if text[:1] in FORMULA else text
