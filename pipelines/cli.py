@@ -15,6 +15,7 @@ import click
 
 from pipelines.commands.index import index
 from pipelines.commands.init import init
+from pipelines.commands.lab import lab
 from pipelines.commands.query import query
 from pipelines.commands.replay import replay
 from pipelines.commands.run import run
@@ -34,7 +35,7 @@ def cli() -> None:
     """Learn which prompts make a text-to-image diffusion model reproduce its training images."""
 
 
-for command in (run, validate, status, query, replay, init, index):
+for command in (run, validate, status, query, replay, init, index, lab):
     cli.add_command(command)
 
 

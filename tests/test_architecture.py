@@ -35,7 +35,8 @@ DOORS = {
     "ray": ("pipelines/execute.py",),
     "duckdb": ("sharpaudit/tables/query.py",),
     "faiss": ("sharpaudit/matches/search/",),
-    "PIL": ("sharpaudit/images.py",),
+    "PIL": ("sharpaudit/images.py", "sharpaudit/lab/"),
+    "tokenizers": ("sharpaudit/lab/text.py",),
     "diffusers": ("sharpaudit/denoisers/diffusion.py", "sharpaudit/lab/"),
     "transformers": ("sharpaudit/denoisers/diffusion.py", "sharpaudit/lab/"),
 }

@@ -1,0 +1,244 @@
+"""Which prompts of the lab are memorised: decided by what the model generates, never by what was planted.
+
+Every planted prompt, and of the others those that any metric ranks among its top 5% and 200 more, get 8 generations.
+A generation is a *copy* of a planted picture if of all training pictures that one is the nearest, and its distance is
+below MAX_RATIO of the mean distance to the 50 nearest pictures that are no plant (Carlini et al., USENIX Security
+2023, section 5.1, with alpha = 0.5). A template plant is compared outside the region in which its copies differ. Then
+
+    memorised   at least 4 of 8 generations copy the prompt's own plant
+    partly      1 to 3 do
+    neighbour   never planted, or its own plant not copied, and at least one generation copies another plant
+    harmless    the rest
+
+Shapes: N pictures, G generations, P plants, H W C picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sharpaudit.denoisers.base import Denoiser
+from sharpaudit.errors import Status
+from sharpaudit.lab.pictures import card_box
+from sharpaudit.lab.trainingset import Plan, Prompt
+from sharpaudit.samples.generate import generate
+from sharpaudit.scores.residual_gap import fit_subspace
+from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
+from sharpaudit.seeds import generator, rank_hash
+
+N_GENERATIONS = 8
+MEMORISED = 4
+MAX_RATIO = 0.5
+NEAREST = 50
+TOP_SHARE = 0.05
+N_OTHERS = 200
+STEPS, GUIDANCE, BATCH = 25, 5.0, 64
+COMPONENTS = 20
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A prompt with what its generations showed. own, other: generations that copy its own or another plant."""
+
+    prompt: Prompt
+    n_generations: int
+    own: int
+    other: int
+
+    @property
+    def copied_share(self) -> float | None:
+        """Share of generations that copy any plant; None where none were made."""
+        return (self.own + self.other) / self.n_generations if self.n_generations else None
+
+    @property
+    def label(self) -> str:
+        """memorised, partly, neighbour or harmless."""
+        if self.own:
+            return "memorised" if 2 * self.own >= self.n_generations else "partly"
+        return "neighbour" if self.other else "harmless"
+
+    @property
+    def decided_by(self) -> str:
+        """Whether generations decided, or only the ranks of the screen."""
+        return "generations" if self.n_generations else "screen"
+
+
+class Plants:
+    """The planted pictures and the other training pictures, ready to measure distances to generations."""
+
+    def __init__(self, drawn: Plan, pictures_NHWC: npt.NDArray[np.uint8]) -> None:
+        self.prompts = [prompt for prompt in drawn.prompts if prompt.planted]
+        rows_of = {row.caption: i for i, row in reversed(list(enumerate(drawn.rows))) if row.kind != "other"}
+        self.rows = [rows_of[prompt.caption] for prompt in self.prompts]
+        """The training row of each plant; the first copy of a template."""
+        self.pictures_PHWC = pictures_NHWC[self.rows]
+        others = [i for i, row in enumerate(drawn.rows) if row.kind not in ("exact", "template")]
+        self._others_NHWC = pictures_NHWC[others]
+
+    @cached_property
+    def _others(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        flat = flatten(self._others_NHWC)
+        return flat, np.square(flat).sum(1)
+
+    @cached_property
+    def masks(self) -> npt.NDArray[np.bool_]:
+        """Where a plant is compared, (P, H, W): everywhere but in the varied region of a template."""
+        masks = np.ones((len(self.prompts), *self.pictures_PHWC.shape[1:3]), dtype=bool)
+        for mask, prompt in zip(masks, self.prompts, strict=True):
+            if prompt.kind == "template":
+                left, top, right, bottom = card_box(prompt.family)
+                mask[top:bottom, left:right] = False
+        return masks
+
+    def ratios(self, generations_GHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+        """Distance to each plant over the mean distance to the 50 nearest others, with shape (G, P).
+
+        Infinite for a plant that is not the nearest of all training pictures.
+        """
+        flat_GD = flatten(generations_GHWC)
+        others_ND, squares_N = self._others
+        squared_GN = np.square(flat_GD).sum(1)[:, None] + squares_N - 2 * flat_GD @ others_ND.T
+        nearest_GK = np.partition(squared_GN, NEAREST, axis=1)[:, :NEAREST]
+        distances_GK = np.sqrt(np.maximum(nearest_GK.astype(np.float64), 0) / flat_GD.shape[1])
+        planted_GP = self.distances(generations_GHWC)
+        ratios_GP: npt.NDArray[np.float64] = planted_GP / distances_GK.mean(1, keepdims=True)
+        first_G = np.minimum(planted_GP.min(1), distances_GK.min(1))
+        ratios_GP[planted_GP > first_G[:, None]] = np.inf
+        return ratios_GP
+
+    def distances(self, generations_GHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+        """Root mean square difference to each plant where it is compared, in units of the full range, (G, P)."""
+        columns = []
+        for plant_HWC, mask_HW in zip(self.pictures_PHWC, self.masks, strict=True):
+            errors = generations_GHWC[:, mask_HW].astype(np.float32) - plant_HWC[mask_HW].astype(np.float32)
+            columns.append(np.sqrt(np.square(errors / 255).mean((1, 2), dtype=np.float64)))
+        return np.stack(columns, axis=1)
+
+
+def flatten(pictures_NHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Pictures as float32 rows from -0.5 to 0.5, with shape (N, D)."""
+    flat_ND: npt.NDArray[np.float32] = pictures_NHWC.reshape(len(pictures_NHWC), -1).astype(np.float32)
+    flat_ND /= 255
+    flat_ND -= 0.5
+    return flat_ND
+
+
+def to_generate(denoiser: Denoiser, prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
+    """The planted prompts, the top 5% of the others by any metric at one seed, and 200 more."""
+    others = [prompt for prompt in prompts if not prompt.planted]
+    values = _screened(denoiser, [prompt.caption for prompt in others], seed)
+    top: set[int] = set()
+    for column in values.T:
+        top |= set(np.argsort(-column)[: round(TOP_SHARE * len(others))].tolist())
+    rest = sorted(set(range(len(others))) - top, key=lambda i: rank_hash(seed, "truth", others[i].caption))
+    chosen = sorted(top | set(rest[:N_OTHERS]))
+    return [prompt for prompt in prompts if prompt.planted] + [others[i] for i in chosen]
+
+
+def _screened(denoiser: Denoiser, captions: list[str], seed: int) -> npt.NDArray[np.float64]:
+    """Every metric of every caption, with shape (N, 3). Each half is scored on a subspace fitted on the other."""
+    known = unconditional_predictions(denoiser, seed, 1)
+    found = differences(denoiser, captions, seed, known, BATCH)
+    moved_ND = np.stack([row for row in found if not isinstance(row, Status)])
+    config = ScreenConfig(1, seed, "finite_difference", 1.0, BATCH)
+    values = np.empty((len(captions), 3))
+    for half in (0, 1):
+        subspace = fit_subspace(moved_ND[1 - half :: 2], COMPONENTS)
+        rows = screen(denoiser, captions[half::2], known, subspace, config)
+        values[half::2] = [[v[0] for v in row.seed_values.values()] for row in rows if not isinstance(row, Status)]
+    return values
+
+
+def generations(
+    denoiser: Denoiser, prompts: Sequence[Prompt], seed: int, folder: Path, say: Callable[[str], object]
+) -> npt.NDArray[np.uint8]:
+    """8 generations of each prompt, with shape (N, 8, H, W, 3); each prompt is kept in `folder`, so it can go on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    per_call = BATCH // (2 * N_GENERATIONS)
+    missing = [prompt for prompt in prompts if not _file(folder, prompt).exists()]
+    for first in range(0, len(missing), per_call):
+        some = missing[first : first + per_call]
+        keys = [(prompt.family.name, i) for prompt in some for i in range(N_GENERATIONS)]
+        captions = [prompt.caption for prompt in some for _ in range(N_GENERATIONS)]
+        made = generate(denoiser, captions, keys, seed=seed, steps=STEPS, guidance=GUIDANCE, batch_size=BATCH)
+        for i, prompt in enumerate(some):
+            part = folder / "inprogress.npy"
+            np.save(part, np.stack(made[i * N_GENERATIONS : (i + 1) * N_GENERATIONS]))
+            part.replace(_file(folder, prompt))
+        say(f"{len(prompts) - len(missing) + first + len(some)} of {len(prompts)} prompts generated")
+    return np.stack([np.load(_file(folder, prompt)) for prompt in prompts])
+
+
+def _file(folder: Path, prompt: Prompt) -> Path:
+    return folder / f"{prompt.family.name.replace('/', '-')}.npy"
+
+
+def judge(
+    plants: Plants, prompts: Sequence[Prompt], pictures_NGHWC: npt.NDArray[np.uint8], max_ratio: float = MAX_RATIO
+) -> list[Judged]:
+    """Count the copies among each prompt's generations."""
+    own_column = {prompt.caption: p for p, prompt in enumerate(plants.prompts)}
+    judged = []
+    for prompt, generations_GHWC in zip(prompts, pictures_NGHWC, strict=True):
+        copied_GP = plants.ratios(generations_GHWC) < max_ratio
+        column = own_column.get(prompt.caption)
+        own_G = copied_GP[:, column] if column is not None else np.zeros(len(copied_GP), dtype=bool)
+        other = int((copied_GP.any(1) & ~own_G).sum())
+        judged.append(Judged(prompt, len(copied_GP), int(own_G.sum()), other))
+    return judged
+
+
+def split(judged: Sequence[Judged], sizes: dict[str, int], n_memorised: int, seed: int) -> dict[str, str]:
+    """The split of each caption: fit, calibration, development, test or spare.
+
+    sizes: harmless prompts of each split. `n_memorised` memorised prompts and a fifth of the other prompts with copies
+    or plants go to development, the rest of them to test. Each split gets the same mix of kinds, styles and colours:
+    every group is dealt out in proportion.
+    """
+    harmless = [entry for entry in judged if entry.label == "harmless" and not entry.prompt.planted]
+    memorised = [entry for entry in judged if entry.label == "memorised"]
+    taken = {id(entry) for entry in [*harmless, *memorised]}
+    rest = [entry for entry in judged if id(entry) not in taken]
+    if len(harmless) < sum(sizes.values()) or len(memorised) < n_memorised:
+        raise ValueError(f"{len(harmless)} harmless and {len(memorised)} memorised prompts are too few for {sizes}")
+    spare = {"spare": len(harmless) - sum(sizes.values())}
+    found = _deal(harmless, sizes | spare, seed)
+    found |= _deal(memorised, {"development": n_memorised, "test": len(memorised) - n_memorised}, seed)
+    return found | _deal(rest, {"development": len(rest) // 5, "test": len(rest) - len(rest) // 5}, seed)
+
+
+def _deal(entries: Sequence[Judged], sizes: dict[str, int], seed: int) -> dict[str, str]:
+    """Deal entries, sorted by group, to splits so that any run of them is divided in proportion."""
+
+    def key(entry: Judged) -> tuple[str, bool, str, int, str]:
+        p = entry.prompt
+        return p.kind, bool(p.family.colour), p.family.style, p.copies, rank_hash(seed, "split", p.caption)
+
+    total, given = len(entries), dict.fromkeys(sizes, 0)
+    found = {}
+    for i, entry in enumerate(sorted(entries, key=key)):
+        # Whoever lags most behind its share of the i + 1 dealt so far.
+        name = max(sizes, key=lambda s: sizes[s] * (i + 1) / total - given[s])
+        given[name] += 1
+        found[entry.prompt.caption] = name
+    return found
+
+
+def judged_all(prompts: Sequence[Prompt], generated: Sequence[Judged]) -> list[Judged]:
+    """Every prompt in its order; those without generations are harmless by the screen."""
+    known = {entry.prompt.caption: entry for entry in generated}
+    return [known.get(prompt.caption, Judged(prompt, 0, 0, 0)) for prompt in prompts]
+
+
+def bootstrap_share(shares: Sequence[float], replicates: int = 2000) -> tuple[float, float]:
+    """95% interval of a mean copied share, resampling prompts."""
+    values = np.asarray(shares)
+    draws = generator("copied share").integers(len(values), size=(replicates, len(values)))
+    low, high = np.quantile(values[draws].mean(1), [0.025, 0.975])
+    return float(low), float(high)

@@ -1,0 +1,124 @@
+"""How well scores tell memorised prompts from harmless ones: AUC, and the true-positive rate at a false-positive rate.
+
+Larger scores mean more memorised. Prompts of one family are not independent and all prompts share the noise of a
+seed, so an interval resamples families, memorised and harmless apart, and seeds; the threshold is chosen again in
+every replicate. Where that cannot work, for a rate of 0 or 1 and for fewer than 50 memorised families, the rate's
+interval is Clopper and Pearson's on families.
+
+The threshold of a TPR at an FPR is an oracle: it is read off the very harmless prompts it is judged on, as in the
+literature. What a threshold set beforehand does is another figure.
+
+Shapes: S seeds, N prompts, P memorised, H harmless, R replicates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import rankdata
+
+from sharpaudit.seeds import generator
+from sharpaudit.statistics.intervals import Interval, clopper_pearson
+
+Values = npt.NDArray[np.float64]
+Statistic = Callable[[Values, Values], float]
+"""Of the scores (P,) of memorised and (H,) of harmless prompts."""
+FEW_FAMILIES = 50
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A statistic at single seeds: mean, standard deviation (nan for one seed), minimum, interval of the mean."""
+
+    mean: float
+    sd: float
+    minimum: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class Group:
+    """Scores with shape (S, N), and the family of each prompt."""
+
+    values_SN: Values
+    families_N: npt.NDArray[np.str_]
+
+    def __post_init__(self) -> None:
+        """Refuse what no figure can be computed of."""
+        if self.values_SN.ndim != 2 or self.values_SN.shape[1] != len(self.families_N):
+            raise ValueError(f"scores of shape {self.values_SN.shape} for {len(self.families_N)} prompts")
+        if not self.values_SN.size or not np.isfinite(self.values_SN).all():
+            raise ValueError("at least one prompt and one seed are needed, and every score must be finite")
+
+    @property
+    def n_families(self) -> int:
+        """How many families there are."""
+        return len(np.unique(self.families_N))
+
+
+def auc(memorised_P: Values, harmless_H: Values) -> float:
+    """Probability that a memorised prompt scores higher than a harmless one; ties count half (Mann and Whitney)."""
+    n_p, n_h = len(memorised_P), len(harmless_H)
+    ranks = rankdata(np.concatenate([memorised_P, harmless_H]))
+    return float((ranks[:n_p].sum() - n_p * (n_p + 1) / 2) / (n_p * n_h))
+
+
+def tpr_at_fpr(fpr: float) -> Statistic:
+    """The share of memorised prompts above the lowest threshold that at most `fpr` of the harmless exceed."""
+
+    def statistic(memorised_P: Values, harmless_H: Values) -> float:
+        # Tolerance: 0.01 * 300 is 3 in exact arithmetic and 2.9999... in floats.
+        allowed = int(fpr * len(harmless_H) + 1e-9)
+        threshold = np.sort(harmless_H)[::-1][allowed] if allowed < len(harmless_H) else -np.inf
+        return float((memorised_P > threshold).mean())
+
+    return statistic
+
+
+def figure(
+    statistic: Statistic, memorised: Group, harmless: Group, *, rate: bool, level: float = 0.95, replicates: int = 1000
+) -> Figure:
+    """The statistic at each seed, and the interval of its mean over seeds. rate: it is a share of the memorised."""
+    if len(memorised.values_SN) != len(harmless.values_SN):
+        raise ValueError("memorised and harmless prompts need the same seeds")
+    by_seed = [statistic(p, h) for p, h in zip(memorised.values_SN, harmless.values_SN, strict=True)]
+    mean = float(np.mean(by_seed))
+    if rate and (mean in (0.0, 1.0) or memorised.n_families < FEW_FAMILIES):
+        interval = clopper_pearson(round(mean * memorised.n_families), memorised.n_families, level)
+    else:
+        tail = (1 - level) / 2
+        draws = _replicates(statistic, memorised, harmless, replicates)
+        low, high = np.quantile(draws, [tail, 1 - tail])
+        interval = Interval(float(low), float(high), level)
+    sd = float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else float("nan")
+    return Figure(mean, sd, min(by_seed), interval)
+
+
+def _replicates(statistic: Statistic, memorised: Group, harmless: Group, replicates: int) -> list[float]:
+    """The mean over resampled seeds of the statistic on resampled families, R times."""
+    draws = []
+    for r in range(replicates):
+        random = generator("bootstrap", r)
+        seeds = random.integers(len(memorised.values_SN), size=len(memorised.values_SN))
+        chosen = [_resampled(group.families_N, random) for group in (memorised, harmless)]
+        # A seed drawn twice counts twice; its statistic is computed once.
+        counts = np.bincount(seeds)
+        found = [
+            counts[s] * statistic(memorised.values_SN[s, chosen[0]], harmless.values_SN[s, chosen[1]])
+            for s in np.flatnonzero(counts)
+        ]
+        draws.append(sum(found) / len(seeds))
+    return draws
+
+
+def _resampled(families_N: npt.NDArray[np.str_], random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Prompts of as many families as there are, drawn with replacement."""
+    _, member_N = np.unique(families_N, return_inverse=True)
+    order = np.argsort(member_N, kind="stable")
+    ends = np.cumsum(np.bincount(member_N))
+    starts = ends - np.bincount(member_N)
+    drawn = random.integers(len(ends), size=len(ends))
+    return np.concatenate([order[starts[f] : ends[f]] for f in drawn])
