@@ -30,9 +30,10 @@ from sharpaudit.denoisers.load import load_tokenizer
 from sharpaudit.errors import IntegrityError
 from sharpaudit.tables.files import IN_PROGRESS
 from sharpaudit.tables.lock import Guard, hold
+from sharpaudit.tables.pictures import sweep_images
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import CORPUS
-from sharpaudit.tables.shards import TableFolder, probe_links, sweep_images
+from sharpaudit.tables.shards import TableFolder, probe_links
 
 
 @dataclass(frozen=True)

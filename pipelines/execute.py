@@ -133,12 +133,10 @@ def _start_ray(config: AuditConfig, num_cpus: int) -> None:
         # A cluster of our own gets a secret of its own; Ray would write one into the user's home folder.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
-    common: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    own: dict[str, Any] = {"num_cpus": num_cpus, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+    address = config.run.address or "local"
     try:
-        if config.run.address:
-            ray.init(address=config.run.address, log_to_driver=False, logging_level="ERROR")
-        else:
-            ray.init(address="local", num_cpus=num_cpus, object_store_memory=OBJECT_STORE_BYTES, **common)
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **({} if config.run.address else own))
     except ConnectionError as error:
         raise UserError(f"run.address = {config.run.address}: no Ray cluster answers there ({error})") from error
 

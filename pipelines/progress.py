@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipelines.stage import Receipt
 from sharpaudit.errors import Status, printable
-from sharpaudit.tables.shards import replace_file
+from sharpaudit.tables.records import replace_file
 
 EVERY_S = 5.0
 

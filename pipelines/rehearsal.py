@@ -33,8 +33,8 @@ from sharpaudit.samples.generate import generate
 from sharpaudit.scores.plan import METRICS
 from sharpaudit.scores.residual_gap import Subspace
 from sharpaudit.scores.screen import ScreenConfig, evaluations, screen, unconditional_predictions
+from sharpaudit.tables.pictures import store_image
 from sharpaudit.tables.runs import RunFolder
-from sharpaudit.tables.shards import store_image
 
 MEASURE_S = 20.0
 BYTES_PER_ROW = 400
@@ -45,7 +45,6 @@ BYTES_PER_ROW = 400
 class Plan:
     """What the night costs. evaluations: network evaluations of one latent."""
 
-    prompts: dict[str, int]
     evaluations: dict[str, int]
     samples: int
     seconds: float
@@ -142,7 +141,7 @@ def _plan(config: AuditConfig, counts: dict[str, int], rate: float, denoiser: De
     disk = (
         sum(counts.values()) * BYTES_PER_ROW + counts["fit"] * math.prod(denoiser.latent_shape) * 4 + samples * pixels
     )
-    return Plan(counts, cost, samples, sum(cost.values()) / rate / config.run.workers, disk)
+    return Plan(cost, samples, sum(cost.values()) / rate / config.run.workers, disk)
 
 
 def _lines(config: AuditConfig, facts: Facts, night: Plan) -> Iterator[str]:

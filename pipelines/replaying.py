@@ -16,11 +16,11 @@ from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.images import encode_png
 from sharpaudit.samples.generate import generate
+from sharpaudit.tables.pictures import store_image
 from sharpaudit.tables.runs import RunFolder, changes
-from sharpaudit.tables.shards import store_image
 
 TOLERANCE = 1e-4
-"""Relative difference of similarities that other batches and threads may bring for a network."""
+"""Difference of similarities that other batches and threads may bring for a network."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ but pictures by digest. Executors know nothing of stages beyond `ShardWorker.do`
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -59,33 +60,33 @@ class Worker(Protocol):
         """The stage's rows for these input rows; every input key comes out."""
 
 
-class Stage(Protocol):
-    """key: a column whose values must be the same set in the input and the output of `process`, or None. keyed: whether
+class Stage(ABC):
+    """One step of the flow.
+
+    key: a column whose values must be the same set in the input and the output of `process`, or None. keyed: whether
     manifests list their keys, for a stage whose work is "what no manifest lists".
     """
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def table(self) -> Table: ...
-    @property
-    def scope(self) -> Literal["row", "corpus"]: ...
-    @property
-    def upstream(self) -> tuple[str, ...]: ...
-    @property
-    def key(self) -> str | None: ...
-    @property
-    def keyed(self) -> bool: ...
+    name: str
+    table: Table
+    scope: Literal["row", "corpus"]
+    upstream: tuple[str, ...] = ()
+    key: str | None = None
+    keyed: bool = False
 
     def outside(self, facts: Facts) -> dict[str, Any]:
-        """Identity fields that are not in the configuration."""
+        """Identity fields that are in neither the configuration nor an upstream stage; none, for most."""
+        return {}
 
+    @abstractmethod
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
         """The shards that there should be, given what is committed."""
 
+    @abstractmethod
     def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:
         """The input rows of a shard."""
 
+    @abstractmethod
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker; it keeps its model from shard to shard."""
 

@@ -7,21 +7,20 @@ from pathlib import Path
 from pipelines.stage import Facts, identity
 from pipelines.stages import STAGES, ingest
 from sharpaudit.config import AuditConfig
-from sharpaudit.denoisers.devices import choose_device, choose_dtype
-from sharpaudit.denoisers.load import load_tokenizer, model_digest
+from sharpaudit.denoisers.load import load_tokenizer, model_digest, placement
 from sharpaudit.matches.index import open_index
 from sharpaudit.tables.runs import Identity
 
 
 def survey(config: AuditConfig) -> Facts:
     """The digests of outside inputs and the choices for this machine. Raises UserError for what is not there."""
-    device = choose_device(config.model.device)
+    device, dtype = placement(config.model)
     return Facts(
         model_digest=model_digest(config.model),
         tokenizer_digest=load_tokenizer(config.model).digest,
         index_digest=open_index(Path(config.matches.index), config.matches.profile).digest,
         device=device.type,
-        dtype=str(choose_dtype(config.model.dtype, device)).removeprefix("torch."),
+        dtype=str(dtype).removeprefix("torch."),
     )
 
 

@@ -6,31 +6,29 @@ the line that a copy must pass.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.stage import Facts, Work, Worker
+from pipelines.stage import Facts, Stage, Work, Worker
 from pipelines.stages.sample import sample_id, selection
 from pipelines.stages.search import SampleSearch
 from sharpaudit.config import AuditConfig
 from sharpaudit.errors import Status, UserError
 from sharpaudit.matches.decide import learn_bands
+from sharpaudit.tables.records import digest_of
 from sharpaudit.tables.runs import RunFolder
-from sharpaudit.tables.schemas import BANDS, SAMPLES, Table
-from sharpaudit.tables.shards import digest_of
+from sharpaudit.tables.schemas import BANDS, SAMPLES
 
 
-class BandsStage:
+class BandsStage(Stage):
     """Corpus scope over the band samples; one row."""
 
     name = "bands"
-    table: Table = BANDS
-    scope: Literal["row", "corpus"] = "corpus"
+    table = BANDS
+    scope = "corpus"
     upstream = ("sample",)
-    key = None
-    keyed = False
 
     def outside(self, facts: Facts) -> dict[str, Any]:
         """The reference index."""

@@ -7,35 +7,34 @@ match bands.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from pipelines.stage import Facts, Work, Worker
+from pipelines.stage import Facts, Stage, Work, Worker
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status, UserError
 from sharpaudit.scores.residual_gap import Subspace, fit_subspace
 from sharpaudit.scores.screen import differences, noise_floor, unconditional_predictions
+from sharpaudit.tables.records import digest_of
 from sharpaudit.tables.runs import RunFolder
-from sharpaudit.tables.schemas import CORPUS, DIFFERENCES, SUBSPACE, UNCONDITIONAL, Table
-from sharpaudit.tables.shards import Manifest, digest_of
+from sharpaudit.tables.schemas import CORPUS, DIFFERENCES, SUBSPACE, UNCONDITIONAL
+from sharpaudit.tables.shards import Manifest
 
 FLOOR_QUANTILE = 0.1
 
 
-class UnconditionalStage:
+class UnconditionalStage(Stage):
     """One row a seed: the unconditional prediction, made once for the whole run."""
 
     name = "fit_unconditional"
-    table: Table = UNCONDITIONAL
-    scope: Literal["row", "corpus"] = "corpus"
-    upstream: tuple[str, ...] = ()
+    table = UNCONDITIONAL
+    scope = "corpus"
     key = "seed_index"
-    keyed = False
 
     def outside(self, facts: Facts) -> dict[str, Any]:
         """The model's weights."""
@@ -80,19 +79,14 @@ class UnconditionalWorker:
         return pa.table({"seed_index": rows["seed_index"]} | columns)
 
 
-class DifferencesStage:
+class DifferencesStage(Stage):
     """One row a fit prompt: its difference of noise predictions at seed 0."""
 
     name = "fit_differences"
-    table: Table = DIFFERENCES
-    scope: Literal["row", "corpus"] = "row"
+    table = DIFFERENCES
+    scope = "row"
     upstream = ("fit_unconditional",)
     key = "prompt_id"
-    keyed = False
-
-    def outside(self, facts: Facts) -> dict[str, Any]:
-        """Nothing that the unconditional prediction does not bring."""
-        return {}
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
         """A shard for each corpus shard of fit prompts."""
@@ -128,19 +122,13 @@ class DifferencesWorker:
         return pa.table({"prompt_id": rows["prompt_id"]} | columns)
 
 
-class SubspaceStage:
+class SubspaceStage(Stage):
     """Row 0 is the mean, rows 1 to k the directions of harmless change."""
 
     name = "fit_subspace"
-    table: Table = SUBSPACE
-    scope: Literal["row", "corpus"] = "corpus"
+    table = SUBSPACE
+    scope = "corpus"
     upstream = ("fit_differences",)
-    key = None
-    keyed = False
-
-    def outside(self, facts: Facts) -> dict[str, Any]:
-        """Nothing from outside."""
-        return {}
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
         """One shard, named by the differences that it learns from."""

@@ -7,7 +7,7 @@ on where the last ingest stopped and adds shards; nothing is rewritten.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +79,14 @@ def rows_read(run: RunFolder) -> dict[str, int]:
 def ingest(run: RunFolder, config: AuditConfig, tokenizer: Tokenizer) -> int:
     """Read what is not read yet and return the number of source rows added."""
     origins, corpus = run.table(ORIGINS), run.table(CORPUS)
-    before = origins.table_commit() or TableCommit([], extra={"read": {}})
+    before = origins.table_commit() or TableCommit([], extra={"read": {}, "whole": []})
     done: dict[str, int] = before.extra["read"]
-    todo = [(source, done.get(source.name, 0), _stop(source, config)) for source in sources(config)]
-    # Files other than the audited one are read whole by the first ingest; the audited one as far as `limit`.
-    todo = [entry for entry in todo if entry[0].name not in done or (entry[0].use == "audit" and _more(entry))]
+    todo = [
+        (source, done.get(source.name, 0), _stop(source, config))
+        for source in sources(config)
+        if source.name not in before.extra["whole"]
+    ]
+    todo = [entry for entry in todo if entry[2] is None or entry[2] > entry[1]]
     if not todo:
         return 0
     made = assign(todo, _known(corpus), tokenizer, seed=0)
@@ -100,7 +103,8 @@ def ingest(run: RunFolder, config: AuditConfig, tokenizer: Tokenizer) -> int:
     read = done | _rows_read(made.origins, done)
     # The corpus first: origins records how far the files are read, so a kill in between repeats the reading.
     corpus.commit_table(TableCommit([*listed, *(s for s in shards if s not in listed)]))
-    origins.commit_table(TableCommit([*before.shards, *rows], extra={"read": read}))
+    progress = {"read": read, "whole": [*before.extra["whole"], *_ended(todo, read)]}
+    origins.commit_table(TableCommit([*before.shards, *rows], extra=progress))
     return int(made.origins.num_rows)
 
 
@@ -115,9 +119,9 @@ def _stop(source: Source, config: AuditConfig) -> int | None:
     return config.run.limit if source.use == "audit" else None
 
 
-def _more(entry: tuple[Source, int, int | None]) -> bool:
-    _, start, stop = entry
-    return stop is None or stop > start
+def _ended(todo: Sequence[tuple[Source, int, int | None]], read: dict[str, int]) -> list[str]:
+    """The sources that gave fewer rows than they were asked for: they are read to their end."""
+    return [source.name for source, _, stop in todo if stop is None or read.get(source.name, 0) < stop]
 
 
 def _rows_read(origins: pa.Table, done: dict[str, int]) -> dict[str, int]:

@@ -5,33 +5,28 @@ The thumbnail of every reported reference is copied into the run, so that a run 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
-from pipelines.stage import Facts, Work, Worker
+from pipelines.stage import Stage, Work, Worker
 from pipelines.stages.search import Neighbour, SampleSearch
 from sharpaudit.config import AuditConfig
 from sharpaudit.errors import Status
 from sharpaudit.matches.decide import Bands, band_of
+from sharpaudit.tables.pictures import store_image
 from sharpaudit.tables.runs import RunFolder
-from sharpaudit.tables.schemas import BANDS, MATCHES, SAMPLES, Table
-from sharpaudit.tables.shards import store_image
+from sharpaudit.tables.schemas import BANDS, MATCHES, SAMPLES
 
 
-class MatchStage:
+class MatchStage(Stage):
     """Row scope: one shard for each shard of samples that holds part of the selection."""
 
     name = "match"
-    table: Table = MATCHES
-    scope: Literal["row", "corpus"] = "row"
+    table = MATCHES
+    scope = "row"
     upstream = ("bands",)
     key = "sample_id"
-    keyed = False
-
-    def outside(self, facts: Facts) -> dict[str, Any]:
-        """Nothing that the bands do not bring."""
-        return {}
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
         """A shard a shard of samples."""

@@ -18,9 +18,9 @@ from sharpaudit.report.facts import collect
 from sharpaudit.report.html import findings_csv, render
 from sharpaudit.tables.files import crash_point
 from sharpaudit.tables.query import materialise
+from sharpaudit.tables.records import digest_of, replace_file, sealed, unseal
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import RUN_TABLES
-from sharpaudit.tables.shards import digest_of, replace_file, sealed, unseal
 
 
 def write_report(run: RunFolder, config: AuditConfig, quarantined: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -9,20 +9,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.stage import Facts, Work, Worker
+from pipelines.stage import Facts, Stage, Work, Worker
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status
 from sharpaudit.images import encode_png
 from sharpaudit.samples.generate import generate
+from sharpaudit.tables.pictures import store_image
+from sharpaudit.tables.records import digest_of
 from sharpaudit.tables.runs import RunFolder
-from sharpaudit.tables.schemas import CORPUS, SAMPLES, TRIAGE, Table
-from sharpaudit.tables.shards import digest_of, store_image
+from sharpaudit.tables.schemas import CORPUS, SAMPLES, TRIAGE
 
 SELECTIONS = ("flagged", "positive_control", "control", "band")
 
@@ -45,13 +46,12 @@ def selection(run: RunFolder, chosen: tuple[str, ...] = SELECTIONS) -> dict[str,
     return found
 
 
-class SampleStage:
+class SampleStage(Stage):
     """Row scope over (prompt, seed) pairs."""
 
     name = "sample"
-    table: Table = SAMPLES
-    scope: Literal["row", "corpus"] = "row"
-    upstream: tuple[str, ...] = ()
+    table = SAMPLES
+    scope = "row"
     key = "sample_id"
     keyed = True
 

@@ -6,12 +6,12 @@ One tier: `residual_gap` decides, `noise_gap` and `sharpness` are recorded besid
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import torch
 
-from pipelines.stage import Facts, Work, Worker
+from pipelines.stage import Stage, Work, Worker
 from pipelines.stages.fit import corpus_work, load_subspace, load_unconditional, read_prompts, reason
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import load_denoiser
@@ -20,25 +20,20 @@ from sharpaudit.scores.plan import METRICS, Metric
 from sharpaudit.scores.residual_gap import Subspace
 from sharpaudit.scores.screen import ScreenConfig, evaluations, screen
 from sharpaudit.tables.runs import RunFolder
-from sharpaudit.tables.schemas import SCORES, Table
+from sharpaudit.tables.schemas import SCORES
 
 DECIDING: Metric = "residual_gap"
 TIER = 1
 
 
-class ScoreStage:
+class ScoreStage(Stage):
     """Row scope over the corpus shards of audited, calibration and positive control prompts."""
 
     name = "score"
-    table: Table = SCORES
-    scope: Literal["row", "corpus"] = "row"
+    table = SCORES
+    scope = "row"
     upstream = ("fit_subspace",)
     key = "prompt_id"
-    keyed = False
-
-    def outside(self, facts: Facts) -> dict[str, Any]:
-        """Nothing that the fit does not bring."""
-        return {}
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
         """A shard for each corpus shard."""

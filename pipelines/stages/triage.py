@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.stage import Facts, Work, Worker
+from pipelines.stage import Stage, Work, Worker
 from pipelines.stages.score import DECIDING, TIER
 from sharpaudit.config import AuditConfig
+from sharpaudit.tables.records import digest_of
 from sharpaudit.tables.runs import RunFolder
-from sharpaudit.tables.schemas import CORPUS, SCORES, TRIAGE, Table
-from sharpaudit.tables.shards import digest_of
+from sharpaudit.tables.schemas import CORPUS, SCORES, TRIAGE
 from sharpaudit.triage.decide import decide
 from sharpaudit.triage.select import select
 
 
-class TriageStage:
+class TriageStage(Stage):
     """Corpus scope: p-values need all calibration scores, controls all p-values."""
 
     name = "triage"
-    table: Table = TRIAGE
-    scope: Literal["row", "corpus"] = "corpus"
+    table = TRIAGE
+    scope = "corpus"
     upstream = ("score",)
     key = "prompt_id"
-    keyed = False
-
-    def outside(self, facts: Facts) -> dict[str, Any]:
-        """Nothing from outside."""
-        return {}
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
         """One shard, named by what it decides over."""

@@ -40,13 +40,24 @@ def load_tokenizer(config: ModelConfig) -> Tokenizer:
 def load_denoiser(config: ModelConfig) -> Denoiser:
     """The model on the device and in the precision that the section asks for."""
     kind, path = _locate(config)
-    device = choose_device(config.device)
-    dtype = choose_dtype(config.dtype, device)
+    device, dtype = _placement(config, kind)
     key = (_digest(kind, path), device, dtype)
     if key not in _held:
         _held.clear()
         _held[key] = _load(kind, path, device, dtype)
     return _held[key]
+
+
+def placement(config: ModelConfig) -> tuple[torch.device, torch.dtype]:
+    """Where and in which precision the model computes on this machine. Raises UserError for what cannot be had."""
+    return _placement(config, _locate(config)[0])
+
+
+def _placement(config: ModelConfig, kind: Kind) -> tuple[torch.device, torch.dtype]:
+    device = choose_device(config.device)
+    dtype = choose_dtype(config.dtype, device)
+    # The analytic model knows one place and one precision, whatever the machine has.
+    return (torch.device("cpu"), torch.float32) if kind == "gaussian" else (device, dtype)
 
 
 def _digest(kind: Kind, path: Path) -> str:

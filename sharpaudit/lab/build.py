@@ -85,7 +85,9 @@ def build(folder: Path, work: Path, recipe: Recipe, training: lab.Training) -> N
 
 
 def read_recipe(folder: Path) -> tuple[Recipe, lab.Training]:
-    """The settings that a lab folder was built with."""
+    """The settings that a lab folder was built with. Raises UserError where there is none."""
+    if not (folder / "settings.json").is_file():
+        raise UserError(f"{folder}: no settings.json there; name a folder that `sharpaudit lab train` wrote")
     settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
     recipe = settings["recipe"]
     recipe["exact"] = tuple((copies, many) for copies, many in recipe["exact"])

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from sharpaudit.config import ModelConfig
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.load import load_denoiser
-from sharpaudit.errors import Status
+from sharpaudit.errors import Status, UserError
 from sharpaudit.lab.captions import COLOURS
 from sharpaudit.scores.plan import METRICS, Metric
 from sharpaudit.scores.residual_gap import fit_subspace
@@ -67,7 +67,9 @@ def write_table(folder: Path, split: str, say: Callable[[str], object]) -> list[
 
 
 def read_truth(folder: Path) -> list[Truth]:
-    """The rows of a lab's truth.csv."""
+    """The rows of a lab's truth.csv. Raises UserError where there is none."""
+    if not (folder / "truth.csv").is_file():
+        raise UserError(f"{folder}: no truth.csv there; `sharpaudit lab label` writes it")
     with (folder / "truth.csv").open(encoding="utf-8", newline="") as stream:
         return [Truth(*(row[name] for name in Truth.__dataclass_fields__)) for row in csv.DictReader(stream)]
 

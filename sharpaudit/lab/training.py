@@ -254,9 +254,12 @@ class Trainer:
         for part in ("model", "averaged"):
             getattr(self, part).load_state_dict(_below(part, tensors))
         moments: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
+        weights = list(self.model.parameters())
         for name, value in _below("optimizer", tensors).items():
             i, _, key = name.partition(".")
-            moments[int(i)][key] = value
+            # The fused optimizer walks through memory: a moment must lie there as its weight does.
+            laid_out = torch.empty_like(weights[int(i)]).copy_(value) if value.dim() else value
+            moments[int(i)][key] = laid_out
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": dict(moments), "param_groups": groups})
         self.steps_done = known["steps_done"]

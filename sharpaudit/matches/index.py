@@ -37,8 +37,8 @@ from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.images import MAX_BYTES, Pixels, UnreadableImage, decode, sha256_hex, thumbnail
 from sharpaudit.matches.pictures import Picture, pictures_in
 from sharpaudit.tables.files import IN_PROGRESS, Files
+from sharpaudit.tables.records import sealed
 from sharpaudit.tables.schemas import REFERENCES
-from sharpaudit.tables.shards import sealed
 
 __all__ = ["IndexSummary", "Picture", "ReferenceIndex", "build_index", "open_index", "pictures_in"]
 

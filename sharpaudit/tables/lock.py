@@ -26,7 +26,7 @@ from typing import Any
 import psutil
 
 from sharpaudit.errors import UserError
-from sharpaudit.tables.shards import replace_file
+from sharpaudit.tables.records import replace_file
 
 HEARTBEAT_S = 30.0
 STALE_AFTER_S = 300.0

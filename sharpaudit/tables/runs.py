@@ -20,8 +20,9 @@ import tomli_w
 from sharpaudit.config import AuditConfig, parse
 from sharpaudit.errors import IntegrityError, UserError
 from sharpaudit.tables.files import IN_PROGRESS, Files
+from sharpaudit.tables.records import digest_of, replace_file, sealed, unseal
 from sharpaudit.tables.schemas import RUN_TABLES, Table
-from sharpaudit.tables.shards import TableFolder, digest_of, replace_file, sealed, unseal
+from sharpaudit.tables.shards import TableFolder
 
 RUN_VERSION = 1
 

@@ -16,7 +16,6 @@ Readers take file lists from manifests, never from globs, and hash every file be
 from __future__ import annotations
 
 import hashlib
-import json
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -29,6 +28,7 @@ import pyarrow.parquet as pq
 
 from sharpaudit.errors import IntegrityError, Status, UserError
 from sharpaudit.tables.files import IN_PROGRESS, Files, crash_point
+from sharpaudit.tables.records import digest_of, replace_file, sealed, unseal
 from sharpaudit.tables.schemas import Table
 
 
@@ -61,33 +61,6 @@ class TableCommit:
     input_digest: str = ""
     quarantined: list[str] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
-
-
-def canonical(tree: Any) -> bytes:
-    """JSON of one form per value, for hashing; NaN is refused."""
-    return json.dumps(tree, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
-
-
-def digest_of(tree: Any) -> str:
-    """SHA-256 of the canonical form, hex."""
-    return hashlib.sha256(canonical(tree)).hexdigest()
-
-
-def sealed(tree: dict[str, Any]) -> bytes:
-    """JSON that carries its own checksum, so that no changed bit of it is believed."""
-    return json.dumps(tree | {"checksum": digest_of(tree)}, sort_keys=True, indent=1, allow_nan=False).encode() + b"\n"
-
-
-def unseal(path: Path) -> dict[str, Any]:
-    """The tree of a sealed JSON file. Raises IntegrityError naming the file."""
-    try:
-        tree = json.loads(path.read_bytes())
-        checksum = tree.pop("checksum")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise IntegrityError(f"{path}: not a whole record; the file was changed after it was written") from error
-    if digest_of(tree) != checksum:
-        raise IntegrityError(f"{path}: its checksum does not fit; the file was changed after it was written")
-    return dict(tree)
 
 
 def keys_digest(table: pa.Table, key: Sequence[str]) -> str:
@@ -306,40 +279,6 @@ def verified_bytes(path: Path, manifest: Manifest) -> bytes:
             f"{path}: {len(data)} bytes that are not the {manifest.bytes} bytes committed; the file was changed or cut"
         )
     return data
-
-
-def replace_file(path: Path, data: bytes, files: Files | None = None) -> None:
-    """Write `data` to `path` so that a reader sees the old file or the new one, whole and durable."""
-    files = files or Files()
-    attempt = path.with_name(f".{path.name}-{uuid.uuid4().hex}{IN_PROGRESS}")
-    try:
-        files.write(attempt, data)
-        files.sync(attempt)
-        files.rename(attempt, path)
-    except BaseException:
-        files.remove(attempt)
-        raise
-    files.sync_folder(path.parent)
-
-
-def store_image(root: Path, data: bytes, files: Files | None = None) -> str:
-    """Keep a PNG under its SHA-256 and return its path within the run; the same picture is kept once."""
-    files = files or Files()
-    sha256 = hashlib.sha256(data).hexdigest()
-    path = root / "images" / sha256[:2] / f"{sha256}.png"
-    if not (path.exists() and path.stat().st_size == len(data)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, data, files)
-        crash_point("image.stored")
-    return path.relative_to(root).as_posix()
-
-
-def sweep_images(root: Path, listed: set[str]) -> int:
-    """Remove pictures and attempts under images/ that no manifest lists; return how many."""
-    stray = [path for path in (root / "images").glob("*/*") if path.relative_to(root).as_posix() not in listed]
-    for path in stray:
-        path.unlink(missing_ok=True)
-    return len(stray)
 
 
 def probe_links(root: Path) -> None:

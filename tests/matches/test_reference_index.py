@@ -18,8 +18,8 @@ from sharpaudit.images import decode, encode_png, sha256_hex, thumbnail
 from sharpaudit.matches import index as index_module
 from sharpaudit.matches.index import Picture, build_index, open_index, pictures_in
 from sharpaudit.matches.search.flat import search
+from sharpaudit.tables.records import sealed
 from sharpaudit.tables.schemas import REFERENCES
-from sharpaudit.tables.shards import sealed
 
 FILES = ("manifest.json", "references.parquet", "vectors.npy")
 

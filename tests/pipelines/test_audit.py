@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from audits import audit, load, stray, tables
 
 from pipelines.audit import Outcome
@@ -130,7 +131,7 @@ def test_a_changed_dtype_redoes_everything(
     config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = copy(clean, tmp_path)
-    monkeypatch.setattr("pipelines.survey.choose_dtype", lambda *_: "bfloat16")
+    monkeypatch.setattr("pipelines.survey.placement", lambda _: (torch.device("cpu"), torch.bfloat16))
     with pytest.raises(UserError, match=r"model\.dtype = float32 \(now bfloat16\)"):
         audit(config_path, root)
     outcome = audit(config_path, root, update=True)
@@ -208,6 +209,17 @@ def test_a_larger_limit_adds_prompts_and_keeps_what_was_done(config_path: Path, 
     assert len(small["scores"]) < len(grown["scores"])
     redone = sum(row["evaluations"] for row in small["scores"])
     assert outcome.evaluations < sum(row["evaluations"] for row in whole["scores"] + whole["samples"]) - redone / 2
+
+
+def test_a_file_that_was_read_to_its_end_is_not_read_again(
+    config_path: Path, clean: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("prompt files are read again")
+
+    monkeypatch.setattr("pipelines.stages.ingest.assign", refuse)
+    assert audit(config_path, clean).evaluations == 0
+    assert audit(config_path, clean, "run.limit=100000").evaluations == 0
 
 
 def test_a_damaged_table_is_refused_by_name(config_path: Path, clean: Path, tmp_path: Path) -> None:

@@ -18,14 +18,35 @@ from sharpaudit.images import encode_png
 from sharpaudit.lab.analytic import write
 from sharpaudit.tables.runs import RunFolder
 
-VERBS = {"run", "validate", "status", "query", "replay", "init", "index"}
+VERBS = {"run", "validate", "status", "query", "replay", "init"}
+GROUPS = {"index": {"build"}, "lab": {"train", "label", "pictures", "detectors", "card"}}
 
 
 def test_the_verbs_are_these_and_each_help_has_an_example() -> None:
-    assert set(cli.commands) == VERBS
-    for name in VERBS - {"index"}:
-        assert "Example: sharpaudit" in CliRunner().invoke(cli, [name, "--help"]).output, name
-    assert "Example: sharpaudit" in CliRunner().invoke(cli, ["index", "build", "--help"]).output
+    assert set(cli.commands) == VERBS | set(GROUPS)
+    for name, verbs in GROUPS.items():
+        assert set(cli.commands[name].commands) == verbs  # type: ignore[attr-defined]
+    calls = [[name] for name in VERBS] + [[group, verb] for group, verbs in GROUPS.items() for verb in verbs]
+    for call in calls:
+        assert "Example: sharpaudit" in CliRunner().invoke(cli, [*call, "--help"]).output, call
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (["label", "HERE", "--work", "HERE/w", "--sheet", "HERE/s.jpg"], "no settings.json there"),
+        (["detectors", "HERE"], "no truth.csv there"),
+        (["card", "HERE"], "no settings.json there"),
+        (["train", "HERE", "--work", "HERE/w"], "exists already"),
+        (["pictures", "HERE"], "exists already"),
+    ],
+)
+def test_the_lab_names_the_folder_that_is_not_what_it_needs(call: list[str], line: str, tmp_path: Path) -> None:
+    outcome = CliRunner().invoke(cli, ["lab", *(part.replace("HERE", str(tmp_path)) for part in call)])
+    assert isinstance(outcome.exception, UserError)
+    assert str(outcome.exception).startswith(f"{tmp_path}: ")
+    assert line in str(outcome.exception)
+    assert not list(tmp_path.iterdir())
 
 
 def test_status_counts_what_is_committed(clean: Path) -> None:

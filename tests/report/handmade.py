@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from sharpaudit.images import encode_png
+from sharpaudit.tables.pictures import store_image
 from sharpaudit.tables.schemas import RUN_TABLES
-from sharpaudit.tables.shards import store_image
 
 Rows = dict[str, list[dict[str, Any]]]
 OK = {"status": "ok"}

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +127,12 @@ def test_columns_of_one_name_all_arrive(door: Connection) -> None:
 
 def test_each_format_takes_each_type(door: Connection) -> None:
     sql = """SELECT DATE '2020-01-02' d, 1.50::DECIMAL(5,2) e, '\\xFF'::BLOB b, 'nan'::DOUBLE n, NULL z,
-                    [1.0, 'inf'::DOUBLE] l, {'k': '=x'} s, '=1+1' f, -1 m, true t, MAP {'a': 1} p"""
+                    [1.0, 'inf'::DOUBLE] l, {'k': '=x'} s, '=1+1' f, -1 m, true t, MAP {'a': 1} p,
+                    TIMESTAMPTZ '2020-01-02 12:00:00+00' w"""
     result = query(door, sql)
     (row,) = json.loads(render(result, "json"), parse_constant=pytest.fail)
     assert (row["d"], row["e"], row["b"], row["n"], row["l"]) == ("2020-01-02", "1.50", "ff", None, [1.0, None])
+    assert datetime.fromisoformat(row["w"]) == datetime(2020, 1, 2, 12, tzinfo=UTC)
     (cells,) = csv.DictReader(io.StringIO(render(result, "csv")))
     assert (cells["f"], cells["m"], cells["n"], cells["z"]) == ("'=1+1", "-1", "", "")
     assert render(result, "table").count("\n") == 4

@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from sharpaudit.errors import IntegrityError
 from sharpaudit.tables import shards
 from sharpaudit.tables.files import Files
+from sharpaudit.tables.pictures import store_image, sweep_images
+from sharpaudit.tables.records import sealed, unseal
 from sharpaudit.tables.schemas import SCORES
-from sharpaudit.tables.shards import TableCommit, TableFolder, sealed, store_image, sweep_images, unseal
+from sharpaudit.tables.shards import TableCommit, TableFolder
 
 FINGERPRINT = "ab" * 32
 

@@ -1,0 +1,85 @@
+"""The card says what the files beside it say; the table of detectors counts the right prompts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sharpaudit.lab.build import minutes
+from sharpaudit.lab.card import DOSE, write_card
+from sharpaudit.lab.detectors import DETECTORS, Truth, read_truth, table
+from sharpaudit.lab.publish import dose_response, write_truth
+from sharpaudit.lab.training import MINIATURE as TRAINING
+from sharpaudit.lab.trainingset import MINIATURE, Plan, plan
+from sharpaudit.lab.truth import Judged, split
+from sharpaudit.seeds import generator
+
+RECIPE = replace(MINIATURE, exact=((40, 6),), templates=4, harmless=80)
+SIZES = {"fit": 20, "calibration": 20, "development": 12, "test": 20}
+
+
+@pytest.fixture(scope="module")
+def drawn() -> Plan:
+    return plan(RECIPE)
+
+
+@pytest.fixture
+def folder(drawn: Plan, tmp_path: Path) -> Path:
+    """A lab folder without a model: all plants copied, one seen prompt a neighbour."""
+    judged = [Judged(p, 8, 8 * p.planted, 0) for p in drawn.prompts]
+    first = next(i for i, entry in enumerate(judged) if entry.prompt.kind == "seen")
+    judged[first] = replace(judged[first], other=2)
+    write_truth(tmp_path, judged, split(judged, SIZES, 4, seed=0), seed=0)
+    (tmp_path / DOSE).write_text(json.dumps(dose_response(judged, 1.0)))
+    versions = {"torch": "9.9"}
+    settings = {"recipe": asdict(RECIPE), "training": asdict(TRAINING), "objects": 160, "minutes": 1.5}
+    (tmp_path / "settings.json").write_text(json.dumps(settings | {"versions": versions, "sha256": {}}))
+    return tmp_path
+
+
+def measured(truth: list[Truth], seeds: int, gap: float) -> np.ndarray:
+    draw = generator("detectors", seeds).standard_normal((seeds, len(truth)))
+    return draw + gap * np.array([row.label == "memorised" for row in truth])
+
+
+def test_the_card_counts_what_truth_holds(folder: Path) -> None:
+    text = write_card(folder).read_text()
+    assert "| fit | 0 | 0 | 0 | 0 | 20 |" in text
+    assert "| development | 4 | 0 | 0 | 0 | 12 |" in text
+    assert "| test | 6 | 0 | 1 | 0 | 20 |" in text
+    assert "| exact | 40 | 40 | 6 | 100% (100% to 100%) | 6 | 0 |" in text
+    assert "2 minutes in all" in text
+    assert "torch 9.9" in text
+    assert "Detectors" not in text
+
+
+def test_the_table_counts_prompts_and_finds_a_perfect_detector(folder: Path) -> None:
+    truth = [row for row in read_truth(folder) if row.split == "test" and row.label in ("memorised", "harmless")]
+    single = {"residual_gap": measured(truth, 3, 100.0), "sharpness": measured(truth, 2, 0.0)}
+    several = {"residual_gap": measured(truth, 1, 100.0)}
+    lines = table(truth, single, several)
+    perfect = [line for line in lines if line["metric"] == "residual_gap"]
+    assert all(line["mean"] == line["minimum"] == 1.0 for line in perfect)
+    every = next(line for line in lines if line["plants"] == "exact" and line["captions"] == "all")
+    parts = [
+        line for line in lines if line["plants"] == "exact" and line["captions"] != "all" and line["statistic"] == "auc"
+    ]
+    parts = [line for line in parts if (line["metric"], line["n"]) == (every["metric"], every["n"])]
+    for count in ("memorised", "harmless"):
+        assert sum(line[count] for line in parts) == every[count]
+    assert every["harmless"] == 20
+    assert {line["seeds"] for line in lines if line["n"] == 1} == {2, 3}
+    (folder / DETECTORS["test"]).write_text(json.dumps(lines))
+    text = write_card(folder).read_text()
+    assert "## Detectors, test split" in text
+    assert "| residual_gap | 1 | exact | all | 3 |" in text
+
+
+def test_minutes_of_a_resumed_training_are_those_of_both_processes(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text("\n".join(json.dumps({"seconds": s}) for s in (1, 60, 120, 3, 60)))
+    assert minutes(log) == 3.0
