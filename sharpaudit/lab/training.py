@@ -2,7 +2,7 @@
 
 Sizes: pictures 3 x 64 x 64, latents 4 x 16 x 16 (a factor of 4), a UNet of 64, 128 and 192 channels whose
 cross-attention sees 8 x 8 and 4 x 4 only, a text encoder of 4 layers, 24 tokens. v prediction (Salimans and Ho,
-ICLR 2022), Stable Diffusion's betas, min-SNR weights (Hang et al., ICCV 2023), an exponential moving average of the
+ICLR 2022) with their SNR + 1 weights, clipped, Stable Diffusion's betas, an exponential moving average of the
 weights. Every step draws by its number, and a checkpoint holds the whole state: a resumed training goes on as if
 it had never stopped.
 
@@ -54,7 +54,9 @@ class Training:
     warmup: int = 100
     ema: float = 0.999
     drop_caption: float = 0.1
-    min_snr: float = 5.0
+    max_weight: float = 5.0
+    """An error in x0 weighs SNR + 1, but no more than this: the plain loss of v, less at low noise. Weights that fall
+    with the SNR (min-SNR) left the first steps untrained: the colour of the ground was not learned."""
     checkpoint_every: int = 200
     log_every: int = 20
 
@@ -204,7 +206,7 @@ class Trainer:
         a2_T = scaled_linear_alphas_cumprod(BETA_START, BETA_END, N_TIMESTEPS).float()
         self.a_T, self.sigma_T = a2_T.sqrt(), (1 - a2_T).sqrt()
         snr_T = a2_T / (1 - a2_T)
-        self.weight_T = snr_T.clamp(max=training.min_snr) / (snr_T + 1)
+        self.weight_T = (training.max_weight / (snr_T + 1)).clamp(max=1)
         self.steps_done = 0
 
     def step(self, step: int, latents_BCHW: torch.Tensor, captions: list[str]) -> float:
