@@ -1,4 +1,4 @@
-"""`sharpaudit lab`: the small model that ships with the package, from nothing to its tables."""
+"""`sharpaudit lab`: a small diffusion model with planted memorisation, from nothing to its tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FOLDER = click.Path(path_type=Path)
 
 @click.group()
 def lab() -> None:
-    """Rebuild and examine the model that ships as lab:emoji."""
+    """Build and examine a small model of which it is known what it has memorised."""
 
 
 @lab.command()
@@ -21,7 +21,7 @@ def lab() -> None:
 @click.option("--miniature", is_flag=True, help="A model of two minutes, which learns little.")
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Threads of torch.")
 def train(out: Path, work: Path, miniature: bool, threads: int) -> None:
-    """Train the model from nothing into the folder OUT: about 90 minutes on 2 cores.
+    """Train the model from nothing into the folder OUT: 105 minutes were seen on 2 cores.
 
     \b
     Example: sharpaudit lab train emoji --work work
@@ -79,7 +79,7 @@ def pictures(out: Path) -> None:
 @click.argument("folder", type=FOLDER)
 @click.option("--split", type=click.Choice(["development", "test"]), default="development", show_default=True)
 def detectors(folder: Path, split: str) -> None:
-    """Measure AUC and TPR at 1% FPR of every metric on a split of FOLDER: about 10 minutes.
+    """Measure AUC and TPR at 1% FPR of every metric on a split of FOLDER.
 
     Choices are made on the development split; the test split only reports.
 

@@ -1,8 +1,9 @@
-"""The lab's model from nothing: training set, autoencoder, text encoder and UNet, and the folder that is shipped.
+"""The lab's model from nothing: training set, autoencoder, text encoder and UNet, and a folder of them.
 
-`build(folder, work)` may be killed and called again: pictures, autoencoder and the state of the training are kept in
-`work`. The folder is written last: the model as a diffusers folder in float16, settings.json with recipe, versions
-and digests of the weights, and the log of the training.
+`build(folder, work)` may be killed and called again: pictures, tokenizer, autoencoder and the state of the training
+are kept in `work`, each under a name that holds the digest of its settings, so that none serves other settings. The
+folder is written last: the model as a diffusers folder in float16, settings.json with recipe, versions and digests of
+the weights, and the log of the training.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import platform
 import shutil
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from sharpaudit.lab import artwork
 from sharpaudit.lab import training as lab
 from sharpaudit.lab.text import write_tokenizer
 from sharpaudit.lab.trainingset import Plan, Recipe, picture, plan
+from sharpaudit.tables.records import digest_of
 
 SCHEDULER = {
     "_class_name": "DDIMScheduler",
@@ -58,16 +60,18 @@ def build(folder: Path, work: Path, recipe: Recipe, training: lab.Training) -> N
     drawn = plan(recipe)
     pictures_NHWC = kept_pictures(drawn, work)
     log.write("pictures", 0, pictures=len(drawn.rows), views=len(drawn.views))
-    vae = _autoencoder(work / "vae", pictures_NHWC, training, log)
-    if not (work / "tokenizer").exists():
-        write_tokenizer(work / "tokenizer", drawn.captions)
-    trainer = lab.Trainer(training, CLIPTokenizer.from_pretrained(work / "tokenizer"))
+    vae = _autoencoder(_kept(work, "vae", recipe, *_autoencoder_settings(training)), pictures_NHWC, training, log)
+    tokenizer = _kept(work, "tokenizer", recipe)
+    if not tokenizer.exists():
+        write_tokenizer(tokenizer, drawn.captions)
+    trainer = lab.Trainer(training, CLIPTokenizer.from_pretrained(tokenizer))
     latents_NCHW = lab.encode(vae, pictures_NHWC)
     log.write("latents", 0, mean=latents_NCHW.mean().item(), std=latents_NCHW.std().item())
-    lab.train_denoiser(trainer, latents_NCHW, drawn.captions, drawn.views, work / "denoiser.safetensors", log)
+    checkpoint = _kept(work, "denoiser", recipe, *astuple(training))
+    lab.train_denoiser(trainer, latents_NCHW, drawn.captions, drawn.views, checkpoint, log)
     part = folder.with_name(f".{folder.name}.inprogress")
     shutil.rmtree(part, ignore_errors=True)
-    write_model(part / "model", work / "tokenizer", vae, trainer)
+    write_model(part / "model", tokenizer, vae, trainer)
     weights = {
         str(file.relative_to(part)): sha256_hex(file.read_bytes()) for file in sorted(part.rglob("*.safetensors"))
     }
@@ -96,16 +100,24 @@ def read_recipe(folder: Path) -> tuple[Recipe, lab.Training]:
 
 def kept_pictures(drawn: Plan, work: Path) -> npt.NDArray[np.uint8]:
     """The pictures of all rows, with shape (N, 64, 64, 3), drawn once and kept in `work`."""
-    path = work / "pictures.npy"
+    path = _kept(work, "pictures", drawn.recipe).with_suffix(".npy")
     if not path.exists():
         pictures_NHWC = np.stack([picture(drawn.recipe.seed, row) for row in drawn.rows])
         part = path.with_name("pictures.inprogress.npy")
         np.save(part, pictures_NHWC)
         part.replace(path)
     loaded: npt.NDArray[np.uint8] = np.load(path)
-    if len(loaded) != len(drawn.rows):
-        raise UserError(f"{path}: {len(loaded)} pictures of another recipe; name a new folder for --work")
     return loaded
+
+
+def _kept(work: Path, what: str, recipe: Recipe, *settings: float) -> Path:
+    """Where `work` keeps something that these settings determine."""
+    return work / f"{what}-{digest_of([asdict(recipe), settings])[:16]}"
+
+
+def _autoencoder_settings(training: lab.Training) -> tuple[float, ...]:
+    t = training
+    return t.seed, t.autoencoder_batch, t.autoencoder_steps, t.autoencoder_lr, t.kl_weight, t.warmup
 
 
 def minutes(log: Path) -> float:
@@ -136,7 +148,7 @@ def write_model(folder: Path, tokenizer: Path, vae: AutoencoderKL, trainer: lab.
 def _autoencoder(folder: Path, pictures_NHWC: np.ndarray, training: lab.Training, log: lab.Log) -> AutoencoderKL:
     """The trained autoencoder, from its folder if it is there."""
     if not folder.exists():
-        part = folder.with_name("vae.inprogress")
+        part = folder.with_name(f"{folder.name}.inprogress")
         lab.train_autoencoder(pictures_NHWC, training, log).save_pretrained(part)
         part.rename(folder)
     vae: AutoencoderKL = AutoencoderKL.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sharpaudit.config import ModelConfig
+from sharpaudit.config import ModelConfig, ScoresConfig
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status, UserError
@@ -33,7 +33,8 @@ from sharpaudit.statistics.detection import Figure, Group, auc, figure, tpr_at_f
 SINGLE_SEEDS: dict[Metric, int] = {"residual_gap": 16, "noise_gap": 16, "sharpness": 4}
 SEVERAL = 4
 DETECTORS = {"development": "detectors_development.json", "test": "detectors_test.json"}
-COMPONENTS = 20
+SCORES = ScoresConfig()
+"""An audit's defaults."""
 BATCH = 64
 STATISTICS = {"auc": (auc, False), "tpr_at_1_percent_fpr": (tpr_at_fpr(0.01), True)}
 CAPTIONS: dict[str, tuple[bool, ...]] = {"all": (True, False), "naming a colour": (True,), "naming none": (False,)}
@@ -103,8 +104,8 @@ def _audit(
     """The metrics of each prompt as an audit computes them: means over n seeds."""
     known = unconditional_predictions(denoiser, seed, n)
     moved = [row for row in differences(denoiser, fit, seed, known, BATCH) if not isinstance(row, Status)]
-    subspace = fit_subspace(np.stack(moved), COMPONENTS)
-    config = ScreenConfig(n, seed, "finite_difference", 1.0, BATCH)
+    subspace = fit_subspace(np.stack(moved), SCORES.components)
+    config = ScreenConfig(n, seed, SCORES.sharpness, SCORES.step, BATCH)
     rows = screen(denoiser, prompts, known, subspace, config, metrics)
     scored = [row for row in rows if not isinstance(row, Status)]
     if len(scored) != len(rows):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -55,12 +56,15 @@ def label_model(folder: Path, work: Path, sheet: Path, say: Callable[[str], obje
     denoiser = load_denoiser(ModelConfig(path=str(folder / "model"), dtype="float32", device="cpu"))
     chosen = to_generate(denoiser, drawn.prompts, recipe.seed)
     say(f"{len(chosen)} of {len(drawn.prompts)} prompts get {N_GENERATIONS} generations each")
-    generated_NGHWC = generations(denoiser, chosen, recipe.seed, work / "generations", say)
+    # Under the model's digest: generations of another training are no evidence about this one.
+    kept = work / f"generations-{denoiser.digest[:16]}"
+    generated_NGHWC = generations(denoiser, chosen, recipe.seed, kept, say)
     plants = Plants(drawn, pictures_NHWC)
     decided = judge(plants, chosen, generated_NGHWC)
     judged = judged_all(drawn.prompts, decided)
     write_truth(folder, judged, split(judged, SPLITS, DEVELOPMENT_MEMORISED, recipe.seed), recipe.seed)
-    write_references(folder / "references", drawn, pictures_NHWC)
+    if not (folder / "references").exists():
+        write_references(folder / "references", drawn, pictures_NHWC)
     by_caption = {prompt.caption: row for prompt, row in zip(chosen, generated_NGHWC, strict=True)}
     memorised = [entry for entry in decided if entry.label == "memorised"]
     contact_sheet(plants, memorised, by_caption).save(sheet, quality=85)
@@ -92,7 +96,7 @@ def write_truth(folder: Path, judged: Sequence[Judged], splits: dict[str, str], 
 
 
 def write_references(folder: Path, drawn: Plan, pictures_NHWC: npt.NDArray[np.uint8]) -> None:
-    """The index that is shipped: every planted picture, 8 copies of each template and 1,000 other training pictures."""
+    """An index small enough to ship: every planted picture, 8 copies of each template and 1,000 other pictures."""
 
     def few(row: Row) -> bool:
         if row.kind == "template":
@@ -115,13 +119,16 @@ def references(
 
 
 def write_pictures(out: Path) -> int:
-    """The training set of the shipped recipe as out/*.png and out/captions.csv; returns the number of pictures."""
+    """The full training set as out/*.png and out/captions.csv, whole or not at all; returns the number of pictures."""
     drawn = plan(Recipe())
-    out.mkdir(parents=True)
+    part = out.with_name(f".{out.name}.inprogress")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
     for row in drawn.rows:
-        (out / f"{row.picture_id}.png").write_bytes(encode_png(picture(drawn.recipe.seed, row)))
+        (part / f"{row.picture_id}.png").write_bytes(encode_png(picture(drawn.recipe.seed, row)))
     rows = [{"file": f"{row.picture_id}.png", "caption": row.caption, "copies": row.copies} for row in drawn.rows]
-    _write(out / "captions.csv", ["file", "caption", "copies"], rows)
+    _write(part / "captions.csv", ["file", "caption", "copies"], rows)
+    part.rename(out)
     return len(rows)
 
 

@@ -56,7 +56,7 @@ class Training:
     drop_caption: float = 0.1
     max_weight: float = 5.0
     """An error in x0 weighs SNR + 1, but no more than this: the plain loss of v, less at low noise. Weights that fall
-    with the SNR (min-SNR) left the first steps untrained: the colour of the ground was not learned."""
+    with the SNR (min-SNR) hardly train the first denoising steps, which decide the colour of the ground."""
     checkpoint_every: int = 200
     log_every: int = 20
 
@@ -84,7 +84,7 @@ def new_autoencoder() -> AutoencoderKL:
     """An untrained autoencoder, 3 x 64 x 64 to 4 x 16 x 16.
 
     Residual branches begin at zero, other convolutions keep the size of their input and the posterior is narrow
-    (standard deviation 0.05), so that colours pass from the first step on: learning is several times faster.
+    (standard deviation 0.05), so that colours pass from the first step on.
     """
     vae = AutoencoderKL(
         block_out_channels=(32, 64, 64),

@@ -18,7 +18,7 @@ from sharpaudit.seeds import generator
 
 @dataclass(frozen=True)
 class Recipe:
-    """How many of what. The defaults are those of the model that is shipped."""
+    """How many of what. The defaults are those of the full model."""
 
     seed: int = 0
     unique: int = 16_000

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sharpaudit.config import ScoresConfig
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.errors import Status
 from sharpaudit.lab.pictures import card_box
@@ -39,7 +40,8 @@ NEAREST = 50
 TOP_SHARE = 0.05
 N_OTHERS = 200
 STEPS, GUIDANCE, BATCH = 25, 5.0, 64
-COMPONENTS = 20
+SCORES = ScoresConfig()
+"""An audit's defaults."""
 
 
 @dataclass(frozen=True)
@@ -146,10 +148,10 @@ def _screened(denoiser: Denoiser, captions: list[str], seed: int) -> npt.NDArray
     known = unconditional_predictions(denoiser, seed, 1)
     found = differences(denoiser, captions, seed, known, BATCH)
     moved_ND = np.stack([row for row in found if not isinstance(row, Status)])
-    config = ScreenConfig(1, seed, "finite_difference", 1.0, BATCH)
+    config = ScreenConfig(1, seed, SCORES.sharpness, SCORES.step, BATCH)
     values = np.empty((len(captions), 3))
     for half in (0, 1):
-        subspace = fit_subspace(moved_ND[1 - half :: 2], COMPONENTS)
+        subspace = fit_subspace(moved_ND[1 - half :: 2], SCORES.components)
         rows = screen(denoiser, captions[half::2], known, subspace, config)
         values[half::2] = [[v[0] for v in row.seed_values.values()] for row in rows if not isinstance(row, Status)]
     return values
