@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from sharpaudit.config import AuditConfig
 from sharpaudit.corpus.assign import Known, assign
-from sharpaudit.corpus.read import Source, count_and_hash
+from sharpaudit.corpus.rows import Source, count_and_hash
 from sharpaudit.denoisers.base import Tokenizer
 from sharpaudit.errors import Status, UserError
 from sharpaudit.tables.runs import Identity, RunFolder

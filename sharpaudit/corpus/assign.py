@@ -27,7 +27,8 @@ import pyarrow as pa
 
 from sharpaudit.corpus.check import check
 from sharpaudit.corpus.dedup import family_id, prompt_id
-from sharpaudit.corpus.read import Source, read_rows
+from sharpaudit.corpus.read import read_rows
+from sharpaudit.corpus.rows import Source
 from sharpaudit.denoisers.base import Tokenizer
 from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.seeds import rank_hash

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sharpaudit.corpus.assign import Ingested, Known, assign
 from sharpaudit.corpus.dedup import family_id, prompt_id
-from sharpaudit.corpus.read import Source
+from sharpaudit.corpus.rows import Source
 from sharpaudit.denoisers.base import Tokens
 from sharpaudit.errors import Status, UserError
 from sharpaudit.tables.schemas import CORPUS, ORIGINS

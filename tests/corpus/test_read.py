@@ -11,9 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sharpaudit.corpus import read
 from sharpaudit.corpus.check import check
-from sharpaudit.corpus.read import Row, Source, count_and_hash, read_rows
+from sharpaudit.corpus.formats import csv as csv_format
+from sharpaudit.corpus.formats import lines as line_formats
+from sharpaudit.corpus.formats import parquet as parquet_format
+from sharpaudit.corpus.read import read_rows
+from sharpaudit.corpus.rows import Row, Source, count_and_hash
 from sharpaudit.errors import Status, UserError
 from tests.hostile.strategies import prompt_bytes, texts
 
@@ -164,7 +167,7 @@ def test_deeply_nested_labels_end_no_file(tmp_path):
 
 
 def test_a_line_without_end_is_skipped_in_bounded_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(read, "MAX_LINE", 50)
+    monkeypatch.setattr(line_formats, "MAX_LINE", 50)
     rows = rows_of(written(tmp_path / "x.txt", b"a\n" + b"x" * 160 + b"\nb\n" + b"y" * 51))
     assert [(row.prompt, row.problem) for row in rows] == [
         (b"a", None),
@@ -184,7 +187,7 @@ def test_blank_lines_count_inside_and_not_at_the_end(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet", ".txt"])
 def test_windows_join_to_the_whole(tmp_path, suffix, monkeypatch):
-    monkeypatch.setattr(read, "BATCH_ROWS", 3)
+    monkeypatch.setattr(parquet_format, "BATCH_ROWS", 3)
     prompts = [f"prompt {i}" for i in range(10)]
     path = tmp_path / f"x{suffix}"
     if suffix == ".parquet":
@@ -300,14 +303,14 @@ def test_a_flipped_bit_in_parquet_is_found(tmp_path):
 
 
 def test_a_field_beyond_the_limit_names_its_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(read, "MAX_FIELD", 100)
+    monkeypatch.setattr(csv_format, "MAX_FIELD", 100)
     path = written(tmp_path / "x.csv", b'prompt\na\n"' + b"x\n" * 60 + b'"\n')
     assert "row 1: a field" in refused(path)
 
 
 @pytest.mark.parametrize("row", [b"x" * 201, b'"\n",' * 60, b'"' + b"x\n" * 150])
 def test_a_row_beyond_the_limit_is_named_too(tmp_path, monkeypatch, row):
-    monkeypatch.setattr(read, "MAX_LINE", 200)
+    monkeypatch.setattr(csv_format, "MAX_LINE", 200)
     assert "row 1: a row" in refused(written(tmp_path / "x.csv", b"prompt\na\n" + row + b"\n"))
 
 

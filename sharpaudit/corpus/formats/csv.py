@@ -1,0 +1,101 @@
+"""Prompts in csv: UTF-8 with a header, quoted by doubling, read strictly.
+
+A record that breaks the quoting costs its first line only; one with another number of fields than the header is
+malformed.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import TextIO
+
+from sharpaudit.corpus.rows import Row, Source, listed, make_row, require_columns, shown, without_blank_end
+from sharpaudit.errors import Status, UserError, printable
+
+MAX_LINE = 1 << 24
+"""Characters in one row."""
+MAX_FIELD = 1 << 22
+"""Characters in one field."""
+
+
+def read_csv(source: Source) -> Iterator[Row]:
+    """Every record of the file as a row. Raises UserError for a file without header or with an endless row."""
+    if source.delimiter in '"\r\n':
+        raise UserError(
+            f"{shown(source)}: {source.delimiter!r} cannot separate csv fields; use for instance ',' or ';'"
+        )
+    csv.field_size_limit(MAX_FIELD)
+    with source.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        records = _records(file, source)
+        header = next(records, [])
+        if isinstance(header, str):
+            raise UserError(f"{shown(source)}: the header is not valid csv: {header}")
+        require_columns(source, header, _delimiter_hint(source, header))
+        place = {name: header.index(name) for name in source.columns}
+        for i, fields in enumerate(without_blank_end(records, [[]])):
+            if not fields and len(header) == 1:
+                fields = [""]  # A blank line of a file with one column: an empty prompt.
+            if isinstance(fields, str):
+                yield Row(i, None, problem=Status.MALFORMED_ROW, detail=f"Not valid csv: {fields}.")
+            elif len(fields) != len(header):
+                detail = f"The row has {len(fields)} fields, the header {len(header)}."
+                yield Row(i, None, problem=Status.MALFORMED_ROW, detail=detail)
+            else:
+                cells = {name: fields[at].encode(errors="surrogateescape") for name, at in place.items()}
+                yield make_row(source, i, cells[source.column], cells)
+
+
+def _records(file: TextIO, source: Source) -> Iterator[list[str] | str]:
+    """The fields of each record; for a broken one, what is wrong with it."""
+    held: deque[str] = deque()
+    taken: list[str] = []
+    # Row numbers as in `source_row`: the header, which is read first, is -1.
+    count, size = -1, 0
+
+    def lines() -> Iterator[str]:
+        nonlocal size
+        while line := held.popleft() if held else file.readline(MAX_LINE + 1):
+            size += len(line)
+            if size > MAX_LINE:
+                raise too_long("row", MAX_LINE)
+            taken.append(line)
+            yield line
+
+    def too_long(what: str, limit: int) -> UserError:
+        fix = "close its quotes or shorten it"
+        return UserError(f"{shown(source)}: row {count}: a {what} of more than {limit} characters; {fix}")
+
+    reader = csv.reader(lines(), delimiter=source.delimiter, strict=True)
+    while True:
+        taken.clear()
+        size = 0
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            if "field limit" in str(error):
+                raise too_long("field", MAX_FIELD) from error
+            # An open quote swallows rows that are not to blame: all lines but the first are read again.
+            held.extendleft(reversed(taken[1:]))
+            reader = csv.reader(lines(), delimiter=source.delimiter, strict=True)
+            yield printable(str(error))
+        else:
+            if fields is None:
+                return
+            yield fields
+        count += 1
+
+
+def _delimiter_hint(source: Source, header: Sequence[str]) -> str:
+    if header and header[0].startswith(("\udcff\udcfe", "\udcfe\udcff")):
+        return "; the file is UTF-16: save it as UTF-8"
+    if len(header) != 1:
+        return ""
+    splits = {d: next(csv.reader(header, delimiter=d), []) for d in ",;\t|" if d != source.delimiter}
+    best = max(splits, key=lambda d: (source.column in splits[d], len(splits[d])))
+    if len(splits[best]) < 2:
+        return ""
+    has = "has that column" if source.column in splits[best] else f"has the columns {listed(splits[best])}"
+    return f"; with delimiter = {json.dumps(best)} the file {has}"
