@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from pipelines.commands.options import run_argument
+
 FOLDER = click.Path(path_type=Path)
 
 
@@ -103,3 +105,24 @@ def card(folder: Path) -> None:
     from sharpaudit.lab.card import write_card
 
     click.echo(write_card(folder))
+
+
+@lab.command()
+@run_argument
+@click.option("--lab", "folder", type=FOLDER, help="The lab that was audited; by default the one that ships.")
+def compare(run_folder: Path, folder: Path | None) -> None:
+    """Hold the finished audit RUN of a lab's prompts against what is known of them.
+
+    \b
+    Example: sharpaudit lab compare runs/quickstart
+    """
+    from pipelines.tables import open_connection
+    from sharpaudit.config import LAB
+    from sharpaudit.lab.comparison import AUDITED, Audited, compare
+    from sharpaudit.tables.query import query
+    from sharpaudit.tables.runs import RunFolder
+
+    with open_connection(RunFolder.open(run_folder.absolute())) as connection:
+        audited = [Audited(*row) for row in query(connection, AUDITED).rows]
+    for line in compare(folder or LAB / "emoji", audited):
+        click.echo(json.dumps(line))

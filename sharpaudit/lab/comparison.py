@@ -1,0 +1,74 @@
+"""An audit of a lab's prompts held against the truth: what it found, what it missed, what it flagged for nothing.
+
+The audit never sees truth.csv; this reads both. Intervals are Clopper and Pearson's at 95%, prompts taken as
+independent: in a lab's splits every prompt is a family of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sharpaudit.errors import UserError
+from sharpaudit.lab.detectors import Truth, read_truth
+from sharpaudit.statistics.intervals import clopper_pearson
+
+AUDITED = """
+    select c.prompt, coalesce(t.flagged, false) as flagged, f.best_reference_id as shown
+    from triage t join corpus c using (prompt_id) left join findings f using (prompt_id)
+    where t.role = 'audit' order by c.prompt"""
+
+
+@dataclass(frozen=True)
+class Audited:
+    """An audited prompt. shown: the training picture of its best copy, None where it is no finding."""
+
+    prompt: str
+    flagged: bool
+    shown: str | None
+
+
+def compare(folder: Path, audited: Sequence[Audited]) -> list[dict[str, Any]]:
+    """One line per figure (k of n, share, interval), then one per finding that does not show its own plant.
+
+    folder: the lab's. Raises UserError where an audited prompt is none of the lab's.
+    """
+    truth = {row.prompt: row for row in read_truth(folder)}
+    strangers = [row.prompt for row in audited if row.prompt not in truth]
+    if strangers:
+        raise UserError(f'"{strangers[0]}": not in {folder}/truth.csv; compare a run over the prompts of this lab')
+    both = [(truth[row.prompt], row) for row in audited]
+    lines = []
+    for kind, label in (("exact", "memorised"), ("template", "memorised"), ("exact", "partly"), ("template", "partly")):
+        group = [row for known, row in both if (known.kind, known.label) == (kind, label)]
+        lines.append(_figure(f"{kind} plants, {label}: flagged", [row.flagged for row in group]))
+        lines.append(_figure(f"{kind} plants, {label}: findings", [row.shown is not None for row in group]))
+    neighbours = [row.shown is not None for known, row in both if known.label == "neighbour"]
+    lines.append(_figure("neighbours: findings", neighbours))
+    harmless = [row for known, row in both if known.label == "harmless" and known.never_planted]
+    lines.append(_figure("harmless, never planted: flagged", [row.flagged for row in harmless]))
+    lines.append(_figure("harmless, never planted: findings", [row.shown is not None for row in harmless]))
+    found = [(known, row) for known, row in both if row.shown is not None]
+    lines.append(_figure("findings that show their own plant", [shows_own(known, row) for known, row in found]))
+    exceptions = [
+        {"prompt": row.prompt, "kind": known.kind, "label": known.label, "flagged": row.flagged, "shown": row.shown}
+        for known, row in found
+        if not shows_own(known, row)
+    ]
+    return [*lines, *exceptions]
+
+
+def shows_own(known: Truth, row: Audited) -> bool:
+    """Whether the training picture of a finding's best copy was planted under the prompt itself."""
+    name, shown = known.family.replace("/", "-"), row.shown or ""
+    # The copies of a template are numbered at the end.
+    return shown == f"planted-{name}" if known.kind == "exact" else shown.rpartition("-")[0] == f"template-{name}"
+
+
+def _figure(name: str, hits: Sequence[bool]) -> dict[str, Any]:
+    k, n = sum(hits), len(hits)
+    interval = clopper_pearson(k, n)
+    line: dict[str, Any] = {"figure": name, "k": k, "n": n, "share": round(k / n, 4) if n else None}
+    return line | {"low": round(interval.low, 4), "high": round(interval.high, 4)}

@@ -1,0 +1,91 @@
+"""A run held against the truth: each figure counts the right prompts, and a stranger's run is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sharpaudit.errors import UserError
+from sharpaudit.lab.comparison import Audited, compare
+from sharpaudit.lab.detectors import Truth, read_truth
+from sharpaudit.lab.publish import write_truth
+from sharpaudit.lab.trainingset import MINIATURE, Plan, plan
+from sharpaudit.lab.truth import Judged, split
+
+RECIPE = replace(MINIATURE, exact=((40, 8),), templates=4, harmless=80)
+
+
+@pytest.fixture(scope="module")
+def drawn() -> Plan:
+    return plan(RECIPE)
+
+
+@pytest.fixture(scope="module")
+def folder(drawn: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything planted is copied, one exact plant in part, one other never; two never-planted prompts copy others."""
+    folder = tmp_path_factory.mktemp("lab")
+    judged = [Judged(p, 8, 8 * p.planted, 0) for p in drawn.prompts]
+    judged[0], judged[1] = replace(judged[0], own=2), replace(judged[1], own=0)
+    for i in [i for i, entry in enumerate(judged) if not entry.prompt.planted][:2]:
+        judged[i] = replace(judged[i], other=1)
+    sizes = {"fit": 20, "calibration": 20, "development": 10, "test": 20}
+    write_truth(folder, judged, split(judged, sizes, 1, seed=0), seed=0)
+    return folder
+
+
+def own_picture(row: Truth) -> str:
+    name = row.family.replace("/", "-")
+    return f"template-{name}-003" if row.kind == "template" else f"planted-{name}"
+
+
+def perfect(folder: Path) -> list[Audited]:
+    """Every planted prompt with copies is found, nothing else."""
+    found = [row.label in ("memorised", "partly") for row in read_truth(folder)]
+    rows = zip(read_truth(folder), found, strict=True)
+    return [Audited(row.prompt, hit, own_picture(row) if hit else None) for row, hit in rows]
+
+
+def figures(lines: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:
+    return {line["figure"]: (line["k"], line["n"]) for line in lines if "figure" in line}
+
+
+def test_a_perfect_audit_finds_all_and_flags_nothing_else(folder: Path) -> None:
+    lines = compare(folder, perfect(folder))
+    told = figures(lines)
+    assert told["exact plants, memorised: findings"] == (6, 6)
+    assert told["exact plants, partly: findings"] == (1, 1)
+    assert told["template plants, memorised: findings"] == (4, 4)
+    assert told["neighbours: findings"] == (0, 2)
+    assert told["harmless, never planted: flagged"] == (0, 78)
+    assert told["findings that show their own plant"] == (11, 11)
+    assert all("figure" in line for line in lines)
+
+
+def test_misses_false_flags_and_foreign_pictures_are_counted(folder: Path) -> None:
+    truth, audited = read_truth(folder), perfect(folder)
+    where = {kind: [i for i, row in enumerate(truth) if row.kind == kind] for kind in ("exact", "template", "seen")}
+    memorised = [i for i in where["exact"] if truth[i].label == "memorised"]
+    harmless = [i for i in where["seen"] if truth[i].label == "harmless"]
+    audited[memorised[0]] = replace(audited[memorised[0]], flagged=True, shown=None)
+    audited[memorised[1]] = replace(audited[memorised[1]], shown="seen-an-owl-0")
+    audited[where["template"][0]] = replace(audited[where["template"][0]], shown=own_picture(truth[memorised[2]]))
+    audited[harmless[0]] = replace(audited[harmless[0]], flagged=True, shown=own_picture(truth[memorised[2]]))
+    lines = compare(folder, audited)
+    told = figures(lines)
+    assert told["exact plants, memorised: flagged"] == (6, 6)
+    assert told["exact plants, memorised: findings"] == (5, 6)
+    assert told["harmless, never planted: flagged"] == (1, 78)
+    assert told["harmless, never planted: findings"] == (1, 78)
+    assert told["findings that show their own plant"] == (8, 11)
+    exceptions = {line["prompt"] for line in lines if "figure" not in line}
+    assert exceptions == {truth[i].prompt for i in (memorised[1], where["template"][0], harmless[0])}
+    rate = next(line for line in lines if line.get("figure") == "harmless, never planted: flagged")
+    assert rate["low"] < 1 / 78 < rate["high"]
+
+
+def test_a_run_over_other_prompts_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"not in .*truth\.csv"):
+        compare(folder, [Audited("a stranger's prompt", flagged=False, shown=None)])
