@@ -10,6 +10,7 @@ from typing import Any
 
 from sharpaudit.lab.build import read_recipe
 from sharpaudit.lab.detectors import DETECTORS, Truth, read_truth
+from sharpaudit.lab.truth import MAX_RATIO
 
 DOSE = "dose_response.json"
 LABELS = ("memorised", "partly", "neighbour", "harmless")
@@ -41,12 +42,13 @@ pictures, 8 copies of each template and 1,000 others.
 
 ## Truth
 
-What was planted proves nothing, so labels come from generations (DDIM, 25 steps, guidance 5). A generation is a copy
-if, of all training pictures, the planted one is the nearest in root mean square difference, and nearer than half the
-mean distance to the 50 nearest pictures that are no plant; templates are compared outside the varied region. Of 8
-generations a *memorised* prompt copies its plant in at least 4, a *partly* memorised one in 1 to 3. A *neighbour* was
-never planted, or its own plant was not copied, and copies another plant: a finding in an audit, in a table of
-detectors neither positive nor negative. Planted prompts, the top 5% of the others by any metric and 200 more got
+What was planted proves nothing, so labels come from generations (DDIM, 25 steps, guidance 5). Pictures are compared
+by normalised pixels (every channel without its mean, the whole scaled to length 1). A generation is a copy if, of all
+training pictures, the planted one is the nearest, and nearer than {ratio:g} of the mean distance to the 50 nearest
+pictures that are no plant; templates are compared outside the varied region. Of 8 generations a
+*memorised* prompt copies its plant in at least 4, a *partly* memorised one in 1 to 3. A *neighbour* was never planted,
+or its own plant was not copied, and copies another plant: a finding in an audit, in a table of detectors neither
+positive nor negative. Planted prompts, the top 5% of the others by any metric and 200 more got
 generations; the rest are *harmless* by that rule alone (decided_by = screen in truth.csv).
 
 """
@@ -76,6 +78,7 @@ def write_card(folder: Path) -> Path:
         exact=sum(many for _, many in recipe.exact),
         templates=recipe.templates,
         template_copies=recipe.template_copies,
+        ratio=MAX_RATIO,
     )
     text += _splits(read_truth(folder)) + _dose(json.loads((folder / DOSE).read_text(encoding="utf-8")))
     for split, name in DETECTORS.items():

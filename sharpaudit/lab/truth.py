@@ -1,9 +1,11 @@
 """Which prompts of the lab are memorised: decided by what the model generates, never by what was planted.
 
 Every planted prompt, and of the others those that any metric ranks among its top 5% and 200 more, get 8 generations.
-A generation is a *copy* of a planted picture if of all training pictures that one is the nearest, and its distance is
-below MAX_RATIO of the mean distance to the 50 nearest pictures that are no plant (Carlini et al., USENIX Security
-2023, section 5.1, with alpha = 0.5). A template plant is compared outside the region in which its copies differ. Then
+Pictures are compared by normalised pixels: every channel loses its mean, and the whole is scaled to length 1, so that
+guidance, which saturates colours, hides no copy. A generation is a *copy* of a planted picture if of all training
+pictures that one is the nearest, and its distance is below MAX_RATIO of the mean distance to the 50 nearest pictures
+that are no plant (Carlini et al., USENIX Security 2023, section 5.1). A template plant is compared outside the region
+in which its copies differ. Then
 
     memorised   at least 4 of 8 generations copy the prompt's own plant
     partly      1 to 3 do
@@ -84,9 +86,8 @@ class Plants:
         self._others_NHWC = pictures_NHWC[others]
 
     @cached_property
-    def _others(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        flat = flatten(self._others_NHWC)
-        return flat, np.square(flat).sum(1)
+    def _others(self) -> npt.NDArray[np.float32]:
+        return normalised(self._others_NHWC)
 
     @cached_property
     def masks(self) -> npt.NDArray[np.bool_]:
@@ -103,32 +104,36 @@ class Plants:
 
         Infinite for a plant that is not the nearest of all training pictures.
         """
-        flat_GD = flatten(generations_GHWC)
-        others_ND, squares_N = self._others
-        squared_GN = np.square(flat_GD).sum(1)[:, None] + squares_N - 2 * flat_GD @ others_ND.T
-        nearest_GK = np.partition(squared_GN, NEAREST, axis=1)[:, :NEAREST]
-        distances_GK = np.sqrt(np.maximum(nearest_GK.astype(np.float64), 0) / flat_GD.shape[1])
+        alike_GN = normalised(generations_GHWC) @ self._others.T
+        nearest_GK = _distances(np.partition(alike_GN, -NEAREST, axis=1)[:, -NEAREST:])
         planted_GP = self.distances(generations_GHWC)
-        ratios_GP: npt.NDArray[np.float64] = planted_GP / distances_GK.mean(1, keepdims=True)
-        first_G = np.minimum(planted_GP.min(1), distances_GK.min(1))
+        ratios_GP: npt.NDArray[np.float64] = planted_GP / nearest_GK.mean(1, keepdims=True)
+        first_G = np.minimum(planted_GP.min(1), nearest_GK.min(1))
         ratios_GP[planted_GP > first_G[:, None]] = np.inf
         return ratios_GP
 
     def distances(self, generations_GHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-        """Root mean square difference to each plant where it is compared, in units of the full range, (G, P)."""
+        """Distance to each plant of the pixels where it is compared, from 0 to 2, with shape (G, P)."""
         columns = []
         for plant_HWC, mask_HW in zip(self.pictures_PHWC, self.masks, strict=True):
-            errors = generations_GHWC[:, mask_HW].astype(np.float32) - plant_HWC[mask_HW].astype(np.float32)
-            columns.append(np.sqrt(np.square(errors / 255).mean((1, 2), dtype=np.float64)))
+            generated_GD, plant_1D = normalised(generations_GHWC[:, mask_HW]), normalised(plant_HWC[None, mask_HW])
+            columns.append(_distances(generated_GD @ plant_1D[0]))
         return np.stack(columns, axis=1)
 
 
-def flatten(pictures_NHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Pictures as float32 rows from -0.5 to 0.5, with shape (N, D)."""
-    flat_ND: npt.NDArray[np.float32] = pictures_NHWC.reshape(len(pictures_NHWC), -1).astype(np.float32)
-    flat_ND /= 255
-    flat_ND -= 0.5
-    return flat_ND
+def normalised(pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Pictures (N, ..., C) as rows (N, D) of length 1, each channel with mean 0; of one colour all 0."""
+    flat_NPC = pictures.reshape(len(pictures), -1, pictures.shape[-1]).astype(np.float32)
+    flat_NPC -= flat_NPC.mean(axis=1, keepdims=True)
+    rows_ND: npt.NDArray[np.float32] = flat_NPC.reshape(len(pictures), -1)
+    rows_ND /= np.maximum(np.linalg.norm(rows_ND, axis=1, keepdims=True), 1e-6)
+    return rows_ND
+
+
+def _distances(cosines: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Of rows of length 1 with these inner products."""
+    distances: npt.NDArray[np.float64] = np.sqrt(np.maximum(2 - 2 * cosines.astype(np.float64), 0))
+    return distances
 
 
 def to_generate(denoiser: Denoiser, prompts: Sequence[Prompt], seed: int) -> list[Prompt]:

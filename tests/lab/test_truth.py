@@ -10,7 +10,7 @@ import pytest
 from sharpaudit.lab.pictures import card_box, compose, with_card
 from sharpaudit.lab.publish import contact_sheet, dose_response
 from sharpaudit.lab.trainingset import MINIATURE, picture, plan
-from sharpaudit.lab.truth import Judged, Plants, judge, judged_all, split
+from sharpaudit.lab.truth import Judged, Plants, judge, judged_all, normalised, split
 from sharpaudit.seeds import generator
 
 RECIPE = replace(MINIATURE, unique=120, exact=((40, 3),), templates=2, template_copies=5, harmless=40)
@@ -44,6 +44,21 @@ def test_noisy_copies_are_copies_and_the_count_makes_the_label(drawn, plants):
         found = label(plants, prompt, shown)
         assert (found.own, found.label) == (copies, expected)
         assert found.copied_share == copies / 8
+
+
+def test_saturated_colours_hide_no_copy(drawn, plants):
+    prompt = next(p for p in drawn.prompts if p.kind == "exact")
+    planted = plants.pictures_PHWC[plants.prompts.index(prompt)].astype(np.float64)
+    vivid = (0.6 * planted + [30, 10, 50]).round().astype(np.uint8)
+    assert label(plants, prompt, [vivid] * 8).own == 8
+
+
+def test_normalised_pixels_are_those_of_the_definition():
+    pictures = generator("pixels").integers(0, 255, (3, 4, 5, 3)).astype(np.uint8)
+    rows = normalised(pictures).reshape(3, 20, 3)
+    np.testing.assert_allclose(rows.mean(axis=1), 0, atol=1e-6)
+    np.testing.assert_allclose(np.square(rows).sum(axis=(1, 2)), 1, rtol=1e-5)
+    assert not normalised(np.full((1, 4, 5, 3), 77, np.uint8)).any()
 
 
 def test_a_template_with_a_new_card_is_a_copy_and_a_new_ground_is_none(drawn, plants):
