@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ import torch
 
 from pipelines.calibration import allowed
 from pipelines.stage import Facts
+from pipelines.stages.fit import screen_config
 from pipelines.stages.ingest import sources
 from pipelines.stages.search import SampleSearch
 from pipelines.survey import survey
@@ -30,9 +31,10 @@ from sharpaudit.denoisers.load import load_denoiser, load_tokenizer
 from sharpaudit.errors import Status, UserError
 from sharpaudit.images import encode_png
 from sharpaudit.samples.generate import generate
-from sharpaudit.scores.plan import METRICS
-from sharpaudit.scores.residual_gap import Subspace
-from sharpaudit.scores.screen import ScreenConfig, evaluations, screen, unconditional_predictions
+from sharpaudit.scores.metrics import named
+from sharpaudit.scores.plan import places
+from sharpaudit.scores.screen import PromptScores, evaluations, require, screen, unconditional_predictions
+from sharpaudit.scores.subspace import Subspace
 from sharpaudit.tables.pictures import store_image
 from sharpaudit.tables.runs import RunFolder
 
@@ -74,10 +76,7 @@ def rehearse(config: AuditConfig, measure_s: float = MEASURE_S) -> Iterator[str]
 def _one_prompt(config: AuditConfig, denoiser: Denoiser, made: Ingested) -> str:
     """One audited prompt scored, generated and matched."""
     first = made.corpus["audit"].slice(0, 1).to_pylist()[0]
-    known_KCHW = unconditional_predictions(denoiser, config.seed, 1)
-    size = known_KCHW[0].numel()
-    nothing = Subspace(torch.zeros(size), torch.zeros(0, size), np.zeros(0))
-    scores = screen(denoiser, [first["prompt"]], known_KCHW, nothing, _screen(config, n_seeds=1))[0]
+    scores = _Screen(config, denoiser)([first["prompt"]])[0]
     picture = generate(
         denoiser,
         [first["prompt"]],
@@ -98,33 +97,43 @@ def _one_prompt(config: AuditConfig, denoiser: Denoiser, made: Ingested) -> str:
         found.describe() if isinstance(found, Status) else f"nearest training picture at {found[0].similarity:.3f}"
     )
     pixels = f"{picture.shape[1]}x{picture.shape[0]}"
-    return f"one prompt scored by {len(METRICS)} metrics and generated at {pixels} pixels; {nearest}"
+    return f"one prompt scored by {len(config.scores.metrics)} metrics and generated at {pixels} pixels; {nearest}"
 
 
-def _screen(config: AuditConfig, n_seeds: int) -> ScreenConfig:
-    scores = config.scores
-    return ScreenConfig(n_seeds, config.seed, scores.sharpness, scores.step, config.model.batch_size)
+class _Screen:
+    """The audit's screen at one seed, before anything was fitted."""
+
+    def __init__(self, config: AuditConfig, denoiser: Denoiser) -> None:
+        self._metrics, self._denoiser = named(config.scores.metrics), denoiser
+        require(denoiser, self._metrics)
+        self._config = replace(screen_config(config), n_seeds=1)
+        self._known = unconditional_predictions(denoiser, self._config, places(self._metrics))
+        size = math.prod(denoiser.latent_shape)
+        self._nothing = Subspace(torch.zeros(size), torch.zeros(0, size), np.zeros(0))
+        self.evaluations = sum(evaluations(self._config, self._metrics).values())
+
+    def __call__(self, prompts: list[str]) -> list[PromptScores | Status]:
+        """The metrics of the prompts."""
+        return screen(self._denoiser, prompts, self._known, self._nothing, self._config, self._metrics)
 
 
 def _rate(config: AuditConfig, denoiser: Denoiser, made: Ingested, measure_s: float) -> float:
     """Evaluations a second of the screen on this machine, over at most `measure_s` seconds after a warm-up batch."""
     size_of_batch = config.model.batch_size
     prompts = made.corpus["audit"]["prompt"].slice(0, size_of_batch).to_pylist()
-    known_KCHW = unconditional_predictions(denoiser, config.seed, 1)
-    size = known_KCHW[0].numel()
-    nothing = Subspace(torch.zeros(size), torch.zeros(0, size), np.zeros(0))
-    settings = _screen(config, n_seeds=1)
+    screened = _Screen(config, denoiser)
     batch = (prompts * math.ceil(size_of_batch / len(prompts)))[:size_of_batch]
-    screen(denoiser, batch, known_KCHW, nothing, settings)
+    screened(batch)
     begun, done = time.monotonic(), 0
     while done == 0 or time.monotonic() - begun < measure_s:
-        screen(denoiser, batch, known_KCHW, nothing, settings)
+        screened(batch)
         done += len(batch)
-    return done * sum(evaluations(settings).values()) / (time.monotonic() - begun)
+    return done * screened.evaluations / (time.monotonic() - begun)
 
 
 def _plan(config: AuditConfig, counts: dict[str, int], rate: float, denoiser: Denoiser) -> Plan:
-    per_prompt = sum(evaluations(_screen(config, config.scores.n_seeds)).values())
+    metrics = named(config.scores.metrics)
+    per_prompt = sum(evaluations(screen_config(config), metrics).values())
     scored = sum(n for role, n in counts.items() if role != "fit")
     flagged = math.ceil(config.triage.alpha * counts["audit"])
     samples = (
@@ -133,7 +142,7 @@ def _plan(config: AuditConfig, counts: dict[str, int], rate: float, denoiser: De
         + min(config.samples.band_prompts, counts["fit"]) * config.samples.per_band
     )
     cost = {
-        "fit": config.scores.n_seeds + counts["fit"],
+        "fit": config.scores.n_seeds * len(places(metrics)) + counts["fit"],
         "score": scored * per_prompt,
         "sample": samples * 2 * config.samples.steps,
     }

@@ -74,8 +74,8 @@ class Stage(ABC):
     key: str | None = None
     keyed: bool = False
 
-    def outside(self, facts: Facts) -> dict[str, Any]:
-        """Identity fields that are in neither the configuration nor an upstream stage; none, for most."""
+    def outside(self, config: AuditConfig, facts: Facts) -> dict[str, Any]:
+        """Identity values that are no field of the configuration and of no upstream stage; none, for most."""
         return {}
 
     @abstractmethod
@@ -98,16 +98,21 @@ def identity(stage: Stage, config: AuditConfig, facts: Facts, upstream: Mapping[
     """
     resolved = {"model.dtype": facts.dtype, "model.device": facts.device}
     chosen = {
-        name: resolved.get(name, configuration.value(config, name))
+        name: resolved.get(name, _plain(configuration.value(config, name)))
         for name, info in configuration.fields().items()
         if stage.name in info.get("stages", ())
     }
     return Identity(
         stage.name,
-        chosen | stage.outside(facts),
+        chosen | stage.outside(config, facts),
         {stage.table.name: stage.table.version},
         {name: upstream[name] for name in stage.upstream},
     )
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back, so that a run's record equals itself."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def table_commit(stage: Stage, work: list[Work], quarantined: list[str]) -> TableCommit:

@@ -111,6 +111,20 @@ class CalibrationConfig(Section):
         return self
 
 
+MetricName = Literal[
+    "residual_gap",
+    "noise_gap",
+    "sharpness",
+    "sharpness_jvp",
+    "mean_free_gap",
+    "attention_entropy",
+    "norm_cosine",
+    "one_step",
+    "score_norm",
+    "hessian_trace",
+]
+
+
 class ScoresConfig(Section):
     """What the screen measures at the first step."""
 
@@ -118,9 +132,18 @@ class ScoresConfig(Section):
     """Noise draws per prompt; the score is the mean over them."""
     components: int = identity("fit_subspace", default=20, ge=1, le=1000)
     """Directions of harmless change that residual_gap removes; never more than a fifth of the fit prompts."""
-    sharpness: Literal["finite_difference", "jvp"] = identity("score", default="finite_difference")
+    metrics: tuple[MetricName, ...] = identity(
+        "score", default=("residual_gap", "noise_gap", "sharpness"), min_length=1
+    )
+    """First-step metrics. The first decides, the others are recorded beside it."""
     step: float = identity("score", default=1.0, gt=0, le=1e3)
-    """h of the finite difference, in units of the latent."""
+    """h of finite differences, in units of the latent."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> ScoresConfig:
+        if len(set(self.metrics)) < len(self.metrics):
+            raise ValueError("metrics names one twice; name each once")
+        return self
 
 
 class TriageConfig(Section):

@@ -34,9 +34,15 @@ def latents(names: Sequence[Sequence[str | int]], shape: tuple[int, ...]) -> tor
     return torch.from_numpy(np.stack(draws)) if draws else torch.empty((0, *shape))
 
 
-def screen_latents(seed: int, n_seeds: int, shape: tuple[int, ...]) -> torch.Tensor:
-    """The x_T of the screen, common to all prompts, with shape (K, *shape)."""
-    return latents([(seed, "screen", k) for k in range(n_seeds)], shape)
+def screen_latent(seed: int, k: int, shape: tuple[int, ...]) -> torch.Tensor:
+    """The x_T of the screen's seed k, common to all prompts, with the given shape."""
+    return latents([(seed, "screen", k)], shape)[0]
+
+
+def screen_signs(seed: int, k: int, shape: tuple[int, ...]) -> torch.Tensor:
+    """The probe of the screen's seed k: random signs, float32 on the CPU, with the given shape."""
+    signs = generator(seed, "probe", k).integers(2, size=shape).astype(np.float32)
+    return torch.from_numpy(2 * signs - 1)
 
 
 def sample_latents(seed: int, keys: Sequence[tuple[str, int]], shape: tuple[int, ...]) -> torch.Tensor:

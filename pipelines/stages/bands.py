@@ -30,7 +30,7 @@ class BandsStage(Stage):
     scope = "corpus"
     upstream = ("sample",)
 
-    def outside(self, facts: Facts) -> dict[str, Any]:
+    def outside(self, config: AuditConfig, facts: Facts) -> dict[str, Any]:
         """The reference index."""
         return {"index digest": facts.index_digest}
 

@@ -1,8 +1,8 @@
 """Fit: what the screen learns from harmless prompts, in three steps.
 
-(a) `fit_unconditional`: x0_hat(x_T, empty) for every seed, and the noise floor; (b) `fit_differences`: row shards
-over the fit prompts; (c) `fit_subspace`: the directions of harmless change. Fit prompts serve nothing else but the
-match bands.
+(a) `fit_unconditional`: x0_hat(x, empty) for every seed and place, and the noise floor; (b) `fit_differences`: row
+shards over the fit prompts; (c) `fit_subspace`: the directions of harmless change. Fit prompts serve nothing else but
+the match bands.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from pipelines.stage import Facts, Stage, Work, Worker
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status, UserError
-from sharpaudit.scores.residual_gap import Subspace, fit_subspace
-from sharpaudit.scores.screen import differences, noise_floor, unconditional_predictions
+from sharpaudit.scores.base import PROBE, Known
+from sharpaudit.scores.metrics import named
+from sharpaudit.scores.plan import places
+from sharpaudit.scores.screen import ScreenConfig, differences, noise_floor, require, unconditional_predictions
+from sharpaudit.scores.subspace import Subspace, fit_subspace
 from sharpaudit.tables.records import digest_of
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import CORPUS, DIFFERENCES, SUBSPACE, UNCONDITIONAL
@@ -29,21 +32,23 @@ FLOOR_QUANTILE = 0.1
 
 
 class UnconditionalStage(Stage):
-    """One row a seed: the unconditional prediction, made once for the whole run."""
+    """One row a seed and place: the unconditional prediction, made once for the whole run."""
 
     name = "fit_unconditional"
     table = UNCONDITIONAL
     scope = "corpus"
     key = "seed_index"
 
-    def outside(self, facts: Facts) -> dict[str, Any]:
-        """The model's weights."""
-        return {"model digest": facts.model_digest}
+    def outside(self, config: AuditConfig, facts: Facts) -> dict[str, Any]:
+        """The model's weights, and where the metrics want the empty prompt evaluated."""
+        wanted = _places(config)
+        probe = {"step of the probe": config.scores.step} if PROBE in wanted else {}
+        return {"model digest": facts.model_digest, "places": list(wanted)} | probe
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
         """One shard with all seeds."""
         n_seeds = config.scores.n_seeds
-        return [Work(self.name, "seeds", n_seeds, digest_of(n_seeds))]
+        return [Work(self.name, "seeds", n_seeds, digest_of([n_seeds, *_places(config)]))]
 
     def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:
         """The seeds."""
@@ -57,26 +62,30 @@ class UnconditionalStage(Stage):
 class UnconditionalWorker:
     def __init__(self, config: AuditConfig) -> None:
         self._config, self._denoiser = config, load_denoiser(config.model)
+        require(self._denoiser, named(config.scores.metrics))
 
     def process(self, rows: pa.Table) -> pa.Table:
         """Predictions, and the noise floor beside each."""
-        seed, n, batch_size = self._config.seed, rows.num_rows, self._config.model.batch_size
-        predictions_KCHW = unconditional_predictions(self._denoiser, seed, n)
-        if not torch.isfinite(predictions_KCHW).all():
+        settings = screen_config(self._config)
+        known = unconditional_predictions(self._denoiser, settings, _places(self._config))
+        if not all(torch.isfinite(predictions_KCHW).all() for predictions_KCHW in known.values()):
             raise UserError(
                 f"{self._config.model.path or self._config.model.repo}: the model's output for the empty prompt is not "
                 'finite; check its weights, or set model.dtype = "float32"'
             )
-        floor = noise_floor(self._denoiser, seed, predictions_KCHW, batch_size)
-        columns = {
-            "x0_hat": [row.flatten().tolist() for row in predictions_KCHW],
-            "noise_floor": [floor] * n,
+        common = {
+            "noise_floor": noise_floor(self._denoiser, settings, known),
             # Without those of the noise floor, whose number depends on the batch size.
-            "evaluations": [1] * n,
-            "status": [Status.OK] * n,
-            "reason": [None] * n,
+            "evaluations": 1,
+            "status": Status.OK,
+            "reason": None,
         }
-        return pa.table({"seed_index": rows["seed_index"]} | columns)
+        made = [
+            {"seed_index": k, "place": place, "x0_hat": predictions_KCHW[k].flatten().tolist()} | common
+            for k in rows["seed_index"].to_pylist()
+            for place, predictions_KCHW in known.items()
+        ]
+        return pa.Table.from_pylist(made, UNCONDITIONAL.schema)
 
 
 class DifferencesStage(Stage):
@@ -102,14 +111,12 @@ class DifferencesStage(Stage):
 
 
 class DifferencesWorker:
-    def __init__(self, config: AuditConfig, unconditional_KCHW: torch.Tensor) -> None:
-        self._config, self._known, self._denoiser = config, unconditional_KCHW, load_denoiser(config.model)
+    def __init__(self, config: AuditConfig, known: Known) -> None:
+        self._settings, self._known, self._denoiser = screen_config(config), known, load_denoiser(config.model)
 
     def process(self, rows: pa.Table) -> pa.Table:
         """The differences; a prompt without one has a status instead."""
-        found = differences(
-            self._denoiser, rows["prompt"].to_pylist(), self._config.seed, self._known, self._config.model.batch_size
-        )
+        found = differences(self._denoiser, rows["prompt"].to_pylist(), self._known, self._settings)
         statuses = [entry if isinstance(entry, Status) else Status.OK for entry in found]
         vectors = [None if isinstance(entry, Status) else entry for entry in found]
         columns = {
@@ -195,12 +202,24 @@ def read_prompts(run: RunFolder, work: Work) -> pa.Table:
     return folder.read_all([m for m in folder.current() if m.shard == work.shard], ["prompt_id", "prompt"])
 
 
-def load_unconditional(run: RunFolder, config: AuditConfig) -> torch.Tensor:
-    """The committed unconditional predictions, with shape (K, C, H, W)."""
+def screen_config(config: AuditConfig) -> ScreenConfig:
+    """What the screen reads of the configuration."""
+    return ScreenConfig(config.scores.n_seeds, config.seed, config.scores.step, config.model.batch_size)
+
+
+def _places(config: AuditConfig) -> tuple[str, ...]:
+    return places(named(config.scores.metrics))
+
+
+def load_unconditional(run: RunFolder, config: AuditConfig) -> Known:
+    """The committed unconditional predictions."""
     folder = run.table(UNCONDITIONAL)
     rows = folder.read_all(folder.current()).sort_by("seed_index")
-    flat = torch.tensor(rows["x0_hat"].to_pylist(), dtype=torch.float32)
-    return flat.reshape(len(flat), *load_denoiser(config.model).latent_shape)
+    shape, known = load_denoiser(config.model).latent_shape, {}
+    for place in rows["place"].unique().to_pylist():
+        flat = rows.filter(pc.field("place") == place)["x0_hat"].to_pylist()
+        known[place] = torch.tensor(flat, dtype=torch.float32).reshape(len(flat), *shape)
+    return known
 
 
 def load_subspace(run: RunFolder) -> Subspace:

@@ -55,7 +55,7 @@ class SampleStage(Stage):
     key = "sample_id"
     keyed = True
 
-    def outside(self, facts: Facts) -> dict[str, Any]:
+    def outside(self, config: AuditConfig, facts: Facts) -> dict[str, Any]:
         """The model's weights."""
         return {"model digest": facts.model_digest}
 

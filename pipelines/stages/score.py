@@ -1,6 +1,6 @@
 """Score: every prompt that is not a fit prompt, by every metric, from the fewest evaluations.
 
-One tier: `residual_gap` decides, `noise_gap` and `sharpness` are recorded beside it.
+One tier: the first metric of `scores.metrics` decides, the others are recorded beside it.
 """
 
 from __future__ import annotations
@@ -9,20 +9,19 @@ import math
 from typing import Any
 
 import pyarrow as pa
-import torch
 
 from pipelines.stage import Stage, Work, Worker
-from pipelines.stages.fit import corpus_work, load_subspace, load_unconditional, read_prompts, reason
+from pipelines.stages.fit import corpus_work, load_subspace, load_unconditional, read_prompts, reason, screen_config
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status
-from sharpaudit.scores.plan import METRICS, Metric
-from sharpaudit.scores.residual_gap import Subspace
-from sharpaudit.scores.screen import ScreenConfig, evaluations, screen
+from sharpaudit.scores.base import Known
+from sharpaudit.scores.metrics import named
+from sharpaudit.scores.screen import evaluations, screen
+from sharpaudit.scores.subspace import Subspace
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import SCORES
 
-DECIDING: Metric = "residual_gap"
 TIER = 1
 
 
@@ -49,30 +48,30 @@ class ScoreStage(Stage):
 
 
 class ScoreWorker:
-    def __init__(self, config: AuditConfig, unconditional_KCHW: torch.Tensor, subspace: Subspace) -> None:
+    def __init__(self, config: AuditConfig, known: Known, subspace: Subspace) -> None:
         self._denoiser = load_denoiser(config.model)
-        self._known, self._subspace = unconditional_KCHW, subspace
-        scores = config.scores
-        self._screen = ScreenConfig(scores.n_seeds, config.seed, scores.sharpness, scores.step, config.model.batch_size)
+        self._known, self._subspace = known, subspace
+        self._screen, self._metrics = screen_config(config), named(config.scores.metrics)
+        self._evaluations = evaluations(self._screen, self._metrics)
 
     def process(self, rows: pa.Table) -> pa.Table:
         """One row a prompt and metric."""
         ids, prompts = rows["prompt_id"].to_pylist(), rows["prompt"].to_pylist()
-        found = screen(self._denoiser, prompts, self._known, self._subspace, self._screen)
+        found = screen(self._denoiser, prompts, self._known, self._subspace, self._screen, self._metrics)
         made = []
         for prompt_id, scores in zip(ids, found, strict=True):
-            for metric in METRICS:
+            for metric in self._evaluations:
                 values = None if isinstance(scores, Status) else scores.seed_values[metric]
                 made.append({"prompt_id": prompt_id, "metric": metric} | self._row(metric, values))
         return pa.Table.from_pylist(made, SCORES.schema)
 
-    def _row(self, metric: Metric, values: list[float] | None) -> dict[str, Any]:
+    def _row(self, metric: str, values: list[float] | None) -> dict[str, Any]:
         """The numbers of a prompt and metric; a value only where every seed has one."""
         common = {
             "tier": TIER,
             "n_seeds": self._screen.n_seeds,
             "timestep": self._denoiser.first_timestep(),
-            "evaluations": evaluations(self._screen)[metric],
+            "evaluations": self._evaluations[metric],
         }
         if values is None:
             status = Status.OUT_OF_MEMORY

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.stage import Stage, Work, Worker
-from pipelines.stages.score import DECIDING, TIER
+from pipelines.stages.score import TIER
 from sharpaudit.config import AuditConfig
 from sharpaudit.tables.records import digest_of
 from sharpaudit.tables.runs import RunFolder
@@ -37,7 +37,7 @@ class TriageStage(Stage):
         folder = run.table(SCORES)
         scores = folder.read_all(folder.current(), ["prompt_id", "metric", "value", "status", "reason"])
         # A join keeps no order; a shard's rows must not depend on chance.
-        deciding = scores.filter(pc.field("metric") == DECIDING)
+        deciding = scores.filter(pc.field("metric") == config.scores.metrics[0])
         return corpus.join(deciding, "prompt_id", join_type="left outer").sort_by("prompt_id")
 
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
@@ -53,5 +53,5 @@ class TriageWorker:
         """One row a prompt, whatever its role."""
         corpus = rows.select(["prompt_id", "role", "family_id"])
         scores = rows.select(["prompt_id", "value", "status", "reason"]).filter(pc.is_valid(rows["status"]))
-        decided = decide(corpus, scores, metric=DECIDING, tier=TIER, config=self._config)
+        decided = decide(corpus, scores, metric=self._config.scores.metrics[0], tier=TIER, config=self._config)
         return select(decided, self._config)

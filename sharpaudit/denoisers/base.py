@@ -20,6 +20,9 @@ from typing import Protocol
 
 import torch
 
+SCREEN_STEPS = 50
+"""Sampling steps of which the screen looks at the first."""
+
 
 @dataclass(frozen=True)
 class NoiseLevel:
@@ -50,9 +53,14 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class Prediction:
-    """x0_hat: estimate of the clean latent, float32, with shape (B, C, H, W)."""
+    """x0_hat: estimate of the clean latent, float32, with shape (B, C, H, W).
+
+    attention: where it was asked for, how much cross-attention each token got, float32, with shape (B, L): the mean
+    over heads and pixels of the network's fourth cross-attention layer, or its last if it has fewer. Rows sum to 1.
+    """
 
     x0_hat: torch.Tensor
+    attention: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -89,12 +97,20 @@ class Denoiser(Protocol):
     def device(self) -> torch.device: ...
     @property
     def digest(self) -> str: ...
+    @property
+    def records_attention(self) -> bool:
+        """Whether `predict` can give attention."""
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """The conditioning of the prompts; the empty string gives the unconditional one."""
 
-    def predict(self, x_BCHW: torch.Tensor, t: int, conditioning: Conditioning) -> Prediction:
-        """x0_hat at timestep t (in training steps, 0 = clean); B rows of latents and of conditioning."""
+    def predict(
+        self, x_BCHW: torch.Tensor, t: int, conditioning: Conditioning, *, record_attention: bool = False
+    ) -> Prediction:
+        """x0_hat at timestep t (in training steps, 0 = clean); B rows of latents and of conditioning.
+
+        record_attention changes no bit of x0_hat.
+        """
 
     def decode(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
         """Pictures in [0, 1], float32 on the CPU, with shape (B, 3, H_px, W_px)."""
@@ -107,3 +123,6 @@ class Denoiser(Protocol):
 
     def first_timestep(self) -> int:
         """Where the screen looks: the first of 50 sampling steps, 981 for Stable Diffusion."""
+
+    def noisiest_timestep(self) -> int:
+        """The last training timestep, 999 for Stable Diffusion."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,14 +35,14 @@ from safetensors import SafetensorError
 from transformers import BatchEncoding, CLIPTextModel, CLIPTokenizer
 
 from sharpaudit.denoisers import snapshot
-from sharpaudit.denoisers.base import Conditioning, NoiseLevel, Prediction, Tokens
+from sharpaudit.denoisers.attention import cross_attention_layers, recorded
+from sharpaudit.denoisers.base import SCREEN_STEPS, Conditioning, NoiseLevel, Prediction, Tokens
 from sharpaudit.denoisers.devices import forbid_tf32
 from sharpaudit.denoisers.schedule import leading_timesteps, linear_alphas_cumprod, scaled_linear_alphas_cumprod
 from sharpaudit.errors import UserError, printable
 from sharpaudit.seeds import digest
 
 LOAD_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, SafetensorError)
-SCREEN_STEPS = 50
 NOT_SD = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")
 """UNet options whose extra inputs Stable Diffusion 1 and 2 do not have (SDXL, LCM and others do)."""
 
@@ -163,6 +163,7 @@ class DiffusionDenoiser:
         self._unet = _network(UNet2DConditionModel, folder / "unet", device, dtype, low_cpu_mem_usage=False)
         self._vae = _network(AutoencoderKL, folder / "vae", device, torch.float32, low_cpu_mem_usage=False)
         self.latent_shape = _latent_shape(folder, self._unet.config, self._vae.config)
+        self.records_attention = bool(cross_attention_layers(self._unet))
         self._check_text(folder)
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
@@ -173,17 +174,21 @@ class DiffusionDenoiser:
         hidden_BLE = self._text_encoder(inputs["input_ids"], attention_mask=mask, return_dict=False)[0]
         return Conditioning({"prompt": hidden_BLE}).select([unique[prompt] for prompt in prompts])
 
-    def predict(self, x_BCHW: torch.Tensor, t: int, conditioning: Conditioning) -> Prediction:
+    def predict(
+        self, x_BCHW: torch.Tensor, t: int, conditioning: Conditioning, *, record_attention: bool = False
+    ) -> Prediction:
         """One network evaluation per row."""
         x_BCHW = x_BCHW.to(self.device, torch.float32)
-        output_BCHW = self._unet(
-            x_BCHW.to(self._dtype, memory_format=torch.channels_last),
-            torch.tensor(t, device=self.device),
-            encoder_hidden_states=conditioning.tensors["prompt"].to(self._dtype),
-            return_dict=False,
-        )[0]
+        nothing: AbstractContextManager[list[torch.Tensor]] = nullcontext([])
+        with recorded(self._unet) if record_attention else nothing as maps:
+            output_BCHW = self._unet(
+                x_BCHW.to(self._dtype, memory_format=torch.channels_last),
+                torch.tensor(t, device=self.device),
+                encoder_hidden_states=conditioning.tensors["prompt"].to(self._dtype),
+                return_dict=False,
+            )[0]
         x0_BCHW = self._schedule.x0_hat(x_BCHW, output_BCHW.to(torch.float32), t)
-        return Prediction(x0_BCHW.contiguous())
+        return Prediction(x0_BCHW.contiguous(), maps[0] if maps else None)
 
     def decode(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
         """The autoencoder's pictures."""
@@ -204,6 +209,10 @@ class DiffusionDenoiser:
     def first_timestep(self) -> int:
         """981 for 1000 training steps."""
         return self._schedule.timesteps(SCREEN_STEPS)[0]
+
+    def noisiest_timestep(self) -> int:
+        """999 for 1000 training steps."""
+        return len(self._schedule.alphas_cumprod) - 1
 
     def _check_text(self, folder: Path) -> None:
         config = self._text_encoder.config

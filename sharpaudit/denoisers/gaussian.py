@@ -31,7 +31,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sharpaudit.denoisers.base import Conditioning, NoiseLevel, Prediction, Tokens
+from sharpaudit.denoisers.base import SCREEN_STEPS, Conditioning, NoiseLevel, Prediction, Tokens
 from sharpaudit.denoisers.schedule import leading_timesteps, scaled_linear_alphas_cumprod
 from sharpaudit.errors import UserError, printable
 from sharpaudit.seeds import generator
@@ -39,7 +39,6 @@ from sharpaudit.seeds import generator
 MAX_WORDS = 77
 UPSAMPLING = 4
 """Pixels per latent element in a decoded picture, along each side."""
-SCREEN_STEPS = 50
 
 # At most 3 x 64 x 64 elements: torch splits the sum over a longer row among threads, and its last bits would
 # then depend on the batch.
@@ -166,6 +165,7 @@ class GaussianDenoiser:
         self._spec = spec
         self.latent_shape: tuple[int, ...] = spec.latent_shape
         self.device = torch.device("cpu")
+        self.records_attention = False
         self._alphas = scaled_linear_alphas_cumprod()
         self._directions_RD = _smooth_directions(spec.latent_shape)
         self._pictures = [_blocks(spec, i).flatten() for i in range(len(spec.planted))]
@@ -196,8 +196,10 @@ class GaussianDenoiser:
         """The prompts' distributions of x0, as an oracle for tests."""
         return Mixture(**self.encode(prompts).tensors)
 
-    def predict(self, x_BCHW: torch.Tensor, t: int, conditioning: Conditioning) -> Prediction:
-        """The exact posterior mean."""
+    def predict(
+        self, x_BCHW: torch.Tensor, t: int, conditioning: Conditioning, *, record_attention: bool = False
+    ) -> Prediction:
+        """The exact posterior mean; there is no attention to record."""
         x_BD = x_BCHW.to(torch.float64).flatten(1)
         x0_BD = Mixture(**conditioning.tensors).x0_hat(x_BD, self.level(t))
         return Prediction(x0_BD.reshape(x_BCHW.shape).to(torch.float32))
@@ -224,6 +226,10 @@ class GaussianDenoiser:
     def first_timestep(self) -> int:
         """981."""
         return self.timesteps(SCREEN_STEPS)[0]
+
+    def noisiest_timestep(self) -> int:
+        """999."""
+        return len(self._alphas) - 1
 
     def _mixture(self, prompt: str) -> dict[str, torch.Tensor]:
         if prompt == "":

@@ -25,12 +25,14 @@ from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status, UserError
 from sharpaudit.lab.captions import COLOURS
-from sharpaudit.scores.plan import METRICS, Metric
-from sharpaudit.scores.residual_gap import fit_subspace
+from sharpaudit.scores.base import Metric
+from sharpaudit.scores.metrics import named
+from sharpaudit.scores.plan import places
 from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
+from sharpaudit.scores.subspace import fit_subspace
 from sharpaudit.statistics.detection import Figure, Group, auc, figure, tpr_at_fpr
 
-SINGLE_SEEDS: dict[Metric, int] = {"residual_gap": 16, "noise_gap": 16, "sharpness": 4}
+SINGLE_SEEDS = {"residual_gap": 16, "noise_gap": 16, "sharpness": 4}
 SEVERAL = 4
 DETECTORS = {"development": "detectors_development.json", "test": "detectors_test.json"}
 SCORES = ScoresConfig()
@@ -82,16 +84,15 @@ def names_colour(prompt: str) -> bool:
 
 def measure(
     denoiser: Denoiser, fit: Sequence[str], prompts: Sequence[str], say: Callable[[str], object]
-) -> tuple[dict[Metric, npt.NDArray[np.float64]], dict[Metric, npt.NDArray[np.float64]]]:
+) -> tuple[dict[str, npt.NDArray[np.float64]], dict[str, npt.NDArray[np.float64]]]:
     """Every metric at single seeds, with shape (S, N), and at n = 4, with shape (1, N)."""
-    single: dict[Metric, list[list[float]]] = {metric: [] for metric in METRICS}
+    single: dict[str, list[list[float]]] = {name: [] for name in SINGLE_SEEDS}
     for seed in range(max(SINGLE_SEEDS.values())):
-        metrics = tuple(metric for metric in METRICS if seed < SINGLE_SEEDS[metric])
-        values = _audit(denoiser, fit, prompts, seed, 1, metrics)
-        for metric in metrics:
-            single[metric].append(values[metric])
-        say(f"seed {seed}: {', '.join(metrics)}")
-    several = _audit(denoiser, fit, prompts, 0, SEVERAL, METRICS)
+        names = [name for name in SINGLE_SEEDS if seed < SINGLE_SEEDS[name]]
+        for name, values in _audit(denoiser, fit, prompts, seed, 1, named(names)).items():
+            single[name].append(values)
+        say(f"seed {seed}: {', '.join(names)}")
+    several = _audit(denoiser, fit, prompts, 0, SEVERAL, named(list(SINGLE_SEEDS)))
     return (
         {metric: np.array(rows) for metric, rows in single.items()},
         {metric: np.array([row]) for metric, row in several.items()},
@@ -100,23 +101,23 @@ def measure(
 
 def _audit(
     denoiser: Denoiser, fit: Sequence[str], prompts: Sequence[str], seed: int, n: int, metrics: tuple[Metric, ...]
-) -> dict[Metric, list[float]]:
+) -> dict[str, list[float]]:
     """The metrics of each prompt as an audit computes them: means over n seeds."""
-    known = unconditional_predictions(denoiser, seed, n)
-    moved = [row for row in differences(denoiser, fit, seed, known, BATCH) if not isinstance(row, Status)]
+    config = ScreenConfig(n, seed, SCORES.step, BATCH)
+    known = unconditional_predictions(denoiser, config, places(metrics))
+    moved = [row for row in differences(denoiser, fit, known, config) if not isinstance(row, Status)]
     subspace = fit_subspace(np.stack(moved), SCORES.components)
-    config = ScreenConfig(n, seed, SCORES.sharpness, SCORES.step, BATCH)
     rows = screen(denoiser, prompts, known, subspace, config, metrics)
     scored = [row for row in rows if not isinstance(row, Status)]
     if len(scored) != len(rows):
         raise MemoryError(f"{len(rows) - len(scored)} prompts could not be scored")
-    return {metric: [float(np.mean(row.seed_values[metric])) for row in scored] for metric in metrics}
+    return {m.name: [float(np.mean(row.seed_values[m.name])) for row in scored] for m in metrics}
 
 
 def table(
     truth: Sequence[Truth],
-    single: dict[Metric, npt.NDArray[np.float64]],
-    several: dict[Metric, npt.NDArray[np.float64]],
+    single: dict[str, npt.NDArray[np.float64]],
+    several: dict[str, npt.NDArray[np.float64]],
 ) -> list[dict[str, Any]]:
     """One line per metric, number of seeds, kind of plant, kind of caption and statistic. truth: the measured rows."""
     lines = []
@@ -141,10 +142,10 @@ def _group(truth: Sequence[Truth], values_SN: npt.NDArray[np.float64], rows: lis
     return Group(values_SN[:, rows], np.array([truth[i].family for i in rows]))
 
 
-def _columns(found: Figure) -> dict[str, float]:
+def _columns(found: Figure) -> dict[str, float | None]:
     return {
         "mean": found.mean,
-        "sd": found.sd,
+        "sd": None if np.isnan(found.sd) else found.sd,
         "minimum": found.minimum,
         "low": found.interval.low,
         "high": found.interval.high,

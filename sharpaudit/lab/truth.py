@@ -1,18 +1,18 @@
 """Which prompts of the lab are memorised: decided by what the model generates, never by what was planted.
 
-Every planted prompt, and of the others those that any metric ranks among its top 5% and 200 more, get 8 generations.
-Pictures are compared by normalised pixels: every channel loses its mean, and the whole is scaled to length 1, so that
-guidance, which saturates colours, hides no copy. A generation is a *copy* of a planted picture if of all training
-pictures that one is the nearest, and its distance is below MAX_RATIO of the mean distance to the 50 nearest pictures
-that are no plant (Carlini et al., USENIX Security 2023, section 5.1). A template plant is compared outside the region
-in which its copies differ. Then
+Every planted prompt, and of the others those that any metric of an audit ranks among its top 5% and 200 more, get 8
+generations. Pictures are compared by normalised pixels: every channel loses its mean, and the whole is scaled to
+length 1, so that guidance, which saturates colours, hides no copy. A generation is a *copy* of a planted picture if of
+all training pictures that one is the nearest, and its distance is below MAX_RATIO of the mean distance to the 50
+nearest pictures that are no plant (Carlini et al., USENIX Security 2023, section 5.1). A template plant is compared
+outside the region in which its copies differ. Then
 
     memorised   at least 4 of 8 generations copy the prompt's own plant
     partly      1 to 3 do
     neighbour   never planted, or its own plant not copied, and at least one generation copies another plant
     harmless    the rest
 
-Shapes: N pictures, G generations, P plants, H W C picture.
+Shapes: N pictures or captions, M metrics, G generations, P plants, H W C picture.
 """
 
 from __future__ import annotations
@@ -31,13 +31,17 @@ from sharpaudit.errors import Status
 from sharpaudit.lab.pictures import card_box
 from sharpaudit.lab.trainingset import Plan, Prompt
 from sharpaudit.samples.generate import generate
-from sharpaudit.scores.residual_gap import fit_subspace
+from sharpaudit.scores.metrics import named
+from sharpaudit.scores.plan import places
 from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
+from sharpaudit.scores.subspace import fit_subspace
 from sharpaudit.seeds import generator, rank_hash
 
 N_GENERATIONS = 8
 MEMORISED = 4
-MAX_RATIO = 0.5
+MAX_RATIO = 0.7
+"""Above the ratios of the autoencoder's own reconstructions of the plants, below those of fresh pictures of the same
+captions: a line that was drawn before any generation was judged by it."""
 NEAREST = 50
 TOP_SHARE = 0.05
 N_OTHERS = 200
@@ -149,15 +153,15 @@ def to_generate(denoiser: Denoiser, prompts: Sequence[Prompt], seed: int) -> lis
 
 
 def _screened(denoiser: Denoiser, captions: list[str], seed: int) -> npt.NDArray[np.float64]:
-    """Every metric of every caption, with shape (N, 3). Each half is scored on a subspace fitted on the other."""
-    known = unconditional_predictions(denoiser, seed, 1)
-    found = differences(denoiser, captions, seed, known, BATCH)
+    """An audit's metrics of every caption, with shape (N, M). Each half is scored on a subspace fitted on the other."""
+    config, metrics = ScreenConfig(1, seed, SCORES.step, BATCH), named(SCORES.metrics)
+    known = unconditional_predictions(denoiser, config, places(metrics))
+    found = differences(denoiser, captions, known, config)
     moved_ND = np.stack([row for row in found if not isinstance(row, Status)])
-    config = ScreenConfig(1, seed, SCORES.sharpness, SCORES.step, BATCH)
-    values = np.empty((len(captions), 3))
+    values = np.empty((len(captions), len(metrics)))
     for half in (0, 1):
         subspace = fit_subspace(moved_ND[1 - half :: 2], SCORES.components)
-        rows = screen(denoiser, captions[half::2], known, subspace, config)
+        rows = screen(denoiser, captions[half::2], known, subspace, config, metrics)
         values[half::2] = [[v[0] for v in row.seed_values.values()] for row in rows if not isinstance(row, Status)]
     return values
 

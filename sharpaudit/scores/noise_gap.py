@@ -2,7 +2,7 @@
 
 Larger means more memorised. Computed in float32 as (a / sigma) ||delta_x0||, which is the same for epsilon and
 v models. Unit: of the latent. It also grows when a prompt only fixes a global property such as a background
-colour, which is why it is recorded here and does not decide.
+colour, which is why it does not decide unless it is asked to.
 
 Shapes: B prompts, C H W latent.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 
 from sharpaudit.denoisers.base import NoiseLevel
+from sharpaudit.scores.base import Evidence, Metric
 
 
 def delta_eps(delta_x0_BCHW: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
@@ -23,3 +24,10 @@ def noise_gap(delta_x0_BCHW: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
     """||delta_eps||_2, with shape (B,)."""
     norm: torch.Tensor = torch.linalg.vector_norm(delta_eps(delta_x0_BCHW, level), dim=1)
     return norm
+
+
+def _values(evidence: Evidence) -> torch.Tensor:
+    return noise_gap(evidence.delta_x0(), evidence.level())
+
+
+NOISE_GAP = Metric("noise_gap", ("first",), _values)

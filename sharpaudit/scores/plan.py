@@ -1,38 +1,39 @@
 """Which network evaluations a set of metrics needs, each made once.
 
-The unit of cost is one network evaluation of one latent. x_T is common to all prompts, so the unconditional
-prediction there is made once for the whole run and costs a prompt nothing.
+The unit of cost is one network evaluation of one latent. Where all prompts are evaluated at the same (x, t) the
+unconditional prediction is made once for the whole run and costs a prompt nothing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
 
-Metric = Literal["residual_gap", "noise_gap", "sharpness"]
-METRICS: tuple[Metric, ...] = ("residual_gap", "noise_gap", "sharpness")
+from sharpaudit.scores.base import FIRST, LATE, NOISIEST, PROBE, Metric, Need
 
-SHARED = 1
-"""x0_hat(x_T, c): serves every metric here."""
-EXTRA = {"finite_difference": 2, "jvp": 6}
-"""Of sharpness: both branches at x + h u; or both by forward-mode differentiation, each worth about three forwards."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Evaluations per prompt and seed, by the metric that first asks for them."""
-
-    evaluations: dict[Metric, int]
-
-    @property
-    def total(self) -> int:
-        """Evaluations per prompt and seed."""
-        return sum(self.evaluations.values())
+COST: dict[Need, int] = {
+    "first": 1,
+    "attention": 0,  # maps of the first evaluation
+    "displaced": 2,  # both branches at x + h u, where u is the prompt's own direction
+    "tangent": 6,  # both branches by forward-mode differentiation, each worth about three forwards
+    "late": 1,
+    "noisiest": 1,
+    "probe": 1,
+}
+"""Evaluations per prompt and seed."""
+PLACES: dict[Need, tuple[str, ...]] = {"late": (LATE,), "noisiest": (NOISIEST,), "probe": (PROBE,)}
 
 
-def plan(metrics: tuple[Metric, ...], sharpness: Literal["finite_difference", "jvp"]) -> Plan:
-    """The fewest evaluations for these metrics; the first metric bears the shared one."""
-    found: dict[Metric, int] = {}
-    for i, metric in enumerate(metrics):
-        found[metric] = (SHARED if i == 0 else 0) + (EXTRA[sharpness] if metric == "sharpness" else 0)
-    return Plan(found)
+def evaluations(metrics: Sequence[Metric]) -> dict[str, int]:
+    """Evaluations per prompt and seed, each borne by the first metric that needs it."""
+    found, met = {}, set[Need]()
+    for metric in metrics:
+        new = [need for need in metric.needs if need not in met]
+        met.update(new)
+        found[metric.name] = sum(COST[need] for need in new)
+    return found
+
+
+def places(metrics: Sequence[Metric]) -> tuple[str, ...]:
+    """Where the empty prompt is evaluated; always at the first step, which every screen begins with."""
+    needs = [need for metric in metrics for need in metric.needs]
+    return (FIRST, *dict.fromkeys(place for need in needs for place in PLACES.get(need, ())))

@@ -1,6 +1,6 @@
 """The screen: all metrics of a prompt from the fewest evaluations, at the first sampling step.
 
-Seed k gives the same x_T for every prompt, so x0_hat(x_T, empty) is made once per seed and run and handed in. All
+Seed k gives the same latents for every prompt, so x0_hat(x, empty) is made once per seed and run and handed in. All
 differences and norms are float32 whatever the network computes in. A prompt whose prediction is not finite is
 reported as such; its neighbours in the batch are unaffected.
 
@@ -12,29 +12,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from sharpaudit.denoisers.base import Conditioning, Denoiser
+from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.batching import in_batches
-from sharpaudit.errors import Status
+from sharpaudit.errors import Status, UserError
+from sharpaudit.scores import plan
+from sharpaudit.scores.base import FIRST, Evidence, Known, Metric, Place, point
 from sharpaudit.scores.noise_gap import delta_eps, noise_gap
-from sharpaudit.scores.plan import METRICS, Metric, plan
-from sharpaudit.scores.residual_gap import Subspace, residual_gap
-from sharpaudit.scores.sharpness import exact, finite_difference
-from sharpaudit.seeds import screen_latents
+from sharpaudit.scores.subspace import Subspace
 
 
 @dataclass(frozen=True)
 class ScreenConfig:
-    """n_seeds: noise draws. sharpness, step: how sharpness is computed, see scores/sharpness.py."""
+    """n_seeds: noise draws. step: length of finite displacements, in units of the latent."""
 
     n_seeds: int
     seed: int
-    sharpness: Literal["finite_difference", "jvp"]
     step: float
     batch_size: int
 
@@ -43,116 +40,103 @@ class ScreenConfig:
 class PromptScores:
     """One prompt: per metric its value at each seed, NaN where the model's output was not finite."""
 
-    seed_values: dict[Metric, list[float]]
+    seed_values: dict[str, list[float]]
 
 
-def unconditional_predictions(denoiser: Denoiser, seed: int, n_seeds: int) -> torch.Tensor:
-    """x0_hat(x_T, empty) of each seed, float32 on the CPU, with shape (K, C, H, W)."""
-    x_KCHW = screen_latents(seed, n_seeds, denoiser.latent_shape).to(denoiser.device)
+def unconditional_predictions(denoiser: Denoiser, config: ScreenConfig, places: Sequence[str] = (FIRST,)) -> Known:
+    """x0_hat(x, empty) at each place, float32 on the CPU, each with shape (K, C, H, W)."""
     empty = denoiser.encode([""])
+    known = {}
     with torch.no_grad():
-        rows = [denoiser.predict(x[None], denoiser.first_timestep(), empty).x0_hat for x in x_KCHW]
-    return torch.cat(rows).cpu()
+        for place in places:
+            at = [point(denoiser, place, config.seed, k, config.step) for k in range(config.n_seeds)]
+            known[place] = torch.cat([denoiser.predict(x[None], t, empty).x0_hat for x, t in at]).cpu()
+    return known
 
 
-def noise_floor(denoiser: Denoiser, seed: int, unconditional_KCHW: torch.Tensor, batch_size: int) -> float:
+def noise_floor(denoiser: Denoiser, config: ScreenConfig, known: Known) -> float:
     """The largest noise gap of the empty prompt, evaluated in a full batch like any prompt.
 
     In exact arithmetic it is zero; what it is here is the rounding of kernels that differ by batch size.
     """
-    t = denoiser.first_timestep()
-    x_KCHW = screen_latents(seed, len(unconditional_KCHW), denoiser.latent_shape).to(denoiser.device)
     empty = denoiser.encode([""])
 
-    def batch(rows: list[int], x_CHW: torch.Tensor, known_CHW: torch.Tensor) -> list[float]:
-        x_BCHW = x_CHW.expand(len(rows), *x_CHW.shape).contiguous()
-        delta = denoiser.predict(x_BCHW, t, empty.select([0] * len(rows))).x0_hat - known_CHW
-        return noise_gap(delta, denoiser.level(t)).tolist()
+    def batch(rows: list[int], places: dict[str, Place]) -> list[float]:
+        evidence = Evidence(denoiser, empty.select([0] * len(rows)), empty, places, _NOTHING, config.step)
+        return noise_gap(evidence.delta_x0(), evidence.level()).tolist()
 
     gaps: list[float | Status] = []
     with torch.no_grad():
-        for x, known in zip(x_KCHW, unconditional_KCHW.to(denoiser.device), strict=True):
-            gaps += in_batches(partial(batch, x_CHW=x, known_CHW=known), range(batch_size), batch_size)
+        for places in _places(denoiser, config, known):
+            gaps += in_batches(partial(batch, places=places), range(config.batch_size), config.batch_size)
     return max(gap for gap in gaps if not isinstance(gap, Status))
 
 
 def differences(
-    denoiser: Denoiser, prompts: Sequence[str], seed: int, unconditional_KCHW: torch.Tensor, batch_size: int
+    denoiser: Denoiser, prompts: Sequence[str], known: Known, config: ScreenConfig
 ) -> list[npt.NDArray[np.float32] | Status]:
     """delta_eps of each prompt at seed 0, flattened (D,), or why there is none."""
-    t = denoiser.first_timestep()
-    x_CHW = screen_latents(seed, 1, denoiser.latent_shape)[0].to(denoiser.device)
-    known = unconditional_KCHW[0].to(denoiser.device)
+    empty, places = denoiser.encode([""]), _places(denoiser, config, known)[0]
 
     def batch(rows: list[str]) -> list[npt.NDArray[np.float32] | Status]:
-        x_BCHW = x_CHW.expand(len(rows), *x_CHW.shape).contiguous()
-        delta = denoiser.predict(x_BCHW, t, denoiser.encode(rows)).x0_hat - known
-        found = delta_eps(delta, denoiser.level(t)).cpu().numpy()
+        evidence = Evidence(denoiser, denoiser.encode(rows), empty, places, _NOTHING, config.step)
+        found = delta_eps(evidence.delta_x0(), evidence.level()).cpu().numpy()
         return [row if np.isfinite(row).all() else Status.NON_FINITE for row in found]
-
-    with torch.no_grad():
-        return in_batches(batch, prompts, batch_size)
-
-
-def screen(
-    denoiser: Denoiser,
-    prompts: Sequence[str],
-    unconditional_KCHW: torch.Tensor,
-    subspace: Subspace,
-    config: ScreenConfig,
-    metrics: tuple[Metric, ...] = METRICS,
-) -> list[PromptScores | Status]:
-    """The metrics of each prompt at each seed, or Status.OUT_OF_MEMORY."""
-    x_KCHW = screen_latents(config.seed, config.n_seeds, denoiser.latent_shape).to(denoiser.device)
-    known_KCHW = unconditional_KCHW.to(denoiser.device)
-    empty = denoiser.encode([""])
-
-    def batch(rows: list[str]) -> list[PromptScores]:
-        conditioning = denoiser.encode(rows)
-        by_seed = [
-            _measure(denoiser, x, known, conditioning, empty, subspace, config, metrics)
-            for x, known in zip(x_KCHW, known_KCHW, strict=True)
-        ]
-        return [PromptScores({m: [values[m][i] for values in by_seed] for m in metrics}) for i in range(len(rows))]
 
     with torch.no_grad():
         return in_batches(batch, prompts, config.batch_size)
 
 
-def evaluations(config: ScreenConfig, metrics: tuple[Metric, ...] = METRICS) -> dict[Metric, int]:
-    """Network evaluations per prompt over all seeds, by the metric that they are made for."""
-    return {m: n * config.n_seeds for m, n in plan(metrics, config.sharpness).evaluations.items()}
-
-
-def _measure(
+def screen(
     denoiser: Denoiser,
-    x_CHW: torch.Tensor,
-    known_CHW: torch.Tensor,
-    conditioning: Conditioning,
-    empty: Conditioning,
+    prompts: Sequence[str],
+    known: Known,
     subspace: Subspace,
     config: ScreenConfig,
-    metrics: tuple[Metric, ...],
-) -> dict[Metric, list[float]]:
-    """Each metric of a batch of prompts at one seed."""
-    t, n = denoiser.first_timestep(), len(conditioning)
-    level = denoiser.level(t)
-    x_BCHW = x_CHW.expand(n, *x_CHW.shape).contiguous()
-    delta_BCHW = denoiser.predict(x_BCHW, t, conditioning).x0_hat - known_CHW
-    found: dict[Metric, torch.Tensor] = {}
-    if "residual_gap" in metrics:
-        found["residual_gap"] = residual_gap(delta_eps(delta_BCHW, level), subspace)
-    if "noise_gap" in metrics:
-        found["noise_gap"] = noise_gap(delta_BCHW, level)
-    if "sharpness" in metrics:
-        both = Conditioning.stack([conditioning, empty.select([0] * n)])
+    metrics: Sequence[Metric],
+) -> list[PromptScores | Status]:
+    """The metrics of each prompt at each seed, or Status.OUT_OF_MEMORY. Raises UserError as `require` does."""
+    require(denoiser, metrics)
+    attention = any("attention" in metric.needs for metric in metrics)
+    empty, places = denoiser.encode([""]), _places(denoiser, config, known)
 
-        def difference(x: torch.Tensor) -> torch.Tensor:
-            x0_c, x0_0 = denoiser.predict(torch.cat([x, x]), t, both).x0_hat.chunk(2)
-            return x0_c - x0_0
+    def batch(rows: list[str]) -> list[PromptScores]:
+        conditioning = denoiser.encode(rows)
+        by_seed = []
+        for at in places:
+            evidence = Evidence(denoiser, conditioning, empty, at, subspace, config.step, attention=attention)
+            by_seed.append({m.name: m.values(evidence).double().cpu().tolist() for m in metrics})
+        names = [metric.name for metric in metrics]
+        return [PromptScores({m: [values[m][i] for values in by_seed] for m in names}) for i in range(len(rows))]
 
-        if config.sharpness == "jvp":
-            found["sharpness"] = exact(difference, x_BCHW, delta_BCHW, level)
-        else:
-            found["sharpness"] = finite_difference(difference, x_BCHW, delta_BCHW, level, config.step)
-    return {metric: values.double().cpu().tolist() for metric, values in found.items()}
+    with torch.no_grad():
+        return in_batches(batch, prompts, config.batch_size)
+
+
+def require(denoiser: Denoiser, metrics: Sequence[Metric]) -> None:
+    """Refuse metrics that the model cannot give, with a UserError that names one."""
+    for metric in metrics:
+        if "attention" in metric.needs and not denoiser.records_attention:
+            raise UserError(
+                f"scores.metrics: {metric.name} reads cross-attention maps, and this model has none; leave it out"
+            )
+
+
+def evaluations(config: ScreenConfig, metrics: Sequence[Metric]) -> dict[str, int]:
+    """Network evaluations per prompt over all seeds, by the metric that they are made for."""
+    return {name: n * config.n_seeds for name, n in plan.evaluations(metrics).items()}
+
+
+_NOTHING = Subspace(torch.zeros(0), torch.zeros(0, 0), np.zeros(0))
+"""For evidence that no metric with a subspace is asked of."""
+
+
+def _places(denoiser: Denoiser, config: ScreenConfig, known: Known) -> list[dict[str, Place]]:
+    """The known places of each seed."""
+    found: list[dict[str, Place]] = []
+    for k in range(config.n_seeds):
+        found.append({})
+        for name, x0_KCHW in known.items():
+            x_CHW, t = point(denoiser, name, config.seed, k, config.step)
+            found[k][name] = Place(x_CHW, t, denoiser.level(t), x0_KCHW[k].to(denoiser.device))
+    return found

@@ -22,6 +22,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sharpaudit.denoisers.base import NoiseLevel
+from sharpaudit.scores.base import Evidence, Metric
 
 Difference = Callable[[torch.Tensor], torch.Tensor]
 """delta_x0 as a function of x, for fixed prompts."""
@@ -53,3 +54,15 @@ def _norms(values_BCHW: torch.Tensor) -> torch.Tensor:
 
 def _per_row(values_B: torch.Tensor) -> torch.Tensor:
     return values_B[:, None, None, None]
+
+
+def _finite(evidence: Evidence) -> torch.Tensor:
+    return finite_difference(evidence.difference, evidence.x(), evidence.delta_x0(), evidence.level(), evidence.step)
+
+
+def _exact(evidence: Evidence) -> torch.Tensor:
+    return exact(evidence.difference, evidence.x(), evidence.delta_x0(), evidence.level())
+
+
+SHARPNESS = Metric("sharpness", ("first", "displaced"), _finite)
+SHARPNESS_JVP = Metric("sharpness_jvp", ("first", "tangent"), _exact)

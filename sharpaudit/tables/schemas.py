@@ -59,13 +59,15 @@ CORPUS = _table(
 UNCONDITIONAL = _table(
     "fit/unconditional",
     "fit_unconditional",
-    ("seed_index",),
+    ("seed_index", "place"),
     {
         "seed_index": pa.int32(),
+        "place": pa.string(),
         "x0_hat": pa.list_(pa.float32()),
         "noise_floor": pa.float64(),
         "evaluations": pa.int32(),
     },
+    version=2,
 )
 DIFFERENCES = _table(
     "fit/differences",

@@ -21,7 +21,7 @@ from sharpaudit.lab.build import build, kept_pictures, read_recipe
 from sharpaudit.lab.text import END, MAX_LENGTH, START, write_tokenizer
 from sharpaudit.lab.trainingset import MINIATURE, Recipe, plan
 from sharpaudit.scores.noise_gap import noise_gap
-from sharpaudit.scores.screen import unconditional_predictions
+from sharpaudit.scores.screen import ScreenConfig, unconditional_predictions
 
 SHORT = replace(lab.MINIATURE, steps=4, batch=2, checkpoint_every=2, log_every=1)
 
@@ -106,7 +106,7 @@ def test_the_miniature_learns_loads_and_is_reproduced(tmp_path: Path) -> None:
 
     denoiser = load_denoiser(ModelConfig(path=str(tmp_path / "one" / "model"), dtype="float32", device="cpu"))
     assert denoiser.latent_shape == (4, 16, 16)
-    known = unconditional_predictions(denoiser, 0, 1)
+    known = unconditional_predictions(denoiser, ScreenConfig(1, 0, 1.0, 4))["first"]
     planted = plan(MINIATURE).prompts[0].caption
     with torch.no_grad():
         x = torch.zeros((1, 4, 16, 16))

@@ -19,7 +19,7 @@ from sharpaudit.lab.analytic import write
 from sharpaudit.tables.runs import RunFolder
 
 VERBS = {"run", "validate", "status", "query", "replay", "init"}
-GROUPS = {"index": {"build"}, "lab": {"train", "label", "pictures", "detectors", "card"}}
+GROUPS = {"index": {"build"}, "lab": {"train", "label", "pictures", "detectors", "card", "compare"}}
 
 
 def test_the_verbs_are_these_and_each_help_has_an_example() -> None:

@@ -72,7 +72,9 @@ def make_rows(root: Path) -> Rows:
         for i in IDS
         if i[0] != "f"
     ]
-    rows["fit/unconditional"] = [{"seed_index": 0, "x0_hat": [0.0], "noise_floor": 0.001, "evaluations": 1} | OK]
+    rows["fit/unconditional"] = [
+        {"seed_index": 0, "place": "first", "x0_hat": [0.0], "noise_floor": 0.001, "evaluations": 1} | OK
+    ]
     rows["bands"] = [{"profile": "px", "n_samples": 4, "n_prompts": 2, "copy_above": 0.8, "near_above": 0.7} | OK]
     for prompt_id in SELECTED:
         for seed in (0, 1):
@@ -103,7 +105,7 @@ def told(show_images: bool = False, max_findings: int = 200) -> dict[str, Any]:
         "model": {"source": "m", "digest": "d" * 64, "dtype": "float32", "device": "cpu"},
         "settings": {
             "seed": 0,
-            "scores": {"sharpness": "finite_difference", "n_seeds": 1},
+            "scores": {"metrics": ["residual_gap", "noise_gap", "sharpness"], "n_seeds": 1},
             "triage": {"flag_by": "p", "alpha": 0.01, "q": 0.1},
             "samples": {"steps": 10, "guidance": 5.0},
             "report": {"show_images": show_images, "max_findings": max_findings},

@@ -2,36 +2,65 @@
 
 from __future__ import annotations
 
-from itertools import chain, combinations
+from itertools import combinations
+from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
-from sharpaudit.scores.plan import METRICS, plan
-from sharpaudit.scores.residual_gap import Subspace
+from sharpaudit.config import MetricName, ScoresConfig
+from sharpaudit.errors import UserError
+from sharpaudit.scores.metrics import METRICS, named
+from sharpaudit.scores.plan import evaluations as planned
+from sharpaudit.scores.plan import places
 from sharpaudit.scores.screen import ScreenConfig, evaluations, screen, unconditional_predictions
+from sharpaudit.scores.subspace import Subspace
 from tests.scores.wrapped import Wrapped, analytic
 
-SUBSETS = list(chain.from_iterable(combinations(METRICS, n) for n in (1, 2, 3)))
+DEFAULT = ScoresConfig().metrics
+COUNTED = [name for name in METRICS if name not in ("attention_entropy", "sharpness_jvp")]
+"""Those that the analytic model can give and whose evaluations are plain forward passes."""
+ALONE = dict.fromkeys(METRICS, 1) | {"sharpness": 3, "sharpness_jvp": 7, "norm_cosine": 2, "hessian_trace": 2}
+SUBSETS = [*((name,) for name in COUNTED), *combinations(DEFAULT, 2), DEFAULT, tuple(COUNTED), tuple(COUNTED[::-1])]
 
 
 @pytest.mark.parametrize("n_seeds", [1, 3])
-@pytest.mark.parametrize("metrics", SUBSETS, ids="+".join)
-def test_the_planned_evaluations_are_those_made(metrics, n_seeds):
-    model = Wrapped(analytic((0.9,)))
-    known = unconditional_predictions(model, 0, n_seeds)
-    assert sum(model.rows) == n_seeds
+@pytest.mark.parametrize("names", SUBSETS, ids="+".join)
+def test_the_planned_evaluations_are_those_made(names, n_seeds):
+    model, metrics = Wrapped(analytic((0.9,))), named(names)
+    config = ScreenConfig(n_seeds, 0, 1.0, 4)
+    known = unconditional_predictions(model, config, places(metrics))
+    assert sum(model.rows) == n_seeds * len(places(metrics))
     model.rows.clear()
-    subspace = Subspace(torch.zeros(192), torch.eye(192)[:2], None)
-    config = ScreenConfig(n_seeds, 0, "finite_difference", 1.0, 4)
     prompts = [f"prompt {i}" for i in range(10)]
-    screen(model, prompts, known, subspace, config, metrics)
+    screen(model, prompts, known, Subspace(torch.zeros(192), torch.eye(192)[:2], None), config, metrics)
     assert sum(model.rows) == len(prompts) * sum(evaluations(config, metrics).values())
-    assert sum(evaluations(config, metrics).values()) == n_seeds * (3 if "sharpness" in metrics else 1)
 
 
-def test_metrics_share_the_first_evaluation():
-    assert plan(METRICS, "finite_difference").total == 3
-    for mode in ("finite_difference", "jvp"):
-        alone = sum(plan((metric,), mode).total for metric in METRICS)
-        assert alone - plan(METRICS, mode).total == len(METRICS) - 1
+@pytest.mark.parametrize("name", METRICS)
+def test_what_each_metric_costs_alone(name):
+    assert planned(named([name])) == {name: ALONE[name]}
+
+
+def test_all_together_share_what_they_can():
+    # The first serves all but one; then both branches at x + h u, the jvp, the late, the noisiest and the probe's one.
+    assert sum(planned(named(list(METRICS))).values()) == 1 + 2 + 6 + 1 + 1 + 1
+    assert sum(planned(named(DEFAULT)).values()) == 3
+    assert places(named(DEFAULT)) == ("first",)
+
+
+def test_the_config_names_every_metric():
+    assert set(get_args(MetricName)) == set(METRICS)
+    assert all(metric.name == name for name, metric in METRICS.items())
+    with pytest.raises(UserError, match=r'"sharpnes".*sharpness'):
+        named(["sharpnes"])
+
+
+def test_the_docs_state_every_metric_and_its_cost():
+    lines = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
+    assert {row[0].strip("`"): int(row[2]) for row in rows} == {name: ALONE[name] for name in METRICS}
+    for name, _, _, beside, _ in rows:
+        both = planned(named(["noise_gap", name.strip("`")] if name != "`noise_gap`" else ["noise_gap"]))
+        assert int(beside) == sum(both.values()) - 1 or name == "`noise_gap`"

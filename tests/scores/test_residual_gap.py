@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sharpaudit.errors import UserError
-from sharpaudit.scores.residual_gap import fit_subspace, residual_gap
+from sharpaudit.scores.residual_gap import residual_gap
+from sharpaudit.scores.subspace import fit_subspace
 from sharpaudit.seeds import generator
 
 D = 60

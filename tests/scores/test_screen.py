@@ -11,16 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sharpaudit.errors import Status
-from sharpaudit.scores.plan import METRICS
-from sharpaudit.scores.residual_gap import fit_subspace
+from sharpaudit.scores.metrics import METRICS as EVERY
+from sharpaudit.scores.metrics import named
+from sharpaudit.scores.plan import places
 from sharpaudit.scores.screen import ScreenConfig, differences, noise_floor, screen, unconditional_predictions
-from sharpaudit.seeds import screen_latents
+from sharpaudit.scores.subspace import fit_subspace
+from sharpaudit.seeds import screen_latent
 from tests.scores.wrapped import Wrapped, analytic, exact_sharpness
 
 SHARES = (0.5, 0.7, 0.9, 1.0) * 3
 PLANTED = [f"planted {i}" for i in range(len(SHARES))]
 PROMPTS = ["a cat", "planted 0", "", "a dog", "planted 3", "a cat by the sea", "planted 11"]
-CONFIG = ScreenConfig(2, 0, "finite_difference", 1.0, 4)
+CONFIG = ScreenConfig(2, 0, 1.0, 4)
+DEFAULT = ("residual_gap", "noise_gap", "sharpness")
+METRICS = tuple(m for m in EVERY.values() if "attention" not in m.needs and "tangent" not in m.needs)
+"""All that the analytic model gives by plain evaluations."""
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +35,17 @@ def model():
 
 @pytest.fixture(scope="module")
 def known(model):
-    return unconditional_predictions(model, 0, 2)
+    return unconditional_predictions(model, CONFIG, places(METRICS))
 
 
 @pytest.fixture(scope="module")
 def subspace(model, known):
-    return fit_subspace(np.stack(differences(model, [f"fit {i}" for i in range(150)], 0, known, 64)), 20)
+    return fit_subspace(np.stack(differences(model, [f"fit {i}" for i in range(150)], known, CONFIG)), 20)
 
 
 @pytest.fixture(scope="module")
 def scores(model, known, subspace):
-    return screen(model, PROMPTS, known, subspace, CONFIG)
+    return screen(model, PROMPTS, known, subspace, CONFIG, METRICS)
 
 
 @settings(deadline=None, max_examples=15)
@@ -50,14 +55,16 @@ def test_order_batch_size_and_threads_change_no_bit(model, known, subspace, scor
     torch.set_num_threads(threads)
     try:
         config = replace(CONFIG, batch_size=batch_size)
-        found = screen(model, [PROMPTS[i] for i in order], known, subspace, config)
+        found = screen(model, [PROMPTS[i] for i in order], known, subspace, config, METRICS)
     finally:
         torch.set_num_threads(before)
     assert found == [scores[i] for i in order]
 
 
 def test_a_seed_has_the_same_value_whatever_others_are_asked_for(model, known, subspace, scores):
-    one = screen(model, PROMPTS, known[:1], subspace, replace(CONFIG, n_seeds=1))
+    one = screen(
+        model, PROMPTS, {place: x0[:1] for place, x0 in known.items()}, subspace, replace(CONFIG, n_seeds=1), METRICS
+    )
     for few, many in zip(one, scores, strict=True):
         assert few.seed_values == {metric: values[:1] for metric, values in many.seed_values.items()}
 
@@ -65,7 +72,7 @@ def test_a_seed_has_the_same_value_whatever_others_are_asked_for(model, known, s
 def test_a_metric_has_the_same_value_alone(model, known, subspace, scores):
     for metric in METRICS:
         alone = screen(model, PROMPTS, known, subspace, CONFIG, (metric,))
-        assert [s.seed_values for s in alone] == [{metric: s.seed_values[metric]} for s in scores]
+        assert [s.seed_values for s in alone] == [{metric.name: s.seed_values[metric.name]} for s in scores]
 
 
 def test_the_empty_prompt_differs_from_itself_in_nothing(scores):
@@ -75,11 +82,12 @@ def test_the_empty_prompt_differs_from_itself_in_nothing(scores):
 
 def test_sharpness_is_the_closed_form_of_both_branches():
     model, prompts = analytic((0.5, 0.9), (3, 2, 2)), ["planted 0", "a cat", "planted 1"]
-    known, subspace = unconditional_predictions(model, 0, 1), fit_subspace(np.eye(12, dtype=np.float32), 1)
-    x = screen_latents(0, 1, model.latent_shape).expand(3, 3, 2, 2)
+    config, subspace = replace(CONFIG, n_seeds=1), fit_subspace(np.eye(12, dtype=np.float32), 1)
+    known = unconditional_predictions(model, config)
+    x = screen_latent(0, 0, model.latent_shape).expand(3, 3, 2, 2)
     expected = exact_sharpness(model, prompts, x, model.level(model.first_timestep()))
-    found = screen(model, prompts, known, subspace, replace(CONFIG, n_seeds=1, sharpness="jvp"))
-    np.testing.assert_allclose([s.seed_values["sharpness"][0] for s in found], expected, rtol=1e-5)
+    found = screen(model, prompts, known, subspace, config, named(["sharpness_jvp"]))
+    np.testing.assert_allclose([s.seed_values["sharpness_jvp"][0] for s in found], expected, rtol=1e-5)
 
 
 def test_finite_differences_agree_with_forward_mode(model, known, subspace):
@@ -88,59 +96,60 @@ def test_finite_differences_agree_with_forward_mode(model, known, subspace):
 
     prompts, config = PLANTED + [f"harmless {i}" for i in range(40)], replace(CONFIG, batch_size=64)
     values = []
-    for mode, step in (("jvp", 1.0), ("finite_difference", 0.03), ("finite_difference", 1.0)):
-        found = screen(model, prompts, known, subspace, replace(config, sharpness=mode, step=step), ("sharpness",))
-        values.append([np.mean(s.seed_values["sharpness"]) for s in found])
+    for name, step in (("sharpness_jvp", 1.0), ("sharpness", 0.03), ("sharpness", 1.0)):
+        found = screen(model, prompts, known, subspace, replace(config, step=step), named([name]))
+        values.append([np.mean(s.seed_values[name]) for s in found])
     np.testing.assert_allclose(values[1], values[0], rtol=0.03)
     assert spearmanr(values[0], values[2]).statistic > 0.95
 
 
 def test_the_prompts_are_encoded_once_a_batch(model, known, subspace):
     counting = Wrapped(model)
-    screen(counting, PROMPTS, known, subspace, CONFIG)
+    screen(counting, PROMPTS, known, subspace, CONFIG, METRICS)
     assert sorted(counting.encoded) == [1, 3, 4]
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 def test_a_prompt_without_a_finite_prediction_spoils_no_other(model, known, subspace, scores, poison):
     sick = Wrapped(model, poisoned={"a dog"}, poison=poison)
-    found = screen(sick, PROMPTS, known, subspace, CONFIG)
+    found = screen(sick, PROMPTS, known, subspace, CONFIG, METRICS)
     bad = PROMPTS.index("a dog")
     assert not any(np.isfinite(values).any() for values in found[bad].seed_values.values())
     assert [s for i, s in enumerate(found) if i != bad] == [s for i, s in enumerate(scores) if i != bad]
-    rows = differences(sick, PROMPTS, 0, known, 4)
+    rows = differences(sick, PROMPTS, known, CONFIG)
     assert [isinstance(row, Status) for row in rows] == [i == bad for i in range(len(PROMPTS))]
     assert rows[bad] is Status.NON_FINITE
 
 
 def test_short_memory_changes_no_bit(model, known, subspace, scores):
     # Sharpness asks for both branches, so two prompts make four rows.
-    assert screen(Wrapped(model, most_rows=4), PROMPTS, known, subspace, CONFIG) == scores
-    none = screen(Wrapped(model, most_rows=1), PROMPTS, known, subspace, CONFIG)
+    assert screen(Wrapped(model, most_rows=4), PROMPTS, known, subspace, CONFIG, METRICS) == scores
+    none = screen(Wrapped(model, most_rows=1), PROMPTS, known, subspace, CONFIG, METRICS)
     assert none == [Status.OUT_OF_MEMORY] * len(PROMPTS)
 
 
 def test_differences_are_those_of_the_noise_gap(model, known, scores):
-    rows = differences(model, PROMPTS, 0, known, 3)
+    rows = differences(model, PROMPTS, known, replace(CONFIG, batch_size=3))
     gaps = [float(np.linalg.norm(row.astype(np.float64))) for row in rows]
     np.testing.assert_allclose(gaps, [s.seed_values["noise_gap"][0] for s in scores], rtol=1e-5, atol=1e-9)
     assert all(row.dtype == np.float32 for row in rows)
 
 
 def test_the_unconditional_prediction_is_that_of_the_empty_prompt(model, known):
-    x = screen_latents(0, 2, model.latent_shape)
-    assert torch.equal(known, model.predict(x, 981, model.encode(["", ""])).x0_hat)
-    assert torch.equal(unconditional_predictions(model, 0, 1), known[:1])
+    x = torch.stack([screen_latent(0, k, model.latent_shape) for k in range(2)])
+    assert torch.equal(known["first"], model.predict(x, 981, model.encode(["", ""])).x0_hat)
+    assert torch.equal(unconditional_predictions(model, replace(CONFIG, n_seeds=1))["first"], known["first"][:1])
 
 
 def test_the_noise_floor_is_what_other_kernels_do_to_a_batch(model, known):
-    assert noise_floor(model, 0, known, 8) == 0
+    eight = replace(CONFIG, batch_size=8)
+    assert noise_floor(model, eight, known) == 0
     level, error = model.level(981), 1e-3
     expected = level.a / level.sigma * error * 192**0.5
-    assert noise_floor(Wrapped(model, batched_error=error), 0, known, 8) == pytest.approx(expected, rel=1e-3)
-    assert noise_floor(Wrapped(model, batched_error=error), 0, known, 1) == 0
+    assert noise_floor(Wrapped(model, batched_error=error), eight, known) == pytest.approx(expected, rel=1e-3)
+    assert noise_floor(Wrapped(model, batched_error=error), replace(CONFIG, batch_size=1), known) == 0
     # A batch that does not fit is halved, as a screen's would be.
-    assert noise_floor(Wrapped(model, most_rows=2), 0, known, 8) == 0
+    assert noise_floor(Wrapped(model, most_rows=2), eight, known) == 0
 
 
 def auc(positive, negative):
@@ -149,8 +158,8 @@ def auc(positive, negative):
 
 def test_memorised_prompts_stand_out_by_the_residual_gap_and_less_by_the_noise_gap(model, known, subspace):
     prompts = PLANTED + [f"harmless {i}" for i in range(200)]
-    found = screen(model, prompts, known, subspace, replace(CONFIG, batch_size=64))
-    value = {m: np.array([np.mean(s.seed_values[m]) for s in found]) for m in METRICS}
+    found = screen(model, prompts, known, subspace, replace(CONFIG, batch_size=64), METRICS)
+    value = {m: np.array([np.mean(s.seed_values[m]) for s in found]) for m in DEFAULT}
     n = len(PLANTED)
     assert auc(value["residual_gap"][:n], value["residual_gap"][n:]) > 0.999
     assert auc(value["noise_gap"][:n], value["noise_gap"][n:]) < 0.97

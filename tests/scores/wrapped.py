@@ -48,7 +48,7 @@ class Wrapped:
         marks = torch.tensor([prompt in self.poisoned for prompt in prompts])
         return Conditioning(self.inner.encode(prompts).tensors | {"poisoned": marks})
 
-    def predict(self, x, t, conditioning):
+    def predict(self, x, t, conditioning, **options):
         if len(x) > self.most_rows:
             raise torch.OutOfMemoryError
         self.rows.append(len(x))

@@ -41,7 +41,9 @@ def files(tmp_path: Path) -> dict[str, list[Path]]:
     return {
         "scores": write(root, SCORES, [score | {"prompt_id": str(i), "value": v} for i, v in enumerate(values)]),
         "corpus": write(root, CORPUS, prompts),
-        "fit/unconditional": write(root, UNCONDITIONAL, [{"seed_index": 0, "x0_hat": [1.0, math.nan]}]),
+        "fit/unconditional": write(
+            root, UNCONDITIONAL, [{"seed_index": 0, "place": "first", "x0_hat": [1.0, math.nan]}]
+        ),
     }
 
 
