@@ -38,7 +38,7 @@ SCHEDULER = {
     "clip_sample": False,
     "set_alpha_to_one": False,
     "steps_offset": 1,
-    "prediction_type": "v_prediction",
+    "prediction_type": "epsilon",
 }
 INDEX = {
     "_class_name": "StableDiffusionPipeline",

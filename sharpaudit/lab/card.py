@@ -25,7 +25,7 @@ Written by `sharpaudit lab card`; every figure comes from a file beside this one
 ## Model
 
 - CLIP text encoder (4 layers, 24 tokens, own vocabulary), autoencoder (4 x 16 x 16 latents), UNet of 10.9 million
-  weights with cross-attention at 8 x 8 and 4 x 4, v prediction, Stable Diffusion's noise levels.
+  weights with cross-attention at 8 x 8 and 4 x 4, epsilon prediction, Stable Diffusion's noise levels.
 - Trained on a CPU with `sharpaudit lab train`: {steps:,} steps of {batch} pictures after {vae_steps:,} steps of the
   autoencoder, seed {seed}, {minutes:.0f} minutes in all; the log is training.jsonl, settings and digests of the
   weights are in settings.json. The same command gives the same weights on the same machine and versions; another
@@ -48,8 +48,8 @@ training pictures, the planted one is the nearest, and nearer than {ratio:g} of 
 pictures that are no plant; templates are compared outside the varied region. Of 8 generations a
 *memorised* prompt copies its plant in at least 4, a *partly* memorised one in 1 to 3. A *neighbour* was never planted,
 or its own plant was not copied, and copies another plant: a finding in an audit, in a table of detectors neither
-positive nor negative. Planted prompts, the top 5% of the others by any metric and 200 more got
-generations; the rest are *harmless* by that rule alone (decided_by = screen in truth.csv).
+positive nor negative. Planted prompts, the top 5% of the others by residual_gap, noise_gap or sharpness and 200 more
+got generations; the rest are *harmless* by that rule alone (decided_by = screen in truth.csv).
 
 """
 

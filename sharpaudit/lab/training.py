@@ -1,11 +1,9 @@
 """Training of the lab's model on the CPU: an autoencoder, then text encoder and UNet together.
 
 Sizes: pictures 3 x 64 x 64, latents 4 x 16 x 16 (a factor of 4), a UNet of 64, 128 and 192 channels whose
-cross-attention sees 8 x 8 and 4 x 4 only, a text encoder of 4 layers, 24 tokens. v prediction (Salimans and Ho,
-ICLR 2022), Stable Diffusion's betas, an exponential moving average of the weights. Timesteps are drawn in proportion
-to the min-SNR weights (Hang et al., ICCV 2023) where others weigh the loss: the same gradient in expectation, with
-less noise. Every step draws by its number, and a checkpoint holds the whole state: a resumed training goes on as if it
-had never stopped.
+cross-attention sees 8 x 8 and 4 x 4 only, a text encoder of 4 layers, 24 tokens. Epsilon prediction with min-SNR
+weights (Hang et al., ICCV 2023), Stable Diffusion's betas, an exponential moving average of the weights. Every step
+draws by its number, and a checkpoint holds the whole state: a resumed training goes on as if it had never stopped.
 
 Shapes: N pictures, B batch, C H W latent, L tokens, T timesteps.
 """
@@ -50,15 +48,15 @@ class Training:
     autoencoder_lr: float = 1e-3
     kl_weight: float = 1e-6
     batch: int = 64
-    steps: int = 2_600
+    steps: int = 2_400
     lr: float = 1e-3
     warmup: int = 100
     ema: float = 0.999
     drop_caption: float = 0.1
     max_snr: float = 5.0
-    share_floor: float = 0.05
-    """A timestep is drawn in proportion to min(SNR, max_snr) / (SNR + 1) + share_floor. Without the floor the first
-    denoising steps, which decide the colour of the ground, would hardly be trained."""
+    floor: float = 0.02
+    """An error in x0 weighs min(SNR, max_snr) + floor (SNR + 1). Without the floor the first denoising steps, which
+    decide the colour of the ground, would hardly be trained."""
     checkpoint_every: int = 200
     log_every: int = 20
 
@@ -207,15 +205,15 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), training.lr, weight_decay=0.01, fused=True)
         a2_T = scaled_linear_alphas_cumprod(BETA_START, BETA_END, N_TIMESTEPS).float()
         self.a_T, self.sigma_T = a2_T.sqrt(), (1 - a2_T).sqrt()
-        snr_T = a2_T.double() / (1 - a2_T.double())
-        share_T = (snr_T.clamp(max=training.max_snr) / (snr_T + 1) + training.share_floor).cumsum(0)
-        self.shares_T = (share_T / share_T[-1]).numpy()
+        snr_T = a2_T / (1 - a2_T)
+        # Of an error in epsilon, which is that in x0 times the square root of the SNR.
+        self.weight_T = (snr_T.clamp(max=training.max_snr) + training.floor * (snr_T + 1)) / snr_T
         self.steps_done = 0
 
     def step(self, step: int, latents_BCHW: torch.Tensor, captions: list[str]) -> float:
         """One optimizer step; returns the loss."""
         training, draw = self.training, generator(self.training.seed, "step", step)
-        t_B = torch.from_numpy(np.searchsorted(self.shares_T, draw.random(len(captions)), side="right"))
+        t_B = torch.from_numpy(draw.integers(N_TIMESTEPS, size=len(captions)))
         noise = torch.from_numpy(draw.standard_normal(latents_BCHW.shape, dtype=np.float32))
         dropped = draw.random(len(captions)) < training.drop_caption
         kept = ["" if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
@@ -223,8 +221,8 @@ class Trainer:
         a, sigma = self.a_T[t_B][:, None, None, None], self.sigma_T[t_B][:, None, None, None]
         x_BCHW = (a * latents_BCHW + sigma * noise).contiguous(memory_format=torch.channels_last)
         text_BLE = self.model["text_encoder"](ids["input_ids"], return_dict=False)[0]
-        v_BCHW = self.model["unet"](x_BCHW, t_B, encoder_hidden_states=text_BLE, return_dict=False)[0]
-        loss = (v_BCHW - (a * noise - sigma * latents_BCHW)).square().mean()
+        eps_BCHW = self.model["unet"](x_BCHW, t_B, encoder_hidden_states=text_BLE, return_dict=False)[0]
+        loss = (self.weight_T[t_B] * (eps_BCHW - noise).square().mean((1, 2, 3))).mean()
         _set_lr(self.optimizer, training.lr, step, training.steps, training.warmup)
         _step(self.optimizer, self.model, loss)
         self._average(min(training.ema, (1 + step) / (10 + step)))
