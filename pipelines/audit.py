@@ -45,8 +45,15 @@ class Outcome:
     facts: dict[str, Any]
 
 
-def run_audit(config: AuditConfig, root: Path, *, update: bool = False, reporter: Reporter | None = None) -> Outcome:
-    """Run or resume the audit in `root`.
+def run_audit(
+    config: AuditConfig,
+    root: Path,
+    *,
+    update: bool = False,
+    reporter: Reporter | None = None,
+    until: str | None = None,
+) -> Outcome:
+    """Run or resume the audit in `root`; with `until` up to that stage only, without a report.
 
     Raises UserError where another driver holds the run, or where the folder's run is of another configuration
     and `update` is false.
@@ -65,10 +72,11 @@ def run_audit(config: AuditConfig, root: Path, *, update: bool = False, reporter
         reporter.say(allowed(config, sum(harmless)))
         # The executor starts with its first piece of work, so that a finished run starts none.
         start = cache(lambda: stack.enter_context(executor(root, config, driver, STAGES)))
-        results = [_run_stage(stage, run, config, start, reporter) for stage in STAGES.values()]
+        wanted = list(STAGES.values())[: None if until is None else list(STAGES).index(until) + 1]
+        results = [_run_stage(stage, run, config, start, reporter) for stage in wanted]
         quarantined = [entry for _, lost in results for entry in lost]
         evaluations = sum(made for made, _ in results)
-        facts = write_report(run, config, quarantined)
+        facts = write_report(run, config, quarantined) if until is None else {}
     return Outcome(evaluations, quarantined, facts)
 
 

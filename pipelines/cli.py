@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from pipelines.commands.bench import bench
 from pipelines.commands.index import index
 from pipelines.commands.init import init
 from pipelines.commands.lab import lab
@@ -35,7 +36,7 @@ def cli() -> None:
     """Learn which prompts make a text-to-image diffusion model reproduce its training images."""
 
 
-for command in (run, validate, status, query, replay, init, index, lab):
+for command in (run, validate, status, query, replay, init, index, lab, bench):
     cli.add_command(command)
 
 

@@ -272,6 +272,14 @@ def load(path: Path, overrides: Sequence[str] = ()) -> AuditConfig:
     return resolve_paths(parse(tree, str(path)), path.resolve().parent)
 
 
+def override(config: AuditConfig, overrides: Sequence[str]) -> AuditConfig:
+    """`config` with `key=value` overrides; paths among them as they are. Raises UserError as `load` does."""
+    tree = config.model_dump(mode="json")
+    for entry in overrides:
+        _set(tree, entry)
+    return parse(tree, "--set")
+
+
 def parse(tree: dict[str, Any], source: str) -> AuditConfig:
     """The configuration of a parsed TOML tree; `source` names it in errors."""
     if "calibration" not in tree:

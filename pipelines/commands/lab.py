@@ -80,18 +80,23 @@ def pictures(out: Path) -> None:
 @lab.command()
 @click.argument("folder", type=FOLDER)
 @click.option("--split", type=click.Choice(["development", "test"]), default="development", show_default=True)
-def detectors(folder: Path, split: str) -> None:
-    """Measure AUC and TPR at 1% FPR of every metric on a split of FOLDER.
+@click.option("--out", type=FOLDER, required=True, help="Keeps the scores; a second call goes on there.")
+def detectors(folder: Path, split: str, out: Path) -> None:
+    """Write the table of `sharpaudit bench detection --full` for a split of FOLDER beside its truth.
 
     Choices are made on the development split; the test split only reports.
 
     \b
-    Example: sharpaudit lab detectors emoji --split development
+    Example: sharpaudit lab detectors emoji --split development --out runs/detection
     """
-    from sharpaudit.lab.detectors import write_table
+    from pipelines import signals
+    from pipelines.bench.detection import detect, markdown
+    from sharpaudit.lab.detectors import DETECTORS
 
-    for line in write_table(folder, split, click.echo):
-        click.echo(json.dumps(line))
+    signals.install()
+    found = detect(folder, split, out.absolute() / split, full=True)
+    (folder / DETECTORS[split]).write_text(json.dumps(found.as_json(), indent=1) + "\n")
+    click.echo(markdown(found), nl=False)
 
 
 @lab.command()

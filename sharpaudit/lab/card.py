@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpaudit.lab.build import read_recipe
-from sharpaudit.lab.detectors import DETECTORS, Truth, read_truth
+from sharpaudit.lab.detectors import COLUMNS, DETECTORS, Truth, read_truth
 from sharpaudit.lab.truth import MAX_RATIO
 
 DOSE = "dose_response.json"
@@ -116,20 +116,23 @@ def _dose(lines: Sequence[dict[str, Any]]) -> str:
     return "### How often a plant is copied\n\n" + _markdown(head, rows)
 
 
-def _detectors(split: str, lines: Sequence[dict[str, Any]]) -> str:
-    found = {(*_key(line), line["statistic"]): line for line in lines}
+def _detectors(split: str, table: dict[str, Any]) -> str:
+    found = {(*_key(line), line["statistic"]): line for line in table["lines"]}
     rows = []
-    for key in dict.fromkeys(_key(line) for line in lines):
-        line = found[(*key, "auc")]
-        figures = [_figure(found[(*key, statistic)]) for statistic in ("auc", "tpr_at_1_percent_fpr")]
-        rows.append([*key, line["seeds"], line["memorised"], line["harmless"], *figures])
-    head = ["metric", "n", "plants", "captions", "seeds", "memorised", "harmless", "AUC", "TPR at 1% FPR"]
+    for key in dict.fromkeys(_key(line) for line in table["lines"]):
+        line, nfe = found[(*key, "auc")], table["evaluations"][key[0]] * key[1]
+        figures = [_figure(found[(*key, statistic)]) for statistic in COLUMNS]
+        rows.append([*key[:2], nfe, *key[2:], line["seeds"], line["memorised"], line["harmless"], *figures])
+    head = ["metric", "n", "NFE", "plants", "captions", "seeds", "memorised", "harmless", *COLUMNS.values()]
     return (
         f"## Detectors, {split} split\n\n"
         f"Made by `sharpaudit lab detectors --split {split}`. Mean over single seeds (each an audit with a seed of its "
-        "own), standard deviation and minimum where there are several, and the 95% interval of the mean (families and "
+        "own), standard deviation and range where there are several, and the 95% interval of the mean (families and "
         "seeds resampled; Clopper and Pearson's for rates of 0 or 1 and for fewer than 50 families). The threshold of "
-        "the TPR is read off the harmless prompts of the split itself.\n\n" + _markdown(head, rows)
+        "a TPR at an FPR is read off the harmless prompts of the split itself; p ≤ .01 ranks them against the "
+        "calibration split, as an audit does. NFE: network evaluations a prompt, were the metric asked for alone. "
+        "Which prompts were generated was decided by residual_gap, noise_gap and sharpness, so that a copy which "
+        "another metric alone ranks high counts against it.\n\n" + _markdown(head, rows)
     )
 
 
@@ -138,7 +141,7 @@ def _key(line: dict[str, Any]) -> tuple[str, int, str, str]:
 
 
 def _figure(line: dict[str, Any]) -> str:
-    spread = f" ± {line['sd']:.3f}, min {line['minimum']:.3f}" if line["seeds"] > 1 else ""
+    spread = f" ± {line['sd']:.3f}, {line['minimum']:.3f} to {line['maximum']:.3f}" if line["seeds"] > 1 else ""
     return f"{line['mean']:.3f}{spread} ({line['low']:.3f} to {line['high']:.3f})"
 
 

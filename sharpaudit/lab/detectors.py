@@ -1,17 +1,20 @@
-"""How well each metric tells the lab's memorised prompts from its harmless ones, with intervals.
+"""How well each metric tells memorised prompts from harmless ones, with intervals.
 
-Single-seed figures are those of audits that differ in their seed alone: each fits the subspace anew. The figures at
-n = 4 are one audit's with four seeds. Positives are the prompts labelled memorised, exact plants and templates apart;
-negatives are the harmless prompts that were never planted. Neighbours and partly memorised prompts are in neither.
+Figures at n = 1 are those of audits that differ in their seed alone, each of which fits anew: mean, standard deviation
+and worst. Those at n = 4 are of the mean score over the first four. Positives are the prompts labelled memorised,
+exact plants and templates apart; negatives are the harmless prompts that were never planted. Neighbours and partly
+memorised prompts are in neither.
 
-Shapes: S seeds, N prompts.
+Two thresholds stand side by side: that of a true-positive rate at a false-positive rate is read off the negatives
+themselves, as in the literature; p <= .01 is what an audit does, ranks against calibration prompts.
+
+Shapes: S seeds, N prompts, C calibration prompts.
 """
 
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -20,26 +23,30 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sharpaudit.config import ModelConfig, ScoresConfig
-from sharpaudit.denoisers.base import Denoiser
-from sharpaudit.denoisers.load import load_denoiser
-from sharpaudit.errors import Status, UserError
+from sharpaudit.errors import UserError
 from sharpaudit.lab.captions import COLOURS
-from sharpaudit.scores.base import Metric
-from sharpaudit.scores.metrics import named
-from sharpaudit.scores.plan import places
-from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
-from sharpaudit.scores.subspace import fit_subspace
-from sharpaudit.statistics.detection import Figure, Group, auc, figure, tpr_at_fpr
+from sharpaudit.statistics.conformal import TOLERANCE, p_values
+from sharpaudit.statistics.detection import Figure, Group, Statistic, auc, figure, tpr_at_fpr
 
-SINGLE_SEEDS = {"residual_gap": 16, "noise_gap": 16, "sharpness": 4}
 SEVERAL = 4
+ALPHA = 0.01
 DETECTORS = {"development": "detectors_development.json", "test": "detectors_test.json"}
-SCORES = ScoresConfig()
-"""An audit's defaults."""
-BATCH = 64
-STATISTICS = {"auc": (auc, False), "tpr_at_1_percent_fpr": (tpr_at_fpr(0.01), True)}
 CAPTIONS: dict[str, tuple[bool, ...]] = {"all": (True, False), "naming a colour": (True,), "naming none": (False,)}
+STATISTICS: dict[str, tuple[Statistic, bool]] = {
+    "auc": (auc, False),
+    "tpr_at_1_percent_fpr": (tpr_at_fpr(0.01), True),
+    "tpr_at_3_percent_fpr": (tpr_at_fpr(0.03), True),
+}
+"""Of the scores; whether it is a rate."""
+COLUMNS = {
+    "auc": "AUC",
+    "tpr_at_1_percent_fpr": "TPR at 1% FPR",
+    "tpr_at_3_percent_fpr": "TPR at 3% FPR",
+    "tpr_at_p_1_percent": "TPR at p ≤ .01",
+    "fpr_at_p_1_percent": "FPR at p ≤ .01",
+}
+"""Every statistic of a line, as tables head it."""
+Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -58,17 +65,6 @@ class Truth:
         return self.kind in ("seen", "unseen")
 
 
-def write_table(folder: Path, split: str, say: Callable[[str], object]) -> list[dict[str, Any]]:
-    """Measure a split of a lab folder and write the table beside its truth; returns the lines."""
-    truth = [row for row in read_truth(folder) if row.label in ("memorised", "harmless")]
-    fit = [row.prompt for row in truth if row.split == "fit"]
-    judged = [row for row in truth if row.split == split and (row.label == "memorised" or row.never_planted)]
-    denoiser = load_denoiser(ModelConfig(path=str(folder / "model"), dtype="float32", device="cpu"))
-    lines = table(judged, *measure(denoiser, fit, [row.prompt for row in judged], say))
-    (folder / DETECTORS[split]).write_text(json.dumps(lines, indent=1) + "\n")
-    return lines
-
-
 def read_truth(folder: Path) -> list[Truth]:
     """The rows of a lab's truth.csv. Raises UserError where there is none."""
     if not (folder / "truth.csv").is_file():
@@ -82,64 +78,58 @@ def names_colour(prompt: str) -> bool:
     return any(f"{colour} background" in prompt or prompt.endswith(f"on {colour}") for colour in COLOURS)
 
 
-def measure(
-    denoiser: Denoiser, fit: Sequence[str], prompts: Sequence[str], say: Callable[[str], object]
-) -> tuple[dict[str, npt.NDArray[np.float64]], dict[str, npt.NDArray[np.float64]]]:
-    """Every metric at single seeds, with shape (S, N), and at n = 4, with shape (1, N)."""
-    single: dict[str, list[list[float]]] = {name: [] for name in SINGLE_SEEDS}
-    for seed in range(max(SINGLE_SEEDS.values())):
-        names = [name for name in SINGLE_SEEDS if seed < SINGLE_SEEDS[name]]
-        for name, values in _audit(denoiser, fit, prompts, seed, 1, named(names)).items():
-            single[name].append(values)
-        say(f"seed {seed}: {', '.join(names)}")
-    several = _audit(denoiser, fit, prompts, 0, SEVERAL, named(list(SINGLE_SEEDS)))
-    return (
-        {metric: np.array(rows) for metric, rows in single.items()},
-        {metric: np.array([row]) for metric, row in several.items()},
-    )
-
-
-def _audit(
-    denoiser: Denoiser, fit: Sequence[str], prompts: Sequence[str], seed: int, n: int, metrics: tuple[Metric, ...]
-) -> dict[str, list[float]]:
-    """The metrics of each prompt as an audit computes them: means over n seeds."""
-    config = ScreenConfig(n, seed, SCORES.step, BATCH)
-    known = unconditional_predictions(denoiser, config, places(metrics))
-    moved = [row for row in differences(denoiser, fit, known, config) if not isinstance(row, Status)]
-    subspace = fit_subspace(np.stack(moved), SCORES.components)
-    rows = screen(denoiser, prompts, known, subspace, config, metrics)
-    scored = [row for row in rows if not isinstance(row, Status)]
-    if len(scored) != len(rows):
-        raise MemoryError(f"{len(rows) - len(scored)} prompts could not be scored")
-    return {m.name: [float(np.mean(row.seed_values[m.name])) for row in scored] for m in metrics}
-
-
 def table(
-    truth: Sequence[Truth],
-    single: dict[str, npt.NDArray[np.float64]],
-    several: dict[str, npt.NDArray[np.float64]],
+    truth: Sequence[Truth], scores_SN: Mapping[str, Values], calibration_SC: Mapping[str, Values]
 ) -> list[dict[str, Any]]:
-    """One line per metric, number of seeds, kind of plant, kind of caption and statistic. truth: the measured rows."""
+    """One line per metric, number of seeds, kind of plant, kind of caption and statistic.
+
+    truth: the scored prompts in the order of the columns. calibration: scores of the calibration prompts.
+    """
     lines = []
-    for values, n in ((single, 1), (several, SEVERAL)):
-        for (metric, values_SN), plants, (captions, colour) in product(
-            values.items(), ("exact", "template"), CAPTIONS.items()
-        ):
-            chosen = [i for i, row in enumerate(truth) if names_colour(row.prompt) in colour]
-            memorised = [i for i in chosen if truth[i].label == "memorised" and truth[i].kind == plants]
-            harmless = [i for i in chosen if truth[i].label == "harmless" and truth[i].never_planted]
-            if not memorised or not harmless:
-                continue
-            sizes = {"memorised": len(memorised), "harmless": len(harmless)}
-            line = {"metric": metric, "n": n, "seeds": len(values_SN), "plants": plants, "captions": captions} | sizes
-            groups = [_group(truth, values_SN, rows) for rows in (memorised, harmless)]
-            for statistic, (function, rate) in STATISTICS.items():
-                lines.append(line | {"statistic": statistic} | _columns(figure(function, *groups, rate=rate)))
+    for metric, n in product(scores_SN, (1, SEVERAL)):
+        if len(scores_SN[metric]) < n:
+            continue
+        values_SN, known_SC = (_averaged(found[metric], n) for found in (scores_SN, calibration_SC))
+        flagged_SN = np.stack(
+            [p_values(row, known) <= ALPHA + TOLERANCE for row, known in zip(values_SN, known_SC, strict=True)]
+        )
+        for plants, captions in product(("exact", "template"), CAPTIONS):
+            rows = _rows(truth, plants, captions)
+            if all(len(chosen) for chosen in rows):
+                head = {"metric": metric, "n": n, "seeds": len(values_SN), "plants": plants, "captions": captions}
+                sizes = {"memorised": len(rows[0]), "harmless": len(rows[1])}
+                found = _figures(truth, values_SN, flagged_SN.astype(np.float64), rows)
+                lines += [head | sizes | {"statistic": name} | _columns(made) for name, made in found.items()]
     return lines
 
 
-def _group(truth: Sequence[Truth], values_SN: npt.NDArray[np.float64], rows: list[int]) -> Group:
-    return Group(values_SN[:, rows], np.array([truth[i].family for i in rows]))
+def _averaged(values_SN: Values, n: int) -> Values:
+    """Every seed by itself, or the mean of the first n as the only row."""
+    return values_SN if n == 1 else values_SN[:n].mean(axis=0, keepdims=True)
+
+
+def _rows(truth: Sequence[Truth], plants: str, captions: str) -> tuple[list[int], list[int]]:
+    chosen = [i for i, row in enumerate(truth) if names_colour(row.prompt) in CAPTIONS[captions]]
+    memorised = [i for i in chosen if truth[i].label == "memorised" and truth[i].kind == plants]
+    return memorised, [i for i in chosen if truth[i].label == "harmless" and truth[i].never_planted]
+
+
+def _figures(
+    truth: Sequence[Truth], values_SN: Values, flagged_SN: Values, rows: tuple[list[int], list[int]]
+) -> dict[str, Figure]:
+    def groups(found_SN: Values) -> list[Group]:
+        return [Group(found_SN[:, part], np.array([truth[i].family for i in part])) for part in rows]
+
+    memorised, harmless = groups(values_SN)
+    made = {name: figure(of, memorised, harmless, rate=rate) for name, (of, rate) in STATISTICS.items()}
+    memorised, harmless = groups(flagged_SN)
+    made["tpr_at_p_1_percent"] = figure(_share, memorised, harmless, rate=True)
+    made["fpr_at_p_1_percent"] = figure(_share, harmless, memorised, rate=True)
+    return made
+
+
+def _share(flagged_P: Values, _: Values) -> float:
+    return float(flagged_P.mean())
 
 
 def _columns(found: Figure) -> dict[str, float | None]:
@@ -147,6 +137,7 @@ def _columns(found: Figure) -> dict[str, float | None]:
         "mean": found.mean,
         "sd": None if np.isnan(found.sd) else found.sd,
         "minimum": found.minimum,
+        "maximum": found.maximum,
         "low": found.interval.low,
         "high": found.interval.high,
     }

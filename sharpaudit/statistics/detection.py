@@ -31,11 +31,12 @@ FEW_FAMILIES = 50
 
 @dataclass(frozen=True)
 class Figure:
-    """A statistic at single seeds: mean, standard deviation (nan for one seed), minimum, interval of the mean."""
+    """A statistic at single seeds: mean, standard deviation (nan for one seed), extremes, interval of the mean."""
 
     mean: float
     sd: float
     minimum: float
+    maximum: float
     interval: Interval
 
 
@@ -94,7 +95,7 @@ def figure(
         low, high = np.quantile(draws, [tail, 1 - tail])
         interval = Interval(float(low), float(high), level)
     sd = float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else float("nan")
-    return Figure(mean, sd, min(by_seed), interval)
+    return Figure(mean, sd, min(by_seed), max(by_seed), interval)
 
 
 def _replicates(statistic: Statistic, memorised: Group, harmless: Group, replicates: int) -> list[float]:

@@ -59,11 +59,15 @@ def test_the_card_counts_what_truth_holds(folder: Path) -> None:
 
 def test_the_table_counts_prompts_and_finds_a_perfect_detector(folder: Path) -> None:
     truth = [row for row in read_truth(folder) if row.split == "test" and row.label in ("memorised", "harmless")]
-    single = {"residual_gap": measured(truth, 3, 100.0), "sharpness": measured(truth, 2, 0.0)}
-    several = {"residual_gap": measured(truth, 1, 100.0)}
-    lines = table(truth, single, several)
-    perfect = [line for line in lines if line["metric"] == "residual_gap"]
+    scores = {"residual_gap": measured(truth, 5, 100.0), "sharpness": measured(truth, 2, 0.0)}
+    draw = generator("calibration")
+    calibration = {metric: draw.standard_normal((len(rows), 99)) for metric, rows in scores.items()}
+    lines = table(truth, scores, calibration)
+    perfect = [line for line in lines if line["metric"] == "residual_gap" and "fpr_at_p" not in line["statistic"]]
     assert all(line["mean"] == line["minimum"] == 1.0 for line in perfect)
+    rates = [line["mean"] for line in lines if line["statistic"] == "fpr_at_p_1_percent" and line["captions"] == "all"]
+    assert max(rates) <= 0.05  # at most one of 20 harmless prompts a seed
+    assert {line["n"] for line in lines if line["metric"] == "sharpness"} == {1}  # of two seeds, no mean of four
     every = next(line for line in lines if line["plants"] == "exact" and line["captions"] == "all")
     parts = [
         line for line in lines if line["plants"] == "exact" and line["captions"] != "all" and line["statistic"] == "auc"
@@ -72,11 +76,13 @@ def test_the_table_counts_prompts_and_finds_a_perfect_detector(folder: Path) -> 
     for count in ("memorised", "harmless"):
         assert sum(line[count] for line in parts) == every[count]
     assert every["harmless"] == 20
-    assert {line["seeds"] for line in lines if line["n"] == 1} == {2, 3}
-    (folder / DETECTORS["test"]).write_text(json.dumps(lines))
+    assert {line["seeds"] for line in lines if line["n"] == 1} == {2, 5}
+    evaluations = {"residual_gap": 1, "sharpness": 3}
+    (folder / DETECTORS["test"]).write_text(json.dumps({"lines": lines, "evaluations": evaluations}))
     text = write_card(folder).read_text()
     assert "## Detectors, test split" in text
-    assert "| residual_gap | 1 | exact | all | 3 |" in text
+    assert "| residual_gap | 1 | 1 | exact | all | 5 |" in text
+    assert "| residual_gap | 4 | 4 | exact | all | 1 |" in text
 
 
 def test_minutes_of_a_resumed_training_are_those_of_both_processes(tmp_path: Path) -> None:

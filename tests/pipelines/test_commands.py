@@ -19,7 +19,11 @@ from sharpaudit.lab.analytic import write
 from sharpaudit.tables.runs import RunFolder
 
 VERBS = {"run", "validate", "status", "query", "replay", "init"}
-GROUPS = {"index": {"build"}, "lab": {"train", "label", "pictures", "detectors", "card", "compare"}}
+GROUPS = {
+    "index": {"build"},
+    "lab": {"train", "label", "pictures", "detectors", "card", "compare"},
+    "bench": {"detection"},
+}
 
 
 def test_the_verbs_are_these_and_each_help_has_an_example() -> None:
@@ -35,7 +39,7 @@ def test_the_verbs_are_these_and_each_help_has_an_example() -> None:
     ("call", "line"),
     [
         (["label", "HERE", "--work", "HERE/w", "--sheet", "HERE/s.jpg"], "no settings.json there"),
-        (["detectors", "HERE"], "no truth.csv there"),
+        (["detectors", "HERE", "--out", "HERE/x"], "no truth.csv there"),
         (["card", "HERE"], "no settings.json there"),
         (["train", "HERE", "--work", "HERE/w"], "exists already"),
         (["pictures", "HERE"], "exists already"),

@@ -1,0 +1,1 @@
+"""Benches: what the project claims of itself, measured by one command each."""

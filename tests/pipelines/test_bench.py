@@ -1,0 +1,143 @@
+"""Benches: labels come last, nothing is scored twice, and a goal that is missed is said."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from pipelines.bench.detection import GOALS, Detection, bench_lines, detect, markdown
+from pipelines.bench.lines import Line, unmet, write_json
+from pipelines.cli import cli
+from pipelines.progress import Reporter
+from sharpaudit.errors import UserError
+from sharpaudit.lab.analytic import Sizes, write
+from sharpaudit.tables.runs import RunFolder
+from sharpaudit.tables.schemas import SCORES, TRIAGE
+
+LABELS = {"strong": ("exact", "memorised"), "weak": ("exact", "partly"), "harmless": ("unseen", "harmless")}
+OVERRIDES = ("scores.components=10",)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lab folder around the analytic testbed: its harmless prompts are halved to fit and to calibrate."""
+    folder = tmp_path_factory.mktemp("bench") / "lab"
+    write(folder / "model", Sizes(strong=6, weak=3, audited_harmless=40, harmless=240, other_references=12))
+    shutil.move(folder / "model" / "index", folder / "references")
+    audited = rows_of(folder / "model" / "truth.csv")
+    harmless = [row["prompt"] for row in rows_of(folder / "model" / "prompts" / "harmless.csv")]
+    splits = {"test": [row["prompt"] for row in audited], "fit": harmless[::2], "calibration": harmless[1::2]}
+    (folder / "prompts").mkdir()
+    for name, prompts in splits.items():
+        with (folder / "prompts" / f"{name}.csv").open("w", newline="") as stream:
+            csv.writer(stream).writerows([["prompt", "family"], *[[prompt, prompt] for prompt in prompts]])
+    with (folder / "truth.csv").open("w", newline="") as stream:
+        known = [[row["prompt"], "test", row["prompt"], *LABELS[row["kind"]]] for row in audited]
+        csv.writer(stream).writerows([["prompt", "split", "family", "kind", "label"], *known])
+    return folder
+
+
+def run_bench(folder: Path, out: Path) -> Detection:
+    with Path(os.devnull).open("w") as quiet:
+        return detect(folder, "test", out, overrides=OVERRIDES, reporter=Reporter(out, quiet))
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> tuple[Path, Detection]:
+    out = folder.parent / "scores"
+    return out, run_bench(folder, out)
+
+
+def one(found: Detection, **wanted: Any) -> dict[str, Any]:
+    (line,) = [line for line in found.lines if all(line[key] == value for key, value in wanted.items())]
+    return line
+
+
+def test_the_screen_that_decides_finds_what_is_memorised(found: tuple[Path, Detection]) -> None:
+    head = {"metric": "residual_gap", "plants": "exact", "captions": "all"}
+    for n, seeds in ((1, 4), (4, 1)):
+        line = one(found[1], **head, n=n, statistic="auc")
+        assert (line["seeds"], line["memorised"], line["harmless"]) == (seeds, 6, 40)
+        assert line["mean"] > 0.99
+        assert line["low"] <= line["mean"] <= line["high"]
+        # Of 120 calibration prompts p <= .01 lets none reach the score.
+        assert one(found[1], **head, n=n, statistic="tpr_at_p_1_percent")["mean"] > 0.8
+        assert one(found[1], **head, n=n, statistic="fpr_at_p_1_percent")["maximum"] <= 0.1
+
+
+def test_each_seed_is_an_audit_of_its_own(found: tuple[Path, Detection]) -> None:
+    runs = [RunFolder.open(found[0] / f"seed-{seed}") for seed in range(4)]
+    assert [run.config().seed for run in runs] == [0, 1, 2, 3]
+    assert all(run.table(TRIAGE).manifests() == [] for run in runs)
+    shards = [{m.sha256 for m in run.table(SCORES).manifests()} for run in runs]
+    assert not shards[0] & shards[1]
+    line = one(found[1], metric="noise_gap", n=1, plants="exact", captions="all", statistic="auc")
+    assert line["minimum"] <= line["mean"] <= line["maximum"]
+
+
+def test_nothing_is_scored_again(found: tuple[Path, Detection], folder: Path) -> None:
+    written = {path: path.stat().st_mtime_ns for path in found[0].rglob("*.parquet")}
+    assert run_bench(folder, found[0]).lines == found[1].lines
+    assert {path: path.stat().st_mtime_ns for path in found[0].rglob("*.parquet")} == written
+
+
+def test_the_cost_of_each_metric_is_that_of_its_plan(found: tuple[Path, Detection]) -> None:
+    several = {"sharpness": 3, "norm_cosine": 2, "hessian_trace": 2}
+    assert found[1].as_json()["evaluations"] == dict.fromkeys(found[1].cost, 1) | several
+    assert "attention_entropy" not in found[1].cost  # the analytic model has none
+    assert all(ms > 0 for _, ms in found[1].cost.values())
+
+
+def test_the_table_has_a_line_for_each_metric_and_number_of_seeds(found: tuple[Path, Detection]) -> None:
+    text = markdown(found[1])
+    # All captions, and those that name no colour: the testbed has no others.
+    assert text.count("\n| residual_gap | 1 |") == text.count("\n| residual_gap | 4 |") == 2
+    assert len({line.count("|") for line in text.splitlines()}) == 1
+
+
+def test_goals_are_those_of_the_screen_that_decides(found: tuple[Path, Detection], tmp_path: Path) -> None:
+    lines = list(bench_lines(found[1]))
+    by_name = {line.name: line for line in lines}
+    assert by_name["residual_gap.n1.exact.auc"].goal == GOALS["auc"]
+    assert by_name["residual_gap.n1.exact.tpr1_low"].value == by_name["residual_gap.n1.exact.tpr1"].low
+    assert by_name["noise_gap.n1.exact.auc"].goal is None
+    write_json(tmp_path / "x.json", lines)
+    for entry in json.loads((tmp_path / "x.json").read_text()):
+        assert set(entry) == {"name", "value", "low", "high", "unit", "n", "goal", "met"}
+
+
+def test_a_goal_that_is_missed_or_not_measured_is_said() -> None:
+    lines = [Line("a", 0.5, "share", 3, goal=0.6), Line("b", 0.7, "share", 3, goal=0.6), Line("c", 0.1, "share", 3)]
+    assert unmet(lines, ["a", "d"]) == ["a is 0.5 share, the goal 0.6", "d was not measured"]
+
+
+def test_the_exit_code_says_whether_goals_are_met(found: tuple[Path, Detection], folder: Path, tmp_path: Path) -> None:
+    """Six memorised prompts: the lower bound of a rate cannot reach its goal."""
+    out = tmp_path / "again"
+    shutil.copytree(found[0], out / "test")
+    call = ["bench", "detection", str(folder), "--out", str(out), "--set", OVERRIDES[0], "--json", str(tmp_path / "x")]
+    outcome = CliRunner().invoke(cli, call)
+    assert outcome.exit_code == 1, outcome.output
+    assert "residual_gap.n1.exact.tpr1_low is" in outcome.output
+    assert (tmp_path / "x").exists()
+
+
+def test_a_prompt_without_a_label_is_named(found: tuple[Path, Detection], folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "lab"
+    shutil.copytree(folder, other)
+    lines = (other / "truth.csv").read_text().splitlines()
+    (other / "truth.csv").write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(UserError, match="no label of"):
+        run_bench(other, found[0])
