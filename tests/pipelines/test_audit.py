@@ -165,8 +165,9 @@ ELSEWHERE = {"model.dtype", "model.device", "matches.profile"}  # tests of their
 
 @pytest.mark.parametrize("name", sorted(CHANGED))
 def test_a_changed_identity_field_is_refused_by_name(config_path: Path, clean: Path, name: str) -> None:
-    with pytest.raises(UserError, match=rf"{name} = .* \(now {re.escape(str(CHANGED[name]))}\).*--update"):
+    with pytest.raises(UserError, match=rf"{name} = .* \(now {re.escape(str(CHANGED[name]))}\).*--update") as caught:
         audit(config_path, clean, f"{name}={CHANGED[name]}")
+    assert not [other for other in CHANGED if other != name and f"{other} = " in str(caught.value)]
 
 
 def test_the_list_of_identity_fields_is_complete() -> None:
