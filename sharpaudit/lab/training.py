@@ -48,13 +48,13 @@ class Training:
     autoencoder_lr: float = 1e-3
     kl_weight: float = 1e-6
     batch: int = 64
-    steps: int = 2_400
+    steps: int = 3_400
     lr: float = 1e-3
     warmup: int = 100
     ema: float = 0.999
     drop_caption: float = 0.1
     max_snr: float = 5.0
-    floor: float = 0.02
+    floor: float = 0.1
     """An error in x0 weighs min(SNR, max_snr) + floor (SNR + 1). Without the floor the first denoising steps, which
     decide the colour of the ground, would hardly be trained."""
     checkpoint_every: int = 200

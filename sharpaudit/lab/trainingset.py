@@ -21,9 +21,9 @@ class Recipe:
     """How many of what. The defaults are those of the full model."""
 
     seed: int = 0
-    unique: int = 16_000
+    unique: int = 12_000
     """Pictures that are no plant: several of every seen harmless caption, one of every other caption."""
-    exact: tuple[tuple[int, int], ...] = ((16, 10), (32, 14), (64, 20), (104, 28), (144, 44), (208, 34))
+    exact: tuple[tuple[int, int], ...] = ((16, 10), (32, 10), (64, 16), (120, 28), (176, 46), (256, 40))
     """(copies, how many captions are planted so often)."""
     templates: int = 20
     template_copies: int = 144
