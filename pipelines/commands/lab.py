@@ -23,7 +23,7 @@ def lab() -> None:
 @click.option("--miniature", is_flag=True, help="A model of two minutes, which learns little.")
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Threads of torch.")
 def train(out: Path, work: Path, miniature: bool, threads: int) -> None:
-    """Train the model from nothing into the folder OUT: one to two hours on 2 cores.
+    """Train the model from nothing into the folder OUT: an estimated one to two hours on 2 cores.
 
     \b
     Example: sharpaudit lab train emoji --work work
@@ -114,20 +114,19 @@ def card(folder: Path) -> None:
 
 @lab.command()
 @run_argument
-@click.option("--lab", "folder", type=FOLDER, help="The lab that was audited; by default the one that ships.")
-def compare(run_folder: Path, folder: Path | None) -> None:
-    """Hold the finished audit RUN of a lab's prompts against what is known of them.
+@click.option("--lab", "folder", type=FOLDER, required=True, help="The folder of the lab that was audited.")
+def compare(run_folder: Path, folder: Path) -> None:
+    """Hold the audit RUN of a lab's prompts against what is known of them.
 
     \b
-    Example: sharpaudit lab compare runs/quickstart
+    Example: sharpaudit lab compare runs/emoji --lab emoji
     """
     from pipelines.tables import open_connection
-    from sharpaudit.config import LAB
     from sharpaudit.lab.comparison import AUDITED, Audited, compare
     from sharpaudit.tables.query import query
     from sharpaudit.tables.runs import RunFolder
 
     with open_connection(RunFolder.open(run_folder.absolute())) as connection:
         audited = [Audited(*row) for row in query(connection, AUDITED).rows]
-    for line in compare(folder or LAB / "emoji", audited):
+    for line in compare(folder, audited):
         click.echo(json.dumps(line))
