@@ -48,8 +48,8 @@ training pictures, the planted one is the nearest, and nearer than {ratio:g} of 
 pictures that are no plant; templates are compared outside the varied region. Of 8 generations a
 *memorised* prompt copies its plant in at least 4, a *partly* memorised one in 1 to 3. A *neighbour* was never planted,
 or its own plant was not copied, and copies another plant: a finding in an audit, in a table of detectors neither
-positive nor negative. Planted prompts, the top 5% of the others by residual_gap, noise_gap or sharpness and 200 more
-got generations; the rest are *harmless* by that rule alone (decided_by = screen in truth.csv).
+positive nor negative. Planted prompts, the top 5% of the others by any first-step metric and 200 more got
+generations; the rest are *harmless* by that rule alone (decided_by = screen in truth.csv).
 
 """
 
@@ -130,9 +130,8 @@ def _detectors(split: str, table: dict[str, Any]) -> str:
         "own), standard deviation and range where there are several, and the 95% interval of the mean (families and "
         "seeds resampled; Clopper and Pearson's for rates of 0 or 1 and for fewer than 50 families). The threshold of "
         "a TPR at an FPR is read off the harmless prompts of the split itself; p ≤ .01 ranks them against the "
-        "calibration split, as an audit does. NFE: network evaluations a prompt, were the metric asked for alone. "
-        "Which prompts were generated was decided by residual_gap, noise_gap and sharpness, so that a copy which "
-        "another metric alone ranks high counts against it.\n\n" + _markdown(head, rows)
+        "calibration split, as an audit does. NFE: network evaluations a prompt, were the metric asked for alone.\n\n"
+        + _markdown(head, rows)
     )
 
 

@@ -48,7 +48,7 @@ class Training:
     autoencoder_lr: float = 1e-3
     kl_weight: float = 1e-6
     batch: int = 64
-    steps: int = 3_400
+    steps: int = 3_800
     lr: float = 1e-3
     warmup: int = 100
     ema: float = 0.999

@@ -23,7 +23,7 @@ class Recipe:
     seed: int = 0
     unique: int = 12_000
     """Pictures that are no plant: several of every seen harmless caption, one of every other caption."""
-    exact: tuple[tuple[int, int], ...] = ((16, 10), (32, 10), (64, 16), (120, 28), (176, 46), (256, 40))
+    exact: tuple[tuple[int, int], ...] = ((16, 10), (32, 10), (64, 14), (120, 26), (176, 40), (256, 60))
     """(copies, how many captions are planted so often)."""
     templates: int = 20
     template_copies: int = 144

@@ -1,11 +1,11 @@
 """Which prompts of the lab are memorised: decided by what the model generates, never by what was planted.
 
-Every planted prompt, and of the others those that any metric of an audit ranks among its top 5% and 200 more, get 8
-generations. Pictures are compared by normalised pixels: every channel loses its mean, and the whole is scaled to
-length 1, so that guidance, which saturates colours, hides no copy. A generation is a *copy* of a planted picture if of
-all training pictures that one is the nearest, and its distance is below MAX_RATIO of the mean distance to the 50
-nearest pictures that are no plant (Carlini et al., USENIX Security 2023, section 5.1). A template plant is compared
-outside the region in which its copies differ. Then
+Every planted prompt, and of the others those that any metric ranks among its top 5% and 200 more, get 8 generations.
+Pictures are compared by normalised pixels: every channel loses its mean, and the whole is scaled to length 1, so that
+guidance, which saturates colours, hides no copy. A generation is a *copy* of a planted picture if of all training
+pictures that one is the nearest, and its distance is below MAX_RATIO of the mean distance to the 50 nearest pictures
+that are no plant (Carlini et al., USENIX Security 2023, section 5.1). A template plant is compared outside the region
+in which its copies differ. Then
 
     memorised   at least 4 of 8 generations copy the prompt's own plant
     partly      1 to 3 do
@@ -31,9 +31,10 @@ from sharpaudit.errors import Status
 from sharpaudit.lab.pictures import card_box
 from sharpaudit.lab.trainingset import Plan, Prompt
 from sharpaudit.samples.generate import generate
-from sharpaudit.scores.metrics import named
+from sharpaudit.scores.metrics import METRICS
 from sharpaudit.scores.plan import places
 from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
+from sharpaudit.scores.sharpness import SHARPNESS_JVP
 from sharpaudit.scores.subspace import fit_subspace
 from sharpaudit.seeds import generator, rank_hash
 
@@ -48,6 +49,8 @@ N_OTHERS = 200
 STEPS, GUIDANCE, BATCH = 25, 5.0, 64
 SCORES = ScoresConfig()
 """An audit's defaults."""
+RANKING = tuple(metric for metric in METRICS.values() if metric is not SHARPNESS_JVP)
+"""The metrics by which never-planted prompts are ranked; the exact path of sharpness ranks as the other does."""
 
 
 @dataclass(frozen=True)
@@ -153,8 +156,9 @@ def to_generate(denoiser: Denoiser, prompts: Sequence[Prompt], seed: int) -> lis
 
 
 def _screened(denoiser: Denoiser, captions: list[str], seed: int) -> npt.NDArray[np.float64]:
-    """An audit's metrics of every caption, with shape (N, M). Each half is scored on a subspace fitted on the other."""
-    config, metrics = ScreenConfig(1, seed, SCORES.step, BATCH), named(SCORES.metrics)
+    """Every metric of every caption, with shape (N, M). Each half is scored on a subspace fitted on the other."""
+    config = ScreenConfig(1, seed, SCORES.step, BATCH)
+    metrics = [m for m in RANKING if denoiser.records_attention or "attention" not in m.needs]
     known = unconditional_predictions(denoiser, config, places(metrics))
     found = differences(denoiser, captions, known, config)
     moved_ND = np.stack([row for row in found if not isinstance(row, Status)])
