@@ -31,9 +31,9 @@ from sharpaudit.denoisers.load import load_denoiser, load_tokenizer
 from sharpaudit.errors import Status, UserError
 from sharpaudit.images import encode_png
 from sharpaudit.samples.generate import generate
-from sharpaudit.scores.metrics import named
-from sharpaudit.scores.plan import places
-from sharpaudit.scores.screen import PromptScores, evaluations, require, screen, unconditional_predictions
+from sharpaudit.scores.cascade import tiers, total_seeds
+from sharpaudit.scores.plan import evaluations, places
+from sharpaudit.scores.screen import PromptScores, require, screen, unconditional_predictions
 from sharpaudit.scores.subspace import Subspace
 from sharpaudit.tables.pictures import store_image
 from sharpaudit.tables.runs import RunFolder
@@ -97,20 +97,22 @@ def _one_prompt(config: AuditConfig, denoiser: Denoiser, made: Ingested) -> str:
         found.describe() if isinstance(found, Status) else f"nearest training picture at {found[0].similarity:.3f}"
     )
     pixels = f"{picture.shape[1]}x{picture.shape[0]}"
-    return f"one prompt scored by {len(config.scores.metrics)} metrics and generated at {pixels} pixels; {nearest}"
+    return f"one prompt scored by {len(scores.seed_values)} metrics and generated at {pixels} pixels; {nearest}"
 
 
 class _Screen:
     """The audit's screen at one seed, before anything was fitted."""
 
     def __init__(self, config: AuditConfig, denoiser: Denoiser) -> None:
-        self._metrics, self._denoiser = named(config.scores.metrics), denoiser
+        # Every metric of every tier, so that none is met for the first time in the night.
+        metrics = [metric for tier in tiers(config.scores) for metric in tier.metrics]
+        self._metrics, self._denoiser = tuple(dict.fromkeys(metrics)), denoiser
         require(denoiser, self._metrics)
         self._config = replace(screen_config(config), n_seeds=1)
         self._known = unconditional_predictions(denoiser, self._config, places(self._metrics))
         size = math.prod(denoiser.latent_shape)
         self._nothing = Subspace(torch.zeros(size), torch.zeros(0, size), np.zeros(0))
-        self.evaluations = sum(evaluations(self._config, self._metrics).values())
+        self.evaluations = sum(evaluations(self._metrics).values())
 
     def __call__(self, prompts: list[str]) -> list[PromptScores | Status]:
         """The metrics of the prompts."""
@@ -132,8 +134,13 @@ def _rate(config: AuditConfig, denoiser: Denoiser, made: Ingested, measure_s: fl
 
 
 def _plan(config: AuditConfig, counts: dict[str, int], rate: float, denoiser: Denoiser) -> Plan:
-    metrics = named(config.scores.metrics)
-    per_prompt = sum(evaluations(screen_config(config), metrics).values())
+    cascade = tiers(config.scores)
+    per_prompt, share = 0.0, 1.0
+    for tier in cascade:
+        # As many of the harmless go on as of the fit prompts; memorised ones are few.
+        share *= 1 - tier.above
+        per_prompt += share * tier.n_seeds * sum(evaluations(tier.metrics).values())
+    wanted = places([metric for tier in cascade for metric in tier.metrics])
     scored = sum(n for role, n in counts.items() if role != "fit")
     flagged = math.ceil(config.triage.alpha * counts["audit"])
     samples = (
@@ -142,8 +149,8 @@ def _plan(config: AuditConfig, counts: dict[str, int], rate: float, denoiser: De
         + min(config.samples.band_prompts, counts["fit"]) * config.samples.per_band
     )
     cost = {
-        "fit": config.scores.n_seeds * len(places(metrics)) + counts["fit"],
-        "score": scored * per_prompt,
+        "fit": total_seeds(cascade) * len(wanted) + counts["fit"],
+        "score": round(scored * per_prompt),
         "sample": samples * 2 * config.samples.steps,
     }
     pixels = denoiser.decode(torch.zeros(1, *denoiser.latent_shape))[0].numel()

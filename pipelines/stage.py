@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import pyarrow as pa
+from pydantic import BaseModel
 
 from sharpaudit import config as configuration
 from sharpaudit.config import AuditConfig
@@ -112,7 +113,9 @@ def identity(stage: Stage, config: AuditConfig, facts: Facts, upstream: Mapping[
 
 def _plain(value: Any) -> Any:
     """As JSON gives it back, so that a run's record equals itself."""
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return [_plain(entry) for entry in value]
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
 
 
 def table_commit(stage: Stage, work: list[Work], quarantined: list[str]) -> TableCommit:

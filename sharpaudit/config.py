@@ -125,8 +125,23 @@ MetricName = Literal[
 ]
 
 
+class TierConfig(Section):
+    """A later tier of the cascade: what it measures, of whom."""
+
+    above: float = Field(ge=0, lt=1)
+    """Prompts come here whose deciding score at the tier before is at or above this quantile of the fit prompts'."""
+    metrics: tuple[MetricName, ...] = Field(min_length=1)
+    """The first decides, the others are recorded beside it."""
+    n_seeds: int = Field(4, ge=1, le=64)
+    """Noise draws of its own: those of no other tier."""
+
+
+GATES = ("residual_gap", "noise_gap")
+"""Metrics whose quantiles the fit prompts' differences give without another evaluation."""
+
+
 class ScoresConfig(Section):
-    """What the screen measures at the first step."""
+    """What the screen measures at the first step, of every prompt and then of what stands out."""
 
     n_seeds: int = identity("fit_unconditional", default=1, ge=1, le=64)
     """Noise draws per prompt; the score is the mean over them."""
@@ -138,11 +153,21 @@ class ScoresConfig(Section):
     """First-step metrics. The first decides, the others are recorded beside it."""
     step: float = identity("score", default=1.0, gt=0, le=1e3)
     """h of finite differences, in units of the latent."""
+    then: tuple[TierConfig, ...] = identity("fit_unconditional", default=())
+    """Later tiers. A prompt that does not reach one is cleared; p ranks by the last tier reached, then by the score."""
 
     @model_validator(mode="after")
-    def _each_once(self) -> ScoresConfig:
-        if len(set(self.metrics)) < len(self.metrics):
-            raise ValueError("metrics names one twice; name each once")
+    def _tiers(self) -> ScoresConfig:
+        for metrics in (self.metrics, *(tier.metrics for tier in self.then)):
+            if len(set(metrics)) < len(metrics):
+                raise ValueError("metrics names one twice; name each once")
+        gates = [(self.metrics[0], self.n_seeds), *((tier.metrics[0], tier.n_seeds) for tier in self.then)][:-1]
+        for metric, n_seeds in gates:
+            if metric not in GATES or n_seeds != 1:
+                raise ValueError(
+                    f"a tier before another decides by {' or '.join(GATES)} at one seed, this one by {metric} at "
+                    f"{n_seeds}: its threshold comes from what fit evaluates"
+                )
         return self
 
 

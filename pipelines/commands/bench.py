@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
+from pipelines.bench.lines import Line, unmet, write_json
 from pipelines.commands.options import set_option
+from sharpaudit.config import LAB
 
 FOLDER = click.Path(path_type=Path)
 
@@ -17,7 +20,7 @@ def bench() -> None:
 
 
 @bench.command()
-@click.argument("folder", type=FOLDER)
+@click.argument("folder", type=FOLDER, default=LAB / "emoji")
 @click.option("--split", type=click.Choice(["development", "test"]), default="test", show_default=True)
 @click.option("--out", type=FOLDER, default=Path("runs/detection"), show_default=True, help="Keeps the scores.")
 @click.option("--full", is_flag=True, help="16 single seeds in place of 4, where one evaluation serves all metrics.")
@@ -26,22 +29,70 @@ def bench() -> None:
 def detection(
     folder: Path, split: str, out: Path, full: bool, json_path: Path | None, overrides: tuple[str, ...]
 ) -> None:
-    """Every first-step metric on a split of the lab FOLDER. A second call scores nothing again.
+    """Every first-step metric on a split of the lab FOLDER, of the one that ships by default.
+
+    A second call scores nothing again.
 
     \b
-    Example: sharpaudit bench detection emoji --json detection.json
+    Example: sharpaudit bench detection --json detection.json
     """
     from pipelines import signals
     from pipelines.bench.detection import GOALS, bench_lines, detect, markdown
-    from pipelines.bench.lines import unmet, write_json
 
     signals.install()
     found = detect(folder, split, out.absolute() / split, full=full, overrides=overrides)
     click.echo(markdown(found), nl=False)
-    lines = list(bench_lines(found))
+    _finish(list(bench_lines(found)), [f"residual_gap.n1.exact.{name}" for name in GOALS], json_path)
+
+
+@bench.command()
+@click.argument("folder", type=FOLDER, default=LAB / "emoji")
+@click.option("--split", type=click.Choice(["development", "test"]), default="test", show_default=True)
+@click.option("--json", "json_path", type=FOLDER, help="Write {name, value, low, high, unit, n, goal, met} there.")
+def cascade(folder: Path, split: str, json_path: Path | None) -> None:
+    """What the gates of a cascade lose against its last tier on every prompt, on the lab FOLDER.
+
+    On the development split several gates, to choose from; on the test split the default.
+
+    \b
+    Example: sharpaudit bench cascade --split development
+    """
+    from pipelines.bench.cascade import DEFAULT, bench_lines, compare, markdown
+
+    results = list(compare(folder, split))
+    click.echo(markdown(results), nl=False)
+    _finish(list(bench_lines(results)), [f"cascade.above_{100 * DEFAULT:g}.tpr1_difference_low"], json_path)
+
+
+@bench.command()
+@click.argument("folder", type=FOLDER, default=LAB / "emoji")
+@click.option("--sd1/--no-sd1", default=True, show_default=True, help="Also a UNet of Stable Diffusion 1's size.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of torch; all cores by default.")
+@click.option("--json", "json_path", type=FOLDER, help="Write {name, value, low, high, unit, n, goal, met} there.")
+def throughput(folder: Path, sd1: bool, threads: int | None, json_path: Path | None) -> None:
+    """How many prompts a second, against released detectors' practice, on the lab FOLDER.
+
+    Ratios of the same minutes on the same machine. Nothing else should run beside it.
+
+    \b
+    Example: sharpaudit bench throughput --json throughput.json
+    """
+    import os
+
+    from pipelines.bench.throughput import markdown, measure, needed
+    from sharpaudit.denoisers.devices import use_threads
+
+    use_threads(threads or os.cpu_count() or 1)
+    found = measure(folder, sd1=sd1)
+    click.echo(markdown(found), nl=False)
+    _finish(found.lines, needed(found), json_path)
+
+
+def _finish(lines: list[Line], wanted: list[str], json_path: Path | None) -> NoReturn:
+    """Write the lines, say every goal that is not met, and exit with 1 if there is one."""
     if json_path:
         write_json(json_path, lines)
-    missed = unmet(lines, [f"residual_gap.n1.exact.{name}" for name in GOALS])
+    missed = unmet(lines, wanted)
     for sentence in missed:
         click.echo(sentence, err=True)
     raise click.exceptions.Exit(1 if missed else 0)

@@ -8,6 +8,7 @@ from pipelines.stages.fit import DifferencesStage, SubspaceStage, UnconditionalS
 from pipelines.stages.match import MatchStage
 from pipelines.stages.sample import SampleStage
 from pipelines.stages.score import ScoreStage
+from pipelines.stages.thresholds import ThresholdsStage
 from pipelines.stages.triage import TriageStage
 
 STAGES: dict[str, Stage] = {
@@ -16,6 +17,7 @@ STAGES: dict[str, Stage] = {
         UnconditionalStage(),
         DifferencesStage(),
         SubspaceStage(),
+        ThresholdsStage(),
         ScoreStage(),
         TriageStage(),
         SampleStage(),

@@ -1,12 +1,13 @@
-"""Fit: what the screen learns from harmless prompts, in three steps.
+"""Fit: what the screen learns from harmless prompts, in four steps.
 
 (a) `fit_unconditional`: x0_hat(x, empty) for every seed and place, and the noise floor; (b) `fit_differences`: row
-shards over the fit prompts; (c) `fit_subspace`: the directions of harmless change. Fit prompts serve nothing else but
-the match bands.
+shards over the fit prompts; (c) `fit_subspace`: the directions of harmless change; (d) `fit_thresholds`, in a file of
+its own: where the tiers of a cascade let prompts pass. Fit prompts serve nothing else but the match bands.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ from pipelines.stage import Facts, Stage, Work, Worker
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status, UserError
-from sharpaudit.scores.base import PROBE, Known
-from sharpaudit.scores.metrics import named
+from sharpaudit.scores.base import PROBE, Known, Metric
+from sharpaudit.scores.cascade import tiers, total_seeds
 from sharpaudit.scores.plan import places
 from sharpaudit.scores.screen import ScreenConfig, differences, noise_floor, require, unconditional_predictions
 from sharpaudit.scores.subspace import Subspace, fit_subspace
@@ -47,12 +48,12 @@ class UnconditionalStage(Stage):
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
         """One shard with all seeds."""
-        n_seeds = config.scores.n_seeds
+        n_seeds = total_seeds(tiers(config.scores))
         return [Work(self.name, "seeds", n_seeds, digest_of([n_seeds, *_places(config)]))]
 
     def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:
         """The seeds."""
-        return pa.table({"seed_index": pa.array(range(config.scores.n_seeds), pa.int32())})
+        return pa.table({"seed_index": pa.array(range(total_seeds(tiers(config.scores))), pa.int32())})
 
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker that holds the model."""
@@ -62,12 +63,13 @@ class UnconditionalStage(Stage):
 class UnconditionalWorker:
     def __init__(self, config: AuditConfig) -> None:
         self._config, self._denoiser = config, load_denoiser(config.model)
-        require(self._denoiser, named(config.scores.metrics))
+        require(self._denoiser, _metrics(config))
 
     def process(self, rows: pa.Table) -> pa.Table:
         """Predictions, and the noise floor beside each."""
         settings = screen_config(self._config)
-        known = unconditional_predictions(self._denoiser, settings, _places(self._config))
+        every_seed = replace(settings, n_seeds=rows.num_rows)
+        known = unconditional_predictions(self._denoiser, every_seed, _places(self._config))
         if not all(torch.isfinite(predictions_KCHW).all() for predictions_KCHW in known.values()):
             raise UserError(
                 f"{self._config.model.path or self._config.model.repo}: the model's output for the empty prompt is not "
@@ -203,12 +205,17 @@ def read_prompts(run: RunFolder, work: Work) -> pa.Table:
 
 
 def screen_config(config: AuditConfig) -> ScreenConfig:
-    """What the screen reads of the configuration."""
+    """What the screen reads of the configuration; seeds are those of the first tier."""
     return ScreenConfig(config.scores.n_seeds, config.seed, config.scores.step, config.model.batch_size)
 
 
 def _places(config: AuditConfig) -> tuple[str, ...]:
-    return places(named(config.scores.metrics))
+    return places(_metrics(config))
+
+
+def _metrics(config: AuditConfig) -> list[Metric]:
+    """Those of all tiers."""
+    return [metric for tier in tiers(config.scores) for metric in tier.metrics]
 
 
 def load_unconditional(run: RunFolder, config: AuditConfig) -> Known:

@@ -1,28 +1,30 @@
 """Score: every prompt that is not a fit prompt, by every metric, from the fewest evaluations.
 
-One tier: the first metric of `scores.metrics` decides, the others are recorded beside it.
+At every tier the first metric decides, the others are recorded beside it. A prompt that an earlier tier cleared has one
+row `cleared` for each metric of the later ones, so that every prompt has a row per tier and metric.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 
 from pipelines.stage import Stage, Work, Worker
 from pipelines.stages.fit import corpus_work, load_subspace, load_unconditional, read_prompts, reason, screen_config
+from pipelines.stages.thresholds import load_thresholds
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status
 from sharpaudit.scores.base import Known
-from sharpaudit.scores.metrics import named
-from sharpaudit.scores.screen import evaluations, screen
+from sharpaudit.scores.cascade import Tier, screen_tiers, tiers
+from sharpaudit.scores.plan import evaluations
+from sharpaudit.scores.screen import PromptScores
 from sharpaudit.scores.subspace import Subspace
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import SCORES
-
-TIER = 1
 
 
 class ScoreStage(Stage):
@@ -31,7 +33,7 @@ class ScoreStage(Stage):
     name = "score"
     table = SCORES
     scope = "row"
-    upstream = ("fit_subspace",)
+    upstream = ("fit_thresholds",)
     key = "prompt_id"
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
@@ -44,40 +46,41 @@ class ScoreStage(Stage):
 
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker that holds the model and what fit learned."""
-        return ScoreWorker(config, load_unconditional(run, config), load_subspace(run))
+        return ScoreWorker(config, load_unconditional(run, config), load_subspace(run), load_thresholds(run))
 
 
 class ScoreWorker:
-    def __init__(self, config: AuditConfig, known: Known, subspace: Subspace) -> None:
+    """thresholds: by the number of the tier that they let into; none for a single tier."""
+
+    def __init__(
+        self, config: AuditConfig, known: Known, subspace: Subspace, thresholds: dict[int, float] | None = None
+    ) -> None:
         self._denoiser = load_denoiser(config.model)
-        self._known, self._subspace = known, subspace
-        self._screen, self._metrics = screen_config(config), named(config.scores.metrics)
-        self._evaluations = evaluations(self._screen, self._metrics)
+        self._known, self._subspace, self._thresholds = known, subspace, thresholds or {}
+        self._screen, self._tiers = screen_config(config), tiers(config.scores)
 
     def process(self, rows: pa.Table) -> pa.Table:
-        """One row a prompt and metric."""
+        """One row a prompt, tier and metric."""
         ids, prompts = rows["prompt_id"].to_pylist(), rows["prompt"].to_pylist()
-        found = screen(self._denoiser, prompts, self._known, self._subspace, self._screen, self._metrics)
+        by_tier = screen_tiers(
+            self._denoiser, prompts, self._known, self._subspace, self._screen, self._tiers, self._thresholds
+        )
         made = []
-        for prompt_id, scores in zip(ids, found, strict=True):
-            for metric in self._evaluations:
-                values = None if isinstance(scores, Status) else scores.seed_values[metric]
-                made.append({"prompt_id": prompt_id, "metric": metric} | self._row(metric, values))
+        for tier, found in zip(self._tiers, by_tier, strict=True):
+            for prompt_id, scores in zip(ids, found, strict=True):
+                made += [{"prompt_id": prompt_id} | row for row in self._rows(tier, scores)]
         return pa.Table.from_pylist(made, SCORES.schema)
 
-    def _row(self, metric: str, values: list[float] | None) -> dict[str, Any]:
-        """The numbers of a prompt and metric; a value only where every seed has one."""
-        common = {
-            "tier": TIER,
-            "n_seeds": self._screen.n_seeds,
-            "timestep": self._denoiser.first_timestep(),
-            "evaluations": self._evaluations[metric],
-        }
-        if values is None:
-            status = Status.OUT_OF_MEMORY
-            return common | {"status": status, "reason": reason(status), "seed_values": None, "value": None}
-        finite = [value if math.isfinite(value) else None for value in values]
-        whole = [value for value in finite if value is not None]
-        status = Status.OK if len(whole) == len(values) else Status.NON_FINITE
-        value = sum(whole) / len(whole) if status is Status.OK else None
-        return common | {"value": value, "seed_values": finite, "status": status, "reason": reason(status)}
+    def _rows(self, tier: Tier, scores: PromptScores | Status) -> Iterator[dict[str, Any]]:
+        """The numbers of a prompt at a tier, by metric; a value only where every seed has one."""
+        common = {"tier": tier.number, "n_seeds": tier.n_seeds, "timestep": self._denoiser.first_timestep()}
+        reached = scores not in (Status.CLEARED, Status.NO_SCORE)
+        for metric, n in evaluations(tier.metrics).items():
+            row = common | {"metric": metric, "evaluations": n * tier.n_seeds if reached else 0}
+            if isinstance(scores, Status):
+                yield row | {"status": scores, "reason": reason(scores), "seed_values": None, "value": None}
+                continue
+            finite = [value if math.isfinite(value) else None for value in scores.seed_values[metric]]
+            status = Status.NON_FINITE if None in finite else Status.OK
+            value = None if None in finite else scores.mean(metric)
+            yield row | {"value": value, "seed_values": finite, "status": status, "reason": reason(status)}

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.stage import Stage, Work, Worker
-from pipelines.stages.score import TIER
 from sharpaudit.config import AuditConfig
+from sharpaudit.errors import Status
+from sharpaudit.scores.cascade import tiers
 from sharpaudit.tables.records import digest_of
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import CORPUS, SCORES, TRIAGE
 from sharpaudit.triage.decide import decide
 from sharpaudit.triage.select import select
+
+SCORE = ("tier", "metric", "value", "status", "reason")
 
 
 class TriageStage(Stage):
@@ -31,14 +36,11 @@ class TriageStage(Stage):
         return [Work(self.name, f"all-{digest[:8]}", sum(m.rows for m in corpus), digest)]
 
     def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:
-        """Every prompt's role and family, with its deciding score where there is one."""
+        """Every prompt's role and family, with the score of the last tier that it reached where there is one."""
         folder = run.table(CORPUS)
         corpus = folder.read_all(folder.current(), ["prompt_id", "role", "family_id"])
-        folder = run.table(SCORES)
-        scores = folder.read_all(folder.current(), ["prompt_id", "metric", "value", "status", "reason"])
         # A join keeps no order; a shard's rows must not depend on chance.
-        deciding = scores.filter(pc.field("metric") == config.scores.metrics[0])
-        return corpus.join(deciding, "prompt_id", join_type="left outer").sort_by("prompt_id")
+        return corpus.join(_deciding(run, config), "prompt_id", join_type="left outer").sort_by("prompt_id")
 
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker that decides and selects."""
@@ -52,6 +54,17 @@ class TriageWorker:
     def process(self, rows: pa.Table) -> pa.Table:
         """One row a prompt, whatever its role."""
         corpus = rows.select(["prompt_id", "role", "family_id"])
-        scores = rows.select(["prompt_id", "value", "status", "reason"]).filter(pc.is_valid(rows["status"]))
-        decided = decide(corpus, scores, metric=self._config.scores.metrics[0], tier=TIER, config=self._config)
-        return select(decided, self._config)
+        scores = rows.select(["prompt_id", *SCORE]).filter(pc.is_valid(rows["status"]))
+        return select(decide(corpus, scores, self._config), self._config)
+
+
+def _deciding(run: RunFolder, config: AuditConfig) -> pa.Table:
+    """One row a prompt: the deciding metric at the last tier that it reached."""
+    folder = run.table(SCORES)
+    rows = folder.read_all(folder.current(), ["prompt_id", *SCORE])
+    cascade = tiers(config.scores)
+    reached = pc.invert(pc.is_in(rows["status"], pa.array([Status.CLEARED, Status.NO_SCORE])))
+    chosen = [pc.and_(pc.equal(rows["tier"], t.number), pc.equal(rows["metric"], t.deciding)) for t in cascade]
+    found = rows.filter(pc.and_(reduce(pc.or_, chosen), reached))
+    last = found.group_by("prompt_id").aggregate([("tier", "max")]).rename_columns({"tier_max": "tier"})
+    return last.join(found, ["prompt_id", "tier"])

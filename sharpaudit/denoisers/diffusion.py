@@ -181,14 +181,19 @@ class DiffusionDenoiser:
         x_BCHW = x_BCHW.to(self.device, torch.float32)
         nothing: AbstractContextManager[list[torch.Tensor]] = nullcontext([])
         with recorded(self._unet) if record_attention else nothing as maps:
-            output_BCHW = self._unet(
-                x_BCHW.to(self._dtype, memory_format=torch.channels_last),
-                torch.tensor(t, device=self.device),
-                encoder_hidden_states=conditioning.tensors["prompt"].to(self._dtype),
-                return_dict=False,
-            )[0]
+            output_BCHW = self.network(x_BCHW, t, conditioning)
         x0_BCHW = self._schedule.x0_hat(x_BCHW, output_BCHW.to(torch.float32), t)
         return Prediction(x0_BCHW.contiguous(), maps[0] if maps else None)
+
+    def network(self, x_BCHW: torch.Tensor, t: int, conditioning: Conditioning) -> torch.Tensor:
+        """What the UNet itself gives, in its own precision, with shape (B, C, H, W)."""
+        output_BCHW: torch.Tensor = self._unet(
+            x_BCHW.to(self._dtype, memory_format=torch.channels_last),
+            torch.tensor(t, device=self.device),
+            encoder_hidden_states=conditioning.tensors["prompt"].to(self._dtype),
+            return_dict=False,
+        )[0]
+        return output_BCHW
 
     def decode(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
         """The autoencoder's pictures."""

@@ -1,7 +1,7 @@
 """The score histogram as inline SVG: numbers in, markup out, no dependency.
 
 Bars: audited prompts. Line: calibration prompts, scaled to the same number of prompts. The dashed line is where a
-prompt is flagged; a line outside the axis stands at its end. The count axis is a
+prompt is flagged or goes on to the next tier; a line outside the axis stands at its end. The count axis is a
 square root, so that few flagged prompts show beside many others.
 """
 
@@ -19,7 +19,7 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 16, 16, 44
 
 
 def histogram(data: Mapping[str, Any]) -> str:
-    """SVG of the facts' histogram: edges, audit, calibration (counts), flag_line (or null), metric."""
+    """SVG of the facts' histogram: edges, audit, calibration (counts), line (says, at or null), metric."""
     edges, audit, calibration = data["edges"], data["audit"], data["calibration"]
     scale = sum(audit) / sum(calibration) if sum(calibration) else 0.0
     scaled = [count * scale for count in calibration]
@@ -35,7 +35,7 @@ def histogram(data: Mapping[str, Any]) -> str:
         return HEIGHT - BOTTOM - math.sqrt(count / top) * (HEIGHT - TOP - BOTTOM)
 
     floor = y(0)
-    line = data["flag_line"]
+    line = data["line"]["at"]
     parts = [f'<line class="axis" x1="{LEFT}" y1="{floor:.1f}" x2="{WIDTH - RIGHT}" y2="{floor:.1f}"/>']
     for i, count in enumerate(audit):
         left, right = x(edges[i]), x(edges[i + 1])
@@ -56,7 +56,7 @@ def histogram(data: Mapping[str, Any]) -> str:
         side = "end" if x(line) > WIDTH * 0.8 else "start"
         shift = -6 if side == "end" else 6
         place = f'x="{x(line) + shift:.1f}" y="{TOP + 12}" text-anchor="{side}"'
-        parts.append(f'<text class="flag" {place}>flagged above {line:.4g}</text>')
+        parts.append(f'<text class="flag" {place}>{escape(data["line"]["says"])} {line:.4g}</text>')
     label = f"{escape(printable(data['metric']))} (log scale)"
     parts.append(f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{label}</text>')
     body = "".join(parts)

@@ -12,17 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from sharpaudit.errors import Status
 from sharpaudit.matches.decide import false_match_bound
-from sharpaudit.statistics.conformal import fpr_interval, rank_at, smallest_p
+from sharpaudit.report import screening
+from sharpaudit.report.reading import Row, one, rows_of
 from sharpaudit.statistics.intervals import clopper_pearson, upper_bound
 from sharpaudit.tables.query import Connection, view_name
 from sharpaudit.tables.schemas import RUN_TABLES
 
 VERSION = 1
-BINS = 40
 MISS_LEVEL = 0.05
 
 LIMITS = (
@@ -34,8 +32,6 @@ LIMITS = (
     "The descriptor compares whole pictures. Copies of a small region, a style or a template can escape it.",
 )
 
-Row = dict[str, Any]
-
 
 def collect(connection: Connection, run: Mapping[str, Any]) -> Row:
     """The facts of a run.
@@ -44,7 +40,7 @@ def collect(connection: Connection, run: Mapping[str, Any]) -> Row:
     index, hardware, quarantined (stage, shard, rows, reason of each), command.
     """
     triage = run["settings"]["triage"]
-    level = _level(connection, triage)
+    level = screening.level_of(connection, triage)
     differences = _differences(connection, run)
     return {
         "version": VERSION,
@@ -52,29 +48,21 @@ def collect(connection: Connection, run: Mapping[str, Any]) -> Row:
         "flow": _flow(connection),
         "reconciles": not differences,
         "differences": differences,
-        "calibration": _calibration(connection, triage, level),
-        "histogram": _histogram(connection, level),
-        "borderline": _borderline(connection, level),
+        "tiers": screening.tiers(connection),
+        "calibration": screening.calibration(connection, triage, level),
+        "histogram": screening.histogram(connection, level),
+        "borderline": screening.borderline(connection, level),
         "findings": _findings(connection),
         "controls": _controls(connection),
         "positive_controls": _positive_controls(connection),
         "bands": _bands(connection),
         "exclusions": _exclusions(connection),
         "quarantined": list(run["quarantined"]),
-        "noise_floor": _one(connection, "SELECT max(noise_floor) FROM fit_unconditional"),
-        "truncated": _one(connection, "SELECT count(*) FROM corpus WHERE truncated AND role = 'audit'"),
-        "indistinguishable": _one(connection, "SELECT coalesce(sum(n_prompts), 0)::BIGINT FROM indistinguishable"),
+        "noise_floor": one(connection, "SELECT max(noise_floor) FROM fit_unconditional"),
+        "truncated": one(connection, "SELECT count(*) FROM corpus WHERE truncated AND role = 'audit'"),
+        "indistinguishable": one(connection, "SELECT coalesce(sum(n_prompts), 0)::BIGINT FROM indistinguishable"),
         "limits": list(LIMITS),
     }
-
-
-def _one(connection: Connection, sql: str) -> Any:
-    return connection.sql(sql).fetchall()[0][0]
-
-
-def _rows(connection: Connection, sql: str) -> list[Row]:
-    relation = connection.sql(sql)
-    return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
 
 
 def _rate(k: int, n: int) -> Row:
@@ -87,7 +75,7 @@ def _rate(k: int, n: int) -> Row:
 
 def _flow(connection: Connection) -> list[Row]:
     """From source rows to copies, for audited prompts."""
-    count = _rows(
+    count = rows_of(
         connection,
         """
         SELECT
@@ -143,15 +131,15 @@ def _differences(connection: Connection, run: Mapping[str, Any]) -> list[str]:
             "SELECT count(DISTINCT sample_id) FROM matches",
             lost["match"],
         ),
-        "rows of scores, and prompts times metrics": (
+        "rows of scores, and prompts times metrics of all tiers": (
             "SELECT count(*) FROM scores",
-            "SELECT count(DISTINCT prompt_id) * count(DISTINCT metric) FROM scores",
+            "SELECT count(DISTINCT prompt_id) * count(DISTINCT (tier, metric)) FROM scores",
             0,
         ),
     }
     found = []
     for what, (left, right, aside) in sums.items():
-        a, b = _one(connection, left), _one(connection, right) + aside
+        a, b = one(connection, left), one(connection, right) + aside
         if a != b:
             found.append(f"{what}: {a:,} and {b:,}")
     return found + _stray_keys(connection)
@@ -162,86 +150,19 @@ def _stray_keys(connection: Connection) -> list[str]:
     found = []
     for table in RUN_TABLES:
         name, key = view_name(table), ", ".join(table.key)
-        n = _one(connection, f"SELECT count(*) - count(DISTINCT row({key})) FROM {name}")  # noqa: S608
+        n = one(connection, f"SELECT count(*) - count(DISTINCT row({key})) FROM {name}")  # noqa: S608
         if n:
             found.append(f"rows of {name} whose key stands there before: {n:,}")
     for name, before in (("corpus", "origins"), ("scores", "corpus"), ("triage", "corpus")):
-        n = _one(connection, f"SELECT count(*) FROM {name} ANTI JOIN {before} USING (prompt_id)")  # noqa: S608
+        n = one(connection, f"SELECT count(*) FROM {name} ANTI JOIN {before} USING (prompt_id)")  # noqa: S608
         if n:
             found.append(f"rows of {name} whose prompt is not in {before}: {n:,}")
     return found
 
 
-def _level(connection: Connection, triage: Mapping[str, Any]) -> float | None:
-    """The p at which a prompt is flagged: alpha, or with flag_by = "q" the largest flagged p, null without one."""
-    if triage["flag_by"] == "p":
-        return float(triage["alpha"])
-    found: float | None = _one(connection, "SELECT max(p_value) FROM triage WHERE role = 'audit' AND flagged")
-    return found
-
-
-def _n_calibration(connection: Connection) -> int:
-    return int(_one(connection, "SELECT count(*) FROM triage WHERE role = 'calibration' AND status = 'ok'"))
-
-
-def _calibration(connection: Connection, triage: Mapping[str, Any], level: float | None) -> Row:
-    """What the flags rest on. The false-positive rate is of p <= alpha, and undefined without calibration prompts."""
-    n = _n_calibration(connection)
-    interval = fpr_interval(triage["alpha"], n) if n else None
-    return {
-        "n": n,
-        "flag_by": triage["flag_by"],
-        "alpha": triage["alpha"],
-        "q": triage["q"],
-        "fpr_low": interval.low if interval else None,
-        "fpr_high": interval.high if interval else None,
-        "smallest_p": smallest_p(n) if n else None,
-        "flag_line": _flag_line(connection, level),
-        "fit": _one(connection, "SELECT count(*) FROM corpus WHERE role = 'fit'"),
-    }
-
-
-def _flag_line(connection: Connection, level: float | None) -> float | None:
-    """The calibration score that a prompt must exceed for p <= level; null where nothing can be flagged."""
-    if level is None:
-        return None
-    sql = "SELECT value FROM triage WHERE role = 'calibration' AND value IS NOT NULL ORDER BY value DESC"
-    values = [row[0] for row in connection.sql(sql).fetchall()]
-    k = rank_at(level, len(values))
-    return values[k - 1] if 0 < k <= len(values) else None
-
-
-def _borderline(connection: Connection, level: float | None) -> list[str]:
-    """Audited prompts within one calibration rank of the level: rounding on another machine may turn their flag."""
-    if level is None:
-        return []
-    rank = 1 / (_n_calibration(connection) + 1) + 1e-9
-    sql = f"SELECT prompt_id FROM triage WHERE role = 'audit' AND abs(p_value - {level}) <= {rank} ORDER BY prompt_id"  # noqa: S608
-    return [row[0] for row in connection.sql(sql).fetchall()]
-
-
-def _histogram(connection: Connection, level: float | None) -> Row | None:
-    """Counts of the deciding score on a logarithmic axis, which has no place for zero; null without positive scores."""
-    sql = "SELECT role, value FROM triage WHERE value IS NOT NULL AND role IN ('audit', 'calibration')"
-    scored = connection.sql(sql).fetchall()
-    rows = [(role, value) for role, value in scored if value > 0]
-    if not rows:
-        return None
-    values = {role: np.array([v for r, v in rows if r == role]) for role in ("audit", "calibration")}
-    both = np.concatenate(list(values.values()))
-    low, high = float(both.min()), float(both.max())
-    edges = np.geomspace(low, high if high > low else low * 1.01, BINS + 1)
-    # The rounding of the logarithm must not push the extremes out of the outer bins.
-    edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)
-    counts = {role: np.histogram(v, edges)[0].tolist() for role, v in values.items()}
-    metric = _one(connection, "SELECT any_value(metric) FROM triage WHERE metric IS NOT NULL")
-    rest = {"metric": metric, "flag_line": _flag_line(connection, level), "not_positive": len(scored) - len(rows)}
-    return {"edges": edges.tolist()} | rest | counts
-
-
 def _findings(connection: Connection) -> Row:
     """All of them, the most similar first; the page shows as many as the configuration says."""
-    rows = _rows(
+    rows = rows_of(
         connection,
         """
         SELECT f.*, coalesce(c.n_copies, 0) AS source_rows,
@@ -255,7 +176,7 @@ def _findings(connection: Connection) -> Row:
 
 def _controls(connection: Connection) -> Row:
     """The control sample by stratum, and what it bounds."""
-    rows = _rows(
+    rows = rows_of(
         connection,
         """
         WITH examined AS (
@@ -275,13 +196,13 @@ def _controls(connection: Connection) -> Row:
         worst = row["copied"] + row["not_examined"]
         row["missed_high"] = row["size"] * upper_bound(worst, row["drawn"], 1 - MISS_LEVEL / len(rows))
     missed = sum(row["missed_high"] for row in rows)
-    found = _one(connection, "SELECT count(*) FROM findings WHERE selected_for = 'flagged'")
+    found = one(connection, "SELECT count(*) FROM findings WHERE selected_for = 'flagged'")
     recall = found / (found + missed) if found + missed > 0 else None
     return {"strata": rows, "missed_high": missed, "found": found, "recall_low": recall}
 
 
 def _positive_controls(connection: Connection) -> Row:
-    counts = _rows(
+    counts = rows_of(
         connection,
         """
         SELECT count(*) AS n, count(*) FILTER (flagged) AS flagged, count(*) FILTER (prompt_id IN (
@@ -296,7 +217,7 @@ def _positive_controls(connection: Connection) -> Row:
 
 
 def _bands(connection: Connection) -> Row | None:
-    rows = _rows(connection, "SELECT * EXCLUDE (status, reason) FROM bands")
+    rows = rows_of(connection, "SELECT * EXCLUDE (status, reason) FROM bands")
     if not rows:
         return None
     counts = dict(
@@ -314,4 +235,4 @@ def _bands(connection: Connection) -> Row | None:
 
 def _exclusions(connection: Connection) -> list[Row]:
     sql = "SELECT stage, table_name, status, n FROM outcomes WHERE status NOT IN ('ok', 'cleared') ORDER BY ALL"
-    return [row | {"sentence": Status(row["status"]).describe()} for row in _rows(connection, sql)]
+    return [row | {"sentence": Status(row["status"]).describe()} for row in rows_of(connection, sql)]

@@ -9,6 +9,7 @@ Shapes: B prompts in a batch, N prompts, K seeds, C H W latent, D = C*H*W.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,6 @@ import torch
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.batching import in_batches
 from sharpaudit.errors import Status, UserError
-from sharpaudit.scores import plan
 from sharpaudit.scores.base import FIRST, Evidence, Known, Metric, Place, point
 from sharpaudit.scores.noise_gap import delta_eps, noise_gap
 from sharpaudit.scores.subspace import Subspace
@@ -28,12 +28,18 @@ from sharpaudit.scores.subspace import Subspace
 
 @dataclass(frozen=True)
 class ScreenConfig:
-    """n_seeds: noise draws. step: length of finite displacements, in units of the latent."""
+    """n_seeds: noise draws, from first_seed on. step: length of finite displacements, in units of the latent."""
 
     n_seeds: int
     seed: int
     step: float
     batch_size: int
+    first_seed: int = 0
+
+    @property
+    def seeds(self) -> range:
+        """The numbers of the draws."""
+        return range(self.first_seed, self.first_seed + self.n_seeds)
 
 
 @dataclass(frozen=True)
@@ -42,14 +48,19 @@ class PromptScores:
 
     seed_values: dict[str, list[float]]
 
+    def mean(self, metric: str) -> float:
+        """The metric's mean over seeds, NaN unless every seed has a finite value."""
+        values = self.seed_values[metric]
+        return sum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
+
 
 def unconditional_predictions(denoiser: Denoiser, config: ScreenConfig, places: Sequence[str] = (FIRST,)) -> Known:
-    """x0_hat(x, empty) at each place, float32 on the CPU, each with shape (K, C, H, W)."""
+    """x0_hat(x, empty) at each place and seed, float32 on the CPU, each with shape (K, C, H, W)."""
     empty = denoiser.encode([""])
     known = {}
     with torch.no_grad():
         for place in places:
-            at = [point(denoiser, place, config.seed, k, config.step) for k in range(config.n_seeds)]
+            at = [point(denoiser, place, config.seed, k, config.step) for k in config.seeds]
             known[place] = torch.cat([denoiser.predict(x[None], t, empty).x0_hat for x, t in at]).cpu()
     return known
 
@@ -122,21 +133,17 @@ def require(denoiser: Denoiser, metrics: Sequence[Metric]) -> None:
             )
 
 
-def evaluations(config: ScreenConfig, metrics: Sequence[Metric]) -> dict[str, int]:
-    """Network evaluations per prompt over all seeds, by the metric that they are made for."""
-    return {name: n * config.n_seeds for name, n in plan.evaluations(metrics).items()}
-
-
 _NOTHING = Subspace(torch.zeros(0), torch.zeros(0, 0), np.zeros(0))
 """For evidence that no metric with a subspace is asked of."""
 
 
 def _places(denoiser: Denoiser, config: ScreenConfig, known: Known) -> list[dict[str, Place]]:
-    """The known places of each seed."""
+    """The known places of each seed. known: of all seeds from 0 on."""
     found: list[dict[str, Place]] = []
-    for k in range(config.n_seeds):
-        found.append({})
+    for k in config.seeds:
+        here = {}
         for name, x0_KCHW in known.items():
             x_CHW, t = point(denoiser, name, config.seed, k, config.step)
-            found[k][name] = Place(x_CHW, t, denoiser.level(t), x0_KCHW[k].to(denoiser.device))
+            here[name] = Place(x_CHW, t, denoiser.level(t), x0_KCHW[k].to(denoiser.device))
+        found.append(here)
     return found

@@ -32,6 +32,18 @@ def p_values(scores: npt.NDArray[np.float64], calibration: npt.NDArray[np.float6
     return np.where(np.isnan(scores), np.nan, (1 + at_least) / (len(ordered) + 1))
 
 
+def lexicographic(tiers: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """One number a row in the order of (tier, value), equal where both are equal; NaN where there is no value.
+
+    What a cascade ends with: whoever went on ranks above whoever was cleared before, whatever the scores.
+    """
+    ranks, scored = np.full(len(values), np.nan), np.flatnonzero(~np.isnan(values))
+    if len(scored):
+        pairs = np.stack([tiers[scored], values[scored]], axis=1)
+        ranks[scored] = np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)
+    return ranks
+
+
 def rank_at(alpha: float, n: int) -> int:
     """k = floor(alpha (n + 1)): a prompt is flagged when fewer than k calibration scores reach its own."""
     return math.floor((alpha + TOLERANCE) * (n + 1))

@@ -24,6 +24,7 @@ from sharpaudit.seeds import generator
 from sharpaudit.statistics.intervals import Interval, clopper_pearson
 
 Values = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int64]
 Statistic = Callable[[Values, Values], float]
 """Of the scores (P,) of memorised and (H,) of harmless prompts."""
 FEW_FAMILIES = 50
@@ -91,27 +92,54 @@ def figure(
         interval = clopper_pearson(round(mean * memorised.n_families), memorised.n_families, level)
     else:
         tail = (1 - level) / 2
-        draws = _replicates(statistic, memorised, harmless, replicates)
+
+        def of(s: int, rows: Rows, columns: Rows) -> float:
+            return statistic(memorised.values_SN[s, rows], harmless.values_SN[s, columns])
+
+        draws = _replicates(of, memorised, harmless, replicates)
         low, high = np.quantile(draws, [tail, 1 - tail])
         interval = Interval(float(low), float(high), level)
     sd = float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else float("nan")
     return Figure(mean, sd, min(by_seed), max(by_seed), interval)
 
 
-def _replicates(statistic: Statistic, memorised: Group, harmless: Group, replicates: int) -> list[float]:
-    """The mean over resampled seeds of the statistic on resampled families, R times."""
+def difference(
+    statistic: Statistic,
+    ours: tuple[Group, Group],
+    other: tuple[Group, Group],
+    *,
+    level: float = 0.95,
+    replicates: int = 1000,
+) -> Interval:
+    """Interval of the mean over seeds of ours less other, on the same resampled families and seeds (paired).
+
+    ours, other: memorised and harmless, the same prompts and seeds in both.
+    """
+    for a, b in zip(ours, other, strict=True):
+        if a.values_SN.shape != b.values_SN.shape or (a.families_N != b.families_N).any():
+            raise ValueError("a paired difference needs the same prompts and seeds on both sides")
+
+    def of(s: int, rows: Rows, columns: Rows) -> float:
+        found = [statistic(p.values_SN[s, rows], h.values_SN[s, columns]) for p, h in (ours, other)]
+        return found[0] - found[1]
+
+    tail = (1 - level) / 2
+    low, high = np.quantile(_replicates(of, *ours, replicates), [tail, 1 - tail])
+    return Interval(float(low), float(high), level)
+
+
+def _replicates(
+    of: Callable[[int, Rows, Rows], float], memorised: Group, harmless: Group, replicates: int
+) -> list[float]:
+    """The mean over resampled seeds of a statistic on resampled families, R times. of: seed, memorised, harmless."""
     draws = []
     for r in range(replicates):
         random = generator("bootstrap", r)
         seeds = random.integers(len(memorised.values_SN), size=len(memorised.values_SN))
-        chosen = [_resampled(group.families_N, random) for group in (memorised, harmless)]
+        rows, columns = (_resampled(group.families_N, random) for group in (memorised, harmless))
         # A seed drawn twice counts twice; its statistic is computed once.
         counts = np.bincount(seeds)
-        found = [
-            counts[s] * statistic(memorised.values_SN[s, chosen[0]], harmless.values_SN[s, chosen[1]])
-            for s in np.flatnonzero(counts)
-        ]
-        draws.append(sum(found) / len(seeds))
+        draws.append(sum(counts[s] * of(int(s), rows, columns) for s in np.flatnonzero(counts)) / len(seeds))
     return draws
 
 

@@ -86,6 +86,12 @@ SUBSPACE = _table(
     ("component",),
     {"component": pa.int32(), "direction": pa.list_(pa.float32()), "variance_share": pa.float64()},
 )
+THRESHOLDS = _table(
+    "fit/thresholds",
+    "fit_thresholds",
+    ("tier",),
+    {"tier": pa.int32(), "metric": pa.string(), "quantile": pa.float64(), "threshold": pa.float64(), "n": pa.int32()},
+)
 SCORES = _table(
     "scores",
     "score",
@@ -181,5 +187,6 @@ REFERENCES = _table(
     },
 )
 
-RUN_TABLES = (ORIGINS, CORPUS, UNCONDITIONAL, DIFFERENCES, SUBSPACE, SCORES, TRIAGE, SAMPLES, BANDS, MATCHES)
+FIT_TABLES = (UNCONDITIONAL, DIFFERENCES, SUBSPACE, THRESHOLDS)
+RUN_TABLES = (ORIGINS, CORPUS, *FIT_TABLES, SCORES, TRIAGE, SAMPLES, BANDS, MATCHES)
 ROLES = ("audit", "positive_control", "calibration", "fit")

@@ -1,8 +1,9 @@
 """Decide: a score against the calibration prompts gives p, families give q, and a threshold on one of them a flag.
 
-Larger scores mean more memorised. p is given to audited prompts and positive controls, q to audited prompts
-only: controls are known to be memorised and must not feed the discovery rate. With flag_by = "q" a positive control is
-therefore still flagged by p. A prompt without a finite score has no p, no q and no flag, and calibrates nothing.
+A score is the last tier reached and the deciding metric there, compared in this order; larger means more memorised. p
+is given to audited prompts and positive controls, q to audited prompts only: controls are known to be memorised and
+must not feed the discovery rate. With flag_by = "q" a positive control is therefore still flagged by p. A prompt
+without a finite score has no p, no q and no flag, and calibrates nothing.
 """
 
 from __future__ import annotations
@@ -14,34 +15,33 @@ import pyarrow.compute as pc
 
 from sharpaudit.config import AuditConfig, TriageConfig
 from sharpaudit.errors import Status, UserError
-from sharpaudit.statistics.conformal import TOLERANCE, p_values
+from sharpaudit.statistics.conformal import TOLERANCE, lexicographic, p_values
 from sharpaudit.statistics.fdr import family_q_values
 
 DECIDED = ("audit", "positive_control")
 
 
-def decide(corpus: pa.Table, scores: pa.Table, *, metric: str, tier: int, config: AuditConfig) -> pa.Table:
+def decide(corpus: pa.Table, scores: pa.Table, config: AuditConfig) -> pa.Table:
     """One row a prompt of `corpus`, in its order.
 
-    corpus: prompt_id, role, family_id. scores: prompt_id, value, status, reason of the deciding metric; a prompt
-    that should have a score and has no row was in a quarantined shard, and fit prompts have none. Raises UserError
-    without a calibration score, ValueError where a prompt has two scores.
+    corpus: prompt_id, role, family_id. scores: prompt_id, tier, metric, value, status, reason of the deciding metric
+    at the last tier that the prompt reached; a prompt that should have a score and has no row was in a quarantined
+    shard, and fit prompts have none. Raises UserError without a calibration score, ValueError where a prompt has two.
     """
     outcome = _outcomes(corpus, scores)
     role = corpus["role"].to_numpy()
-    value = outcome["value"].to_numpy()
-    scored = ~np.isnan(value)
+    score = lexicographic(outcome["tier"].to_numpy(zero_copy_only=False), outcome["value"].to_numpy())
+    scored = ~np.isnan(score)
     decided = np.isin(role, DECIDED) & scored
     audited = decided & (role == "audit")
-    p, q = np.full(len(value), np.nan), np.full(len(value), np.nan)
-    p[decided] = p_values(value[decided], _calibration(value[(role == "calibration") & scored]))
+    p, q = np.full(len(score), np.nan), np.full(len(score), np.nan)
+    p[decided] = p_values(score[decided], _calibration(score[(role == "calibration") & scored]))
     q[audited] = family_q_values(p[audited], corpus["family_id"].to_numpy()[audited])
-    fit = pc.equal(corpus["role"], "fit")
     columns = {
         "prompt_id": corpus["prompt_id"],
         "role": corpus["role"],
-        "tier": pc.if_else(fit, pa.scalar(None, pa.int32()), pa.scalar(tier, pa.int32())),
-        "metric": pc.if_else(fit, pa.scalar(None, pa.string()), metric),
+        "tier": outcome["tier"],
+        "metric": outcome["metric"],
         "value": outcome["value"],
         "p_value": pa.array(p, from_pandas=True),
         "q_value": pa.array(q, from_pandas=True),
@@ -69,11 +69,11 @@ def _calibration(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _outcomes(corpus: pa.Table, scores: pa.Table) -> pa.Table:
-    """value (null unless there is a finite score), status and reason of each prompt of `corpus`."""
+    """tier, metric, value (null unless there is a finite score), status and reason of each prompt of `corpus`."""
     if pc.count_distinct(scores["prompt_id"]).as_py() != scores.num_rows:
         raise ValueError("a prompt has two scores of the deciding metric")
     row = pc.index_in(corpus["prompt_id"], value_set=scores["prompt_id"])
-    found = scores.select(["value", "status", "reason"]).take(row)
+    found = scores.select(["tier", "metric", "value", "status", "reason"]).take(row)
     fit = pc.equal(corpus["role"], "fit")
     claimed = pc.fill_null(pc.equal(found["status"], Status.OK), False)
     finite = pc.fill_null(pc.is_finite(found["value"]), False)
@@ -84,6 +84,8 @@ def _outcomes(corpus: pa.Table, scores: pa.Table) -> pa.Table:
     reason = [pa.scalar(v.describe() if v.is_rejection else None, pa.string()) for v in verdicts]
     return pa.table(
         {
+            "tier": pc.if_else(fit, pa.scalar(None, pa.int32()), found["tier"]),
+            "metric": pc.if_else(fit, pa.scalar(None, pa.string()), found["metric"]),
             "value": pc.if_else(usable, found["value"], pa.scalar(None, pa.float64())),
             "status": pc.case_when(cases, *status, found["status"]),
             "reason": pc.case_when(cases, *reason, found["reason"]),

@@ -45,6 +45,9 @@ rows_per_shard = 40
 samples_per_shard = 12
 """
 
+WORKING = [name for name in STAGES if name != "fit_thresholds"]
+"""Stages that have work in this audit of one tier; tests of cascades kill the other."""
+
 
 def load(path: Path, *overrides: str) -> AuditConfig:
     return configuration.load(path, overrides)

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from audits import command, finish, moment, tables
-
-from pipelines.stages import STAGES
+from audits import WORKING, command, finish, moment, tables
 
 RAY = ("--set", "run.executor=ray", "--set", "run.workers=2", "--set", "run.threads=1")
 
@@ -54,7 +52,7 @@ def test_a_killed_driver_is_resumed_by_the_same_command(config_path: Path, clean
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("stage", ["ingest", *STAGES, "report"])
+@pytest.mark.parametrize("stage", ["ingest", *WORKING, "report"])
 def test_drivers_killed_in_every_stage(config_path: Path, clean: Path, tmp_path: Path, stage: str) -> None:
     outside = {"ingest": "table.committed/corpus", "report": "report.written"}
     kill_driver(config_path, tmp_path / "run", outside.get(stage) or moment(clean, stage, 0))

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from audits import audit, load, moment, stray, tables
+from audits import WORKING, audit, load, moment, stray, tables
 
-from pipelines.stages import STAGES
 from pipelines.summary import exit_code
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import CORPUS, SAMPLES
@@ -51,7 +50,7 @@ def test_a_worker_killed_after_its_commit_leaves_one_manifest(
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("where", [*STAGES, "manifest.written", "image.stored"])
+@pytest.mark.parametrize("where", [*WORKING, "manifest.written", "image.stored"])
 def test_a_worker_killed_in_any_stage_changes_nothing(
     config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:

@@ -128,7 +128,15 @@ def test_numbers_are_rounded_and_never_invented() -> None:
 @pytest.mark.parametrize("line", [None, 1.5])
 def test_a_histogram_of_one_value_is_drawn(line: float | None) -> None:
     edges = [1.0 + i * 0.1 for i in range(11)]
-    svg = histogram({"edges": edges, "audit": [1] + [0] * 9, "calibration": [0] * 10, "flag_line": line, "metric": "m"})
+    svg = histogram(
+        {
+            "edges": edges,
+            "audit": [1] + [0] * 9,
+            "calibration": [0] * 10,
+            "line": {"says": "flagged above", "at": line},
+            "metric": "m",
+        }
+    )
     assert svg.count("<rect") == 10
     assert ("flagged above" in svg) == (line is not None)
 

@@ -105,7 +105,7 @@ def told(show_images: bool = False, max_findings: int = 200) -> dict[str, Any]:
         "model": {"source": "m", "digest": "d" * 64, "dtype": "float32", "device": "cpu"},
         "settings": {
             "seed": 0,
-            "scores": {"metrics": ["residual_gap", "noise_gap", "sharpness"], "n_seeds": 1},
+            "scores": {"metrics": ["residual_gap", "noise_gap", "sharpness"], "n_seeds": 1, "then": []},
             "triage": {"flag_by": "p", "alpha": 0.01, "q": 0.1},
             "samples": {"steps": 10, "guidance": 5.0},
             "report": {"show_images": show_images, "max_findings": max_findings},

@@ -164,8 +164,9 @@ def test_facts_are_strict_json_whatever_the_numbers(rows: Rows, facts: Facts) ->
 
 
 def test_scores_of_zero_are_counted_where_the_axis_has_no_place(rows: Rows, facts: Facts) -> None:
-    for row in rows["triage"]:
-        if row["role"] == "calibration":
+    calibrators = {row["prompt_id"] for row in rows["triage"] if row["role"] == "calibration"}
+    for row in [*rows["triage"], *rows["scores"]]:
+        if row["prompt_id"] in calibrators:
             row["value"] = 0.0
     histogram = facts(rows)["histogram"]
-    assert (histogram["not_positive"], histogram["flag_line"], sum(histogram["calibration"])) == (99, 0.0, 0)
+    assert (histogram["not_positive"], histogram["line"]["at"], sum(histogram["calibration"])) == (99, 0.0, 0)

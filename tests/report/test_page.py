@@ -173,7 +173,13 @@ def test_what_the_bound_leaves_out_is_said(known: dict[str, Any]) -> None:
 )
 def test_any_histogram_stays_in_its_frame(low: float, ratio: float, counts: list[int], line: float | None) -> None:
     edges = [low * ratio ** (i / len(counts)) for i in range(len(counts) + 1)]
-    data = {"edges": edges, "audit": counts, "calibration": counts[::-1], "metric": "<m>", "flag_line": line}
+    data = {
+        "edges": edges,
+        "audit": counts,
+        "calibration": counts[::-1],
+        "metric": "<m>",
+        "line": {"says": "<s>", "at": line},
+    }
     svg = histogram(data)
     numbers = [float(v) for v in re.findall(r' (?:x|y|x1|x2|y1|y2|width|height)="([^"]*)"', svg)]
     assert all(-10 <= v <= 1000 for v in numbers)

@@ -14,7 +14,7 @@ from sharpaudit.errors import UserError
 from sharpaudit.scores.metrics import METRICS, named
 from sharpaudit.scores.plan import evaluations as planned
 from sharpaudit.scores.plan import places
-from sharpaudit.scores.screen import ScreenConfig, evaluations, screen, unconditional_predictions
+from sharpaudit.scores.screen import ScreenConfig, screen, unconditional_predictions
 from sharpaudit.scores.subspace import Subspace
 from tests.scores.wrapped import Wrapped, analytic
 
@@ -35,7 +35,7 @@ def test_the_planned_evaluations_are_those_made(names, n_seeds):
     model.rows.clear()
     prompts = [f"prompt {i}" for i in range(10)]
     screen(model, prompts, known, Subspace(torch.zeros(192), torch.eye(192)[:2], None), config, metrics)
-    assert sum(model.rows) == len(prompts) * sum(evaluations(config, metrics).values())
+    assert sum(model.rows) == len(prompts) * n_seeds * sum(planned(metrics).values())
 
 
 @pytest.mark.parametrize("name", METRICS)

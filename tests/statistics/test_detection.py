@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from sharpaudit.seeds import generator
-from sharpaudit.statistics.detection import Group, auc, figure, tpr_at_fpr
+from sharpaudit.statistics.detection import Group, auc, difference, figure, tpr_at_fpr
 from sharpaudit.statistics.intervals import clopper_pearson
 
 quick = settings(deadline=None, max_examples=80)
@@ -102,3 +102,21 @@ def test_scores_without_sense_are_refused(values, families):
 def test_groups_of_different_seeds_are_refused():
     with pytest.raises(ValueError, match="same seeds"):
         figure(auc, group(np.ones((2, 3))), group(np.ones((1, 3))), rate=False)
+
+
+def test_a_paired_difference_knows_that_both_saw_the_same_prompts():
+    """Two detectors that differ by a constant shift are equal, though each alone is uncertain."""
+    draw = generator("paired")
+    memorised, harmless = draw.normal(1, 1, (1, 60)), draw.normal(0, 1, (1, 60))
+    same = difference(auc, (group(memorised), group(harmless)), (group(memorised + 7), group(harmless + 7)))
+    assert (same.low, same.high) == (0, 0)
+    worse = group(draw.normal(0, 1, (1, 60)))
+    found = difference(auc, (group(memorised), group(harmless)), (worse, group(harmless)), replicates=300)
+    assert 0 < found.low < auc(memorised[0], harmless[0]) - auc(worse.values_SN[0], harmless[0]) < found.high
+    swapped = difference(auc, (worse, group(harmless)), (group(memorised), group(harmless)), replicates=300)
+    assert (swapped.low, swapped.high) == pytest.approx((-found.high, -found.low))
+
+
+def test_a_paired_difference_of_other_prompts_is_refused():
+    with pytest.raises(ValueError, match="same prompts"):
+        difference(auc, (group([1, 2]), group([0])), (group([1, 2], ["b", "a"]), group([0])))

@@ -25,6 +25,7 @@ class Prompt:
     value: float | None = None
     family: str | None = None
     status: str | None = "ok"
+    tier: int = TIER
 
 
 def settings_of(seed=0, triage=None, samples=None):
@@ -52,6 +53,8 @@ def tables(prompts: Sequence[Prompt]) -> tuple[pa.Table, pa.Table]:
     }
     scores = {
         "prompt_id": pa.array([p.name for p in scored], pa.string()),
+        "tier": pa.array([p.tier for p in scored], pa.int32()),
+        "metric": pa.array([METRIC] * len(scored), pa.string()),
         "value": pa.array([p.value for p in scored], pa.float64(), from_pandas=False),
         "status": pa.array([p.status for p in scored], pa.string()),
         "reason": pa.array([None if p.status == "ok" else f"why {p.name} failed" for p in scored], pa.string()),
@@ -62,7 +65,7 @@ def tables(prompts: Sequence[Prompt]) -> tuple[pa.Table, pa.Table]:
 def decided(prompts, config=None):
     """decide() on the prompts, as rows by prompt_id."""
     corpus, scores = tables(prompts)
-    made = decide(corpus, scores, metric=METRIC, tier=TIER, config=config or settings_of())
+    made = decide(corpus, scores, config or settings_of())
     return {row["prompt_id"]: row for row in made.to_pylist()}
 
 
@@ -70,7 +73,7 @@ def triaged(prompts, config=None):
     """decide() and select() on the prompts, as a table."""
     config = config or settings_of()
     corpus, scores = tables(prompts)
-    return select(decide(corpus, scores, metric=METRIC, tier=TIER, config=config), config)
+    return select(decide(corpus, scores, config), config)
 
 
 def named(role, values, prefix=None):

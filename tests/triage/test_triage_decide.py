@@ -29,7 +29,7 @@ def has_score(prompt):
 @given(audits())
 def test_no_row_is_lost_and_the_corpus_keeps_its_order(prompts):
     corpus, scores = tables(prompts)
-    made = decide(corpus, scores, metric=METRIC, tier=TIER, config=settings_of())
+    made = decide(corpus, scores, settings_of())
     for column in ("prompt_id", "role"):
         assert made[column].to_pylist() == corpus[column].to_pylist()
     assert made["flagged"].null_count == made["status"].null_count == 0
@@ -71,7 +71,8 @@ def test_outcomes_are_kept_with_their_reason(prompts):
             assert (status, reason) == ("quarantined", Status.QUARANTINED.describe())
         else:
             assert (status, reason) == (p.status, f"why {p.name} failed")
-        assert (rows[p.name]["tier"], rows[p.name]["metric"]) == ((None, None) if p.role == "fit" else (TIER, METRIC))
+        without = p.role == "fit" or p.status is None
+        assert (rows[p.name]["tier"], rows[p.name]["metric"]) == ((None, None) if without else (TIER, METRIC))
 
 
 @quick
@@ -91,7 +92,7 @@ def test_rows_in_another_order_or_in_other_chunks_are_decided_alike(prompts):
     turned = [t.take(list(range(t.num_rows))[::-1]) for t in (corpus, scores)]
     mixed = (corpus.take([*range(half, corpus.num_rows), *range(half)]), turned[1])
     by_id = [
-        sorted(decide(c, s, metric=METRIC, tier=TIER, config=settings_of()).to_pylist(), key=lambda r: r["prompt_id"])
+        sorted(decide(c, s, settings_of()).to_pylist(), key=lambda r: r["prompt_id"])
         for c, s in ((corpus, scores), cut, turned, mixed)
     ]
     assert all(rows == by_id[0] for rows in by_id)
@@ -159,7 +160,7 @@ def test_a_score_of_a_fit_prompt_is_not_read():
     prompts = crowd(5)
     corpus, scores = tables(prompts)
     swapped = corpus.set_column(1, "role", [["fit" if p.name == "audit-0" else p.role for p in prompts]])
-    row = decide(swapped, scores, metric=METRIC, tier=TIER, config=settings_of()).to_pylist()[0]
+    row = decide(swapped, scores, settings_of()).to_pylist()[0]
     assert (row["value"], row["p_value"], row["status"]) == (None, None, "ok")
 
 
@@ -174,3 +175,18 @@ def test_without_calibration_scores_there_is_no_decision(status):
 def test_two_scores_of_one_prompt_are_refused():
     with pytest.raises(ValueError, match="two scores"):
         decided([Prompt("a", value=1.0), Prompt("a", value=2.0), *named("calibration", [0.0])])
+
+
+def test_whoever_went_on_ranks_above_whoever_was_cleared():
+    calibration = [dataclasses.replace(p, tier=1 + (i >= 95)) for i, p in enumerate(named("calibration", range(99)))]
+    audited = [
+        Prompt("cleared", value=1e6),
+        Prompt("went on", value=-1.0, tier=2),
+        Prompt("went far", value=98.5, tier=2),
+        Prompt("failed", status="non_finite", tier=2),
+    ]
+    rows = decided([*calibration, *audited])
+    assert {p.name: rows[p.name]["p_value"] for p in audited} == pytest.approx(
+        {"cleared": 5 / 100, "went on": 5 / 100, "went far": 1 / 100, "failed": None}
+    )
+    assert (rows["went far"]["tier"], rows["went far"]["value"]) == (2, 98.5)

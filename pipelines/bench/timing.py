@@ -1,0 +1,51 @@
+"""Timing of alternatives in one run: they take turns, so that a busy machine slows all of them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pipelines.bench.lines import Line
+
+ROUNDS = 6
+"""The range of six rounds holds the median with 97% confidence."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Something to time. run: does it once for `prompts` prompts. nfe: evaluations a prompt."""
+
+    name: str
+    what: str
+    prompts: int
+    nfe: float
+    run: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """rates: prompts per second in each round."""
+
+    row: Row
+    rates: list[float]
+
+
+def timed(rows: Sequence[Row], rounds: int = ROUNDS) -> dict[str, Timed]:
+    """The rate of each row in each round, after one call that is not counted."""
+    rates: dict[str, list[float]] = {row.name: [] for row in rows}
+    for turn in range(rounds + 1):
+        for row in rows:
+            begun = time.perf_counter()
+            row.run()
+            spent = time.perf_counter() - begun
+            if turn:
+                rates[row.name].append(row.prompts / spent)
+    return {row.name: Timed(row, rates[row.name]) for row in rows}
+
+
+def ratio(name: str, ours: Timed, other: Timed, goal: float | None) -> Line:
+    """The median over rounds of the rates' ratio, with its range."""
+    values = [a / b for a, b in zip(ours.rates, other.rates, strict=True)]
+    return Line(name, statistics.median(values), "ratio", len(values), min(values), max(values), goal)

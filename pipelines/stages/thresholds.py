@@ -1,0 +1,68 @@
+"""Thresholds: the score above which a tier of the cascade lets prompts into the next, from fit prompts alone."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.stage import Stage, Work, Worker
+from sharpaudit.config import AuditConfig
+from sharpaudit.errors import Status
+from sharpaudit.scores.cascade import out_of_fold, tiers
+from sharpaudit.tables.records import digest_of
+from sharpaudit.tables.runs import RunFolder
+from sharpaudit.tables.schemas import DIFFERENCES, THRESHOLDS
+
+
+class ThresholdsStage(Stage):
+    """One row for each tier but the first; no work without later tiers."""
+
+    name = "fit_thresholds"
+    table = THRESHOLDS
+    scope = "corpus"
+    upstream = ("fit_subspace",)
+
+    def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
+        """One shard, named by the differences that it learns from."""
+        manifests = run.table(DIFFERENCES).current()
+        if not config.scores.then:
+            return []
+        digest = digest_of([[m.shard, m.sha256] for m in manifests])
+        return [Work(self.name, f"all-{digest[:8]}", sum(m.rows for m in manifests), digest)]
+
+    def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:
+        """The differences of all fit prompts that have one."""
+        folder = run.table(DIFFERENCES)
+        return folder.read_all(folder.current()).filter(pc.field("status") == Status.OK)
+
+    def open(self, run: RunFolder, config: AuditConfig) -> Worker:
+        """A worker for the quantiles; it needs no model."""
+        return ThresholdsWorker(config)
+
+
+class ThresholdsWorker:
+    def __init__(self, config: AuditConfig) -> None:
+        self._config = config
+
+    def process(self, rows: pa.Table) -> pa.Table:
+        """The quantile of each tier's deciding metric, of fit prompts that are scored as strangers."""
+        order = rows.sort_by("prompt_id")
+        differences_ND = np.array(order["difference"].to_pylist(), dtype=np.float32)
+        made = []
+        cascade = tiers(self._config.scores)
+        for before, tier in pairwise(cascade):
+            values_N = out_of_fold(before.deciding, differences_ND, self._config.scores.components)
+            row = {"tier": tier.number, "metric": before.deciding, "quantile": tier.above, "n": len(values_N)}
+            threshold = float(np.quantile(values_N, tier.above))
+            made.append(row | {"threshold": threshold, "status": Status.OK, "reason": None})
+        return pa.Table.from_pylist(made, THRESHOLDS.schema)
+
+
+def load_thresholds(run: RunFolder) -> dict[int, float]:
+    """The committed thresholds, by the number of the tier that they let into."""
+    folder = run.table(THRESHOLDS)
+    rows = folder.read_all(folder.current())
+    return dict(zip(rows["tier"].to_pylist(), rows["threshold"].to_pylist(), strict=True))

@@ -1,0 +1,108 @@
+"""What the report says of the screen: its tiers, what calibrated it, where it flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sharpaudit.report.reading import Row, one, rows_of
+from sharpaudit.statistics.conformal import fpr_interval, rank_at, smallest_p
+from sharpaudit.tables.query import Connection
+
+BINS = 40
+
+
+def level_of(connection: Connection, triage: Mapping[str, Any]) -> float | None:
+    """The p at which a prompt is flagged: alpha, or with flag_by = "q" the largest flagged p, null without one."""
+    if triage["flag_by"] == "p":
+        return float(triage["alpha"])
+    found: float | None = one(connection, "SELECT max(p_value) FROM triage WHERE role = 'audit' AND flagged")
+    return found
+
+
+def _n_calibration(connection: Connection) -> int:
+    return int(one(connection, "SELECT count(*) FROM triage WHERE role = 'calibration' AND status = 'ok'"))
+
+
+def calibration(connection: Connection, triage: Mapping[str, Any], level: float | None) -> Row:
+    """What the flags rest on. The false-positive rate is of p <= alpha, and undefined without calibration prompts."""
+    n = _n_calibration(connection)
+    interval = fpr_interval(triage["alpha"], n) if n else None
+    line = _flag_line(connection, level)
+    return {
+        "n": n,
+        "flag_by": triage["flag_by"],
+        "alpha": triage["alpha"],
+        "q": triage["q"],
+        "fpr_low": interval.low if interval else None,
+        "fpr_high": interval.high if interval else None,
+        "smallest_p": smallest_p(n) if n else None,
+        "flag_tier": line[0] if line else None,
+        "flag_line": line[1] if line else None,
+        "fit": one(connection, "SELECT count(*) FROM corpus WHERE role = 'fit'"),
+    }
+
+
+def _flag_line(connection: Connection, level: float | None) -> tuple[int, float] | None:
+    """Tier and score of the calibration prompt that must be exceeded for p <= level; null if nothing can be flagged."""
+    if level is None:
+        return None
+    sql = "SELECT tier, value FROM triage WHERE role = 'calibration' AND value IS NOT NULL ORDER BY ALL DESC"
+    scores = connection.sql(sql).fetchall()
+    k = rank_at(level, len(scores))
+    return scores[k - 1] if 0 < k <= len(scores) else None
+
+
+def tiers(connection: Connection) -> list[Row]:
+    """Of each tier: the audited prompts that entered it, by which threshold, and the network evaluations it cost."""
+    return rows_of(
+        connection,
+        """
+        WITH entered AS (
+            SELECT tier, any_value(n_seeds) AS n_seeds, string_agg(DISTINCT metric, ', ' ORDER BY metric) AS metrics,
+                   count(DISTINCT prompt_id) FILTER (role = 'audit' AND s.status NOT IN ('cleared', 'no_score')) AS n,
+                   sum(evaluations)::BIGINT AS evaluations
+            FROM scores s JOIN corpus USING (prompt_id) GROUP BY tier
+        )
+        SELECT e.*, t.metric AS gate, t.quantile, t.threshold
+        FROM entered e LEFT JOIN fit_thresholds t USING (tier) ORDER BY tier""",
+    )
+
+
+def borderline(connection: Connection, level: float | None) -> list[str]:
+    """Audited prompts within one calibration rank of the level: rounding on another machine may turn their flag."""
+    if level is None:
+        return []
+    rank = 1 / (_n_calibration(connection) + 1) + 1e-9
+    sql = f"SELECT prompt_id FROM triage WHERE role = 'audit' AND abs(p_value - {level}) <= {rank} ORDER BY prompt_id"  # noqa: S608
+    return [row[0] for row in connection.sql(sql).fetchall()]
+
+
+def histogram(connection: Connection, level: float | None) -> Row | None:
+    """Counts of the first tier's deciding score on a logarithmic axis, which has no place for zero; null without any.
+
+    The line is where prompts are flagged or, before another tier, where they go on.
+    """
+    gates = rows_of(connection, "SELECT metric, threshold FROM fit_thresholds WHERE tier = 2")
+    metric = gates[0]["metric"] if gates else one(connection, "SELECT any_value(metric) FROM triage WHERE tier = 1")
+    scored = connection.sql(
+        "SELECT role, value FROM scores JOIN corpus USING (prompt_id) WHERE tier = 1 AND metric = $metric "
+        "AND value IS NOT NULL AND role IN ('audit', 'calibration')",
+        params={"metric": metric},
+    ).fetchall()
+    rows = [(role, value) for role, value in scored if value > 0]
+    if not rows:
+        return None
+    values = {role: np.array([v for r, v in rows if r == role]) for role in ("audit", "calibration")}
+    both = np.concatenate(list(values.values()))
+    low, high = float(both.min()), float(both.max())
+    edges = np.geomspace(low, high if high > low else low * 1.01, BINS + 1)
+    # The rounding of the logarithm must not push the extremes out of the outer bins.
+    edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)
+    counts = {role: np.histogram(v, edges)[0].tolist() for role, v in values.items()}
+    flag = _flag_line(connection, level)
+    flagged = {"says": "flagged above", "at": flag[1] if flag else None}
+    line = {"says": "go on above", "at": gates[0]["threshold"]} if gates else flagged
+    return {"edges": edges.tolist(), "metric": metric, "line": line, "not_positive": len(scored) - len(rows)} | counts

@@ -1,0 +1,121 @@
+"""The cascade: a cheap tier for every prompt, dearer ones for what it cannot clear.
+
+A prompt goes on while its deciding score is at or above the tier's threshold, which comes from the fit prompts alone,
+so that what becomes of a prompt depends on no other audited prompt. Every tier draws noise of its own: a score that
+let a prompt through by luck is not counted again. The whole cascade is one score, compared by the last tier reached
+and then by the deciding score there; calibration prompts pass the same tiers, so p-values of that score hold.
+
+Shapes: N prompts, D latent elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from sharpaudit.config import ScoresConfig
+from sharpaudit.denoisers.base import Denoiser
+from sharpaudit.errors import Status, UserError
+from sharpaudit.scores.base import Known, Metric
+from sharpaudit.scores.metrics import named
+from sharpaudit.scores.residual_gap import residual_gap
+from sharpaudit.scores.screen import PromptScores, ScreenConfig, screen
+from sharpaudit.scores.subspace import MIN_FIT, Subspace, fit_subspace
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Tier:
+    """number: from 1 on. above: quantile of the fit prompts' scores at the tier before; 0 for the first tier."""
+
+    number: int
+    metrics: tuple[Metric, ...]
+    first_seed: int
+    n_seeds: int
+    above: float
+
+    @property
+    def deciding(self) -> str:
+        """The name of the metric that decides."""
+        return self.metrics[0].name
+
+
+def tiers(config: ScoresConfig) -> tuple[Tier, ...]:
+    """The tiers of a configuration; seeds are numbered through them."""
+    found = [Tier(1, named(config.metrics), 0, config.n_seeds, 0.0)]
+    for later in config.then:
+        last = found[-1]
+        first = last.first_seed + last.n_seeds
+        found.append(Tier(last.number + 1, named(later.metrics), first, later.n_seeds, later.above))
+    return tuple(found)
+
+
+def total_seeds(cascade: Sequence[Tier]) -> int:
+    """Noise draws of all tiers together."""
+    return sum(tier.n_seeds for tier in cascade)
+
+
+def screen_tiers(
+    denoiser: Denoiser,
+    prompts: Sequence[str],
+    known: Known,
+    subspace: Subspace,
+    config: ScreenConfig,
+    cascade: Sequence[Tier],
+    thresholds: dict[int, float],
+) -> list[list[PromptScores | Status]]:
+    """Per tier one entry a prompt: its scores, Status.CLEARED or Status.NO_SCORE where it did not come so far.
+
+    thresholds: by the number of the tier that they let into.
+    """
+    found: list[list[PromptScores | Status]] = []
+    outcome: list[PromptScores | Status] = []
+    for tier in cascade:
+        if tier.number == 1:
+            entered = list(range(len(prompts)))
+            outcome = [Status.NO_SCORE] * len(prompts)
+        else:
+            before = cascade[tier.number - 2]
+            outcome = [_passes(entry, before.deciding, thresholds[tier.number]) for entry in outcome]
+            entered = [i for i, entry in enumerate(outcome) if entry is Status.OK]
+        settings = replace(config, n_seeds=tier.n_seeds, first_seed=tier.first_seed)
+        made = screen(denoiser, [prompts[i] for i in entered], known, subspace, settings, tier.metrics)
+        for i, entry in zip(entered, made, strict=True):
+            outcome[i] = entry
+        found.append(list(outcome))
+    return found
+
+
+def _passes(entry: PromptScores | Status, metric: str, threshold: float) -> Status:
+    """OK for a prompt that goes on, else what becomes of it."""
+    if entry is Status.CLEARED:
+        return Status.CLEARED
+    value = float("nan") if isinstance(entry, Status) else entry.mean(metric)
+    if np.isnan(value):
+        return Status.NO_SCORE
+    return Status.OK if value >= threshold else Status.CLEARED
+
+
+def out_of_fold(metric: str, differences_ND: npt.NDArray[np.float32], components: int) -> npt.NDArray[np.float64]:
+    """The metric of each fit prompt at seed 0 as if it had not been a fit prompt, with shape (N,).
+
+    residual_gap: each fifth on a subspace fitted on the other four, since a prompt looks too small on its own. The
+    noise gap learns nothing from fit prompts. Raises UserError for fewer than 20 fit prompts.
+    """
+    if metric == "noise_gap":
+        norms_N: npt.NDArray[np.float64] = np.linalg.norm(differences_ND.astype(np.float64), axis=1)
+        return norms_N
+    n = len(differences_ND)
+    if n < 2 * MIN_FIT:
+        raise UserError(f"{n} fit prompts could be evaluated; a cascade needs at least {2 * MIN_FIT} for its threshold")
+    values_N, fold_N = np.empty(n), np.arange(n) % FOLDS
+    for fold in range(FOLDS):
+        here = fold_N == fold
+        subspace = fit_subspace(differences_ND[~here], components)
+        values_N[here] = residual_gap(torch.from_numpy(differences_ND[here]), subspace).numpy()
+    return values_N

@@ -1,0 +1,104 @@
+"""Throughput and cascade benches: the baseline computes what ours does, figures are those of what was timed."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import write_model
+
+from pipelines.bench import cascade, throughput
+from pipelines.bench.cascade import compare
+from pipelines.bench.lines import unmet
+from pipelines.bench.throughput import Bench, bench_of, field_practice, measure, needed
+from pipelines.bench.timing import Row, ratio, timed
+from sharpaudit.config import ModelConfig
+from sharpaudit.denoisers.load import load_denoiser
+from sharpaudit.lab.random_unet import RandomUNet
+from sharpaudit.scores.metrics import named
+from sharpaudit.scores.screen import ScreenConfig, unconditional_predictions
+from sharpaudit.seeds import screen_latent
+
+SMALL = {
+    "block_out_channels": (16, 32),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lab folder around a tiny diffusion model, with labels that mean nothing."""
+    folder = tmp_path_factory.mktemp("speed") / "lab"
+    write_model(folder / "model")
+    rows = [[f"harmless cat {50 + i}", "fit", f"f{i}", "seen", "harmless"] for i in range(30)]
+    rows += [[f"harmless cat {i}", "test", f"h{i}", "unseen", "harmless"] for i in range(38)]
+    rows += [[f"planted cat {i}", "test", f"p{i}", "exact", "memorised"] for i in range(4)]
+    with (folder / "truth.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([["prompt", "split", "family", "kind", "label"], *rows])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bench(folder: Path) -> Bench:
+    denoiser = load_denoiser(ModelConfig(path=str(folder / "model"), dtype="float32", device="cpu"))
+    return bench_of(denoiser, [f"a cat {i}" for i in range(3)], [f"fit {i}" for i in range(20)])
+
+
+def test_the_baseline_computes_the_sharpness_that_ours_does(bench: Bench) -> None:
+    x_KCHW = torch.stack([screen_latent(0, k, bench.denoiser.latent_shape) for k in range(4)])
+    with torch.no_grad():
+        theirs = [field_practice(bench.denoiser, prompt, x_KCHW) for prompt in bench.prompts]
+    assert bench.screened(named(["sharpness_jvp"]), 3, 4) == pytest.approx(theirs, rel=1e-3)
+    assert bench.screened(named(["sharpness_jvp"]), 3, 4, batch=1) == pytest.approx(theirs, rel=1e-3)
+
+
+def test_a_bigger_network_is_behind_the_same_contract() -> None:
+    denoiser = RandomUNet(torch.device("cpu"), **SMALL)
+    known = unconditional_predictions(denoiser, ScreenConfig(1, 0, 1.0, 2))
+    subspace = bench_of(denoiser, [], [f"fit {i}" for i in range(10)]).subspace
+    bench = Bench(denoiser, known, subspace, ["one", "two"])
+    with torch.no_grad():
+        x_KCHW = screen_latent(0, 0, denoiser.latent_shape)[None]
+        theirs = [field_practice(denoiser, prompt, x_KCHW) for prompt in bench.prompts]
+    assert bench.screened(named(["sharpness_jvp"]), 2, 1, 2) == pytest.approx(theirs, rel=1e-3)
+    assert theirs[0] != theirs[1]
+
+
+def test_rows_take_turns_and_the_first_call_does_not_count() -> None:
+    calls: list[str] = []
+    rows = [Row(name, "", 3, 1, lambda name=name: calls.append(name)) for name in ("a", "b")]
+    found = timed(rows, rounds=2)
+    assert calls == ["a", "b"] * 3
+    assert len(found["a"].rates) == len(found["b"].rates) == 2
+    found["a"].rates[:], found["b"].rates[:] = [10.0, 30.0, 8.0], [5.0, 10.0, 8.0]
+    line = ratio("speed.a", found["a"], found["b"], 2.5)
+    assert (line.value, line.low, line.high, line.n, line.met) == (2.0, 1.0, 3.0, 3, False)
+
+
+def test_everything_that_has_a_goal_is_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throughput, "CORPUS", 20)
+    monkeypatch.setattr(throughput, "FIT_PROMPTS", 30)
+    found = measure(folder, sd1=False, rounds=1)
+    assert set(needed(found)) - {line.name for line in found.lines} == {"speed.sd1_fd"}
+    assert unmet(found.lines, needed(found))[-1] == "speed.sd1_fd was not measured"
+    page = throughput.markdown(found)
+    assert all(timing.row.what in page for timing in found.tables["lab"].values())
+    # The floor counts as many forwards a prompt as the stage beside it evaluates.
+    assert found.tables["lab"]["floor"].row.nfe == found.tables["lab"]["loop"].row.nfe == 3
+
+
+def test_a_gate_that_lets_all_pass_loses_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cascade.ABOVE, "test", (0.0, 0.9))
+    open_gate, closed = compare(folder, "test")
+    assert (open_gate.n_memorised, open_gate.n_harmless) == (4, 38)
+    assert open_gate.cost <= 1 + open_gate.cost_everything
+    assert closed.cost < open_gate.cost
+    assert abs(open_gate.tpr - open_gate.tpr_everything) <= 0.25
+    assert open_gate.low <= open_gate.tpr - open_gate.tpr_everything <= open_gate.high
+    assert "TPR at 1% FPR" in cascade.markdown([open_gate, closed])
+    assert all(line.value is not None for line in cascade.bench_lines([open_gate, closed]))

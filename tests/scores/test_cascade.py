@@ -1,0 +1,150 @@
+"""The cascade: later tiers see what earlier ones let through, thresholds come from fit prompts, p-values hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sharpaudit.config import ScoresConfig
+from sharpaudit.errors import Status, UserError
+from sharpaudit.scores.cascade import out_of_fold, screen_tiers, tiers, total_seeds
+from sharpaudit.scores.residual_gap import residual_gap
+from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
+from sharpaudit.scores.subspace import fit_subspace
+from sharpaudit.statistics.conformal import TOLERANCE, lexicographic, p_values
+from tests.scores.wrapped import Wrapped, analytic
+
+CONFIG = ScreenConfig(1, 0, 1.0, 8)
+PROMPTS = ["planted 0", "planted 1", *(f"harmless {i}" for i in range(20))]
+THREE = ScoresConfig.model_validate(
+    {
+        "metrics": ["residual_gap"],
+        "then": [
+            {"above": 0.5, "metrics": ["noise_gap"], "n_seeds": 1},
+            {"above": 0.9, "metrics": ["sharpness", "residual_gap"], "n_seeds": 3},
+        ],
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Wrapped(analytic((0.9, 0.5)), poisoned=["broken"])
+
+
+@pytest.fixture(scope="module")
+def known(model):
+    return unconditional_predictions(model, replace(CONFIG, n_seeds=total_seeds(tiers(THREE))))
+
+
+@pytest.fixture(scope="module")
+def subspace(model, known):
+    return fit_subspace(np.stack(differences(model, [f"fit {i}" for i in range(40)], known, CONFIG)), 4)
+
+
+def test_every_tier_draws_noise_of_its_own():
+    assert [(tier.number, tier.first_seed, tier.n_seeds, tier.above) for tier in tiers(THREE)] == [
+        (1, 0, 1, 0.0),
+        (2, 1, 1, 0.5),
+        (3, 2, 3, 0.9),
+    ]
+
+
+def test_a_tier_is_the_plain_screen_of_those_who_come_to_it(model, known, subspace):
+    cascade = tiers(THREE)
+    alone = screen(model, PROMPTS, known, subspace, CONFIG, cascade[0].metrics)
+    first = np.array([row.mean("residual_gap") for row in alone])
+    second = screen(model, PROMPTS, known, subspace, replace(CONFIG, first_seed=1), cascade[1].metrics)
+    thresholds = {2: float(np.median(first)), 3: float(np.quantile([row.mean("noise_gap") for row in second], 0.8))}
+    model.rows.clear()
+    found = screen_tiers(model, PROMPTS, known, subspace, CONFIG, cascade, thresholds)
+    assert [row.mean("residual_gap") for row in found[0]] == pytest.approx(first)
+    to_second = first >= thresholds[2]
+    to_third = to_second & (np.array([row.mean("noise_gap") for row in second]) >= thresholds[3])
+    assert 0 < to_third.sum() < to_second.sum() < len(PROMPTS)
+    for tier, entered in ((1, to_second), (2, to_third)):
+        assert [entry is not Status.CLEARED for entry in found[tier]] == entered.tolist()
+    assert sum(model.rows) == len(PROMPTS) + to_second.sum() + 3 * 3 * to_third.sum()
+    third = screen(model, PROMPTS, known, subspace, replace(CONFIG, n_seeds=3, first_seed=2), cascade[2].metrics)
+    for i in np.flatnonzero(to_third):
+        assert found[2][i].mean("sharpness") == pytest.approx(third[i].mean("sharpness"), rel=1e-4)
+        assert len(found[2][i].seed_values["residual_gap"]) == 3
+
+
+def test_a_prompt_that_fails_is_neither_cleared_nor_scored_later(model, known, subspace):
+    found = screen_tiers(model, ["broken", *PROMPTS], known, subspace, CONFIG, tiers(THREE), {2: 0.0, 3: 0.0})
+    assert np.isnan(found[0][0].mean("residual_gap"))
+    assert [tier[0] for tier in found[1:]] == [Status.NO_SCORE, Status.NO_SCORE]
+    assert all(not isinstance(entry, Status) for tier in found for entry in tier[1:])
+
+
+def harmless(rng, n):
+    """Differences with four large directions and small ones in 40 dimensions, float32, with shape (n, 40)."""
+    return (rng.standard_normal((n, 40)) * np.array([20.0] * 4 + [1.0] * 36)).astype(np.float32)
+
+
+def test_a_fit_prompt_is_measured_as_a_stranger():
+    rows = harmless(np.random.default_rng(0), 60)
+    found = out_of_fold("residual_gap", rows, 10)
+    own = residual_gap(torch.from_numpy(rows), fit_subspace(rows, 10)).numpy()
+    strangers = residual_gap(torch.from_numpy(harmless(np.random.default_rng(1), 4000)), fit_subspace(rows[12:], 10))
+    assert own.mean() < found.mean()
+    assert found.mean() == pytest.approx(float(strangers.mean()), rel=0.05)
+    # The first fold alone, by hand.
+    fold = np.arange(60) % 5 == 0
+    np.testing.assert_allclose(
+        found[fold], residual_gap(torch.from_numpy(rows[fold]), fit_subspace(rows[~fold], 10)).numpy()
+    )
+    np.testing.assert_allclose(out_of_fold("noise_gap", rows, 10), np.linalg.norm(rows.astype(float), axis=1))
+
+
+def test_too_few_fit_prompts_are_refused():
+    with pytest.raises(UserError, match="19 fit prompts could be evaluated; a cascade needs at least 20"):
+        out_of_fold("residual_gap", harmless(np.random.default_rng(0), 19), 10)
+
+
+def realised_rate(*, shared, alpha=0.05, repeats=60):
+    """Share of harmless prompts with p <= alpha; shared: calibration prompts are the fit prompts."""
+    rng, rates = np.random.default_rng(2), []
+    for _ in range(repeats):
+        fit, calibration, audited = harmless(rng, 99), harmless(rng, 99), harmless(rng, 200)
+        subspace = fit_subspace(fit, 15)
+        threshold = np.quantile(out_of_fold("residual_gap", fit, 15), 0.8)
+
+        def score(rows, subspace=subspace, threshold=threshold):
+            first = residual_gap(torch.from_numpy(rows), subspace).numpy()
+            noisy = [rows + 0.3 * rng.standard_normal(rows.shape).astype(np.float32) for _ in range(3)]
+            later = np.mean([residual_gap(torch.from_numpy(again), subspace).numpy() for again in noisy], axis=0)
+            on = first >= threshold
+            return 1.0 + on, np.where(on, later, first)
+
+        parts = [score(fit if shared else calibration), score(audited)]
+        ranks = lexicographic(*(np.concatenate(both) for both in zip(*parts, strict=True)))
+        p = p_values(ranks[99:], ranks[:99])
+        rates.append(float(np.mean(p <= alpha + TOLERANCE)))
+    return np.array(rates)
+
+
+def test_the_false_positive_rate_of_a_cascade_is_nominal():
+    rates = realised_rate(shared=False)
+    assert abs(rates.mean() - 0.05) < 3 * rates.std() / len(rates) ** 0.5
+
+
+def test_calibrating_on_the_fit_prompts_inflates_it():
+    assert realised_rate(shared=True, repeats=10).mean() > 0.15
+
+
+@pytest.mark.parametrize(
+    ("first", "n_seeds", "then"),
+    [
+        ("sharpness", 1, [{"above": 0.5, "metrics": ["noise_gap"]}]),
+        ("residual_gap", 2, [{"above": 0.5, "metrics": ["noise_gap"]}]),
+        ("residual_gap", 1, [{"above": 0.5, "metrics": ["noise_gap"], "n_seeds": 2}] * 2),
+    ],
+)
+def test_a_gate_that_fit_cannot_place_is_refused(first, n_seeds, then):
+    with pytest.raises(ValueError, match="decides by residual_gap or noise_gap at one seed"):
+        ScoresConfig.model_validate({"metrics": [first], "n_seeds": n_seeds, "then": then})
