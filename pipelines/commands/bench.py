@@ -66,6 +66,24 @@ def cascade(folder: Path, split: str, json_path: Path | None) -> None:
 
 @bench.command()
 @click.argument("folder", type=FOLDER, default=LAB / "emoji")
+@click.option("--split", type=click.Choice(["development", "test"]), default="development", show_default=True)
+@click.option("--seeds", type=click.IntRange(2), default=4, show_default=True, help="Noise draws.")
+def screens(folder: Path, split: str, seeds: int) -> None:
+    """Rivals of residual_gap at the price of one to four evaluations, each held against it, on the lab FOLDER.
+
+    \b
+    Example: sharpaudit bench screens --split development
+    """
+    from pipelines.bench.gathering import gather
+    from pipelines.bench.screens import judge, markdown
+
+    data = gather(folder, split, seeds)
+    for kind in ("exact", "template"):
+        click.echo(f"{kind} plants\n\n{markdown(list(judge(data, kind)))}")
+
+
+@bench.command()
+@click.argument("folder", type=FOLDER, default=LAB / "emoji")
 @click.option("--sd1/--no-sd1", default=True, show_default=True, help="Also a UNet of Stable Diffusion 1's size.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch; all cores by default.")
 @click.option("--json", "json_path", type=FOLDER, help="Write {name, value, low, high, unit, n, goal, met} there.")

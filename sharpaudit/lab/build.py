@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
@@ -108,6 +109,12 @@ def kept_pictures(drawn: Plan, work: Path) -> npt.NDArray[np.uint8]:
         part.replace(path)
     loaded: npt.NDArray[np.uint8] = np.load(path)
     return loaded
+
+
+def latents_of(folder: Path, pictures_NHWC: npt.NDArray[np.uint8]) -> torch.Tensor:
+    """Latents of pictures by a lab's autoencoder as its UNet sees them, with shape (N, 4, 16, 16)."""
+    vae = AutoencoderKL.from_pretrained(folder / "model" / "vae", local_files_only=True, low_cpu_mem_usage=False)
+    return lab.encode(vae.float().eval().requires_grad_(False), pictures_NHWC)
 
 
 def _kept(work: Path, what: str, recipe: Recipe, *settings: float) -> Path:

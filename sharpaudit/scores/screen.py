@@ -84,14 +84,14 @@ def noise_floor(denoiser: Denoiser, config: ScreenConfig, known: Known) -> float
 
 
 def differences(
-    denoiser: Denoiser, prompts: Sequence[str], known: Known, config: ScreenConfig
+    denoiser: Denoiser, prompts: Sequence[str], known: Known, config: ScreenConfig, place: str = FIRST
 ) -> list[npt.NDArray[np.float32] | Status]:
-    """delta_eps of each prompt at seed 0, flattened (D,), or why there is none."""
+    """delta_eps of each prompt at the first seed, flattened (D,), or why there is none."""
     empty, places = denoiser.encode([""]), _places(denoiser, config, known)[0]
 
     def batch(rows: list[str]) -> list[npt.NDArray[np.float32] | Status]:
         evidence = Evidence(denoiser, denoiser.encode(rows), empty, places, _NOTHING, config.step)
-        found = delta_eps(evidence.delta_x0(), evidence.level()).cpu().numpy()
+        found = delta_eps(evidence.delta_x0(place), evidence.level(place)).cpu().numpy()
         return [row if np.isfinite(row).all() else Status.NON_FINITE for row in found]
 
     with torch.no_grad():

@@ -1,10 +1,11 @@
 """What harmless prompts change at the first step: mean and principal directions of delta_eps over the fit prompts.
 
-Shapes: N fit prompts, K directions, D latent elements.
+Shapes: N fit prompts, K directions, D latent elements, C candidates for K.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,14 @@ from sharpaudit.errors import UserError
 
 MIN_FIT = 10
 PROMPTS_PER_DIRECTION = 5
+CANDIDATES = (1, 2, 5, 10, 20, 50, 100, 200)
+FOLDS = 5
+EXACT_ELEMENTS = 20_000_000
+"""Of the matrix of differences: 1,000 prompts of 4 x 64 x 64 latents still take the thin SVD."""
+COLUMNS = 16_384
+TINY = float(np.finfo(np.float64).tiny)
+Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -26,23 +35,97 @@ class Subspace:
     variance_shares_K: npt.NDArray[np.float64]
 
 
-def fit_subspace(differences_ND: npt.NDArray[np.float32], components: int) -> Subspace:
-    """The subspace of the fit prompts' delta_eps, by a thin SVD in float64.
+def fit_subspace(differences_ND: npt.NDArray[np.float32], components: int | None = None) -> Subspace:
+    """The subspace of the fit prompts' delta_eps, in float64.
 
-    Each direction's largest element is positive, so that the sign is a matter of the data alone. Raises UserError
+    components: K, never more than a fifth of the fit prompts; None chooses it by `choose_components`. Raises UserError
     for fewer than 10 fit prompts.
     """
     if len(differences_ND) < MIN_FIT:
         raise UserError(f"{len(differences_ND)} fit prompts could be evaluated; residual_gap needs at least {MIN_FIT}")
-    rows_ND = differences_ND.astype(np.float64)
-    mean_D = rows_ND.mean(axis=0)
-    _, sizes, directions = np.linalg.svd(rows_ND - mean_D, full_matrices=False)
-    k = max(1, min(components, len(rows_ND) // PROMPTS_PER_DIRECTION, directions.shape[1]))
-    directions_KD = directions[:k]
-    largest = np.take_along_axis(directions_KD, np.abs(directions_KD).argmax(axis=1)[:, None], axis=1)
-    shares = sizes[:k] ** 2 / max(float((sizes**2).sum()), np.finfo(np.float64).tiny)
+    k = _allowed(components or choose_components(differences_ND), *differences_ND.shape)
+    mean_D, directions_KD, shares_K = principal_directions(differences_ND, k)
     return Subspace(
-        torch.from_numpy(mean_D.astype(np.float32)),
-        torch.from_numpy((directions_KD * np.sign(largest)).astype(np.float32)),
-        shares,
+        torch.from_numpy(mean_D.astype(np.float32)), torch.from_numpy(directions_KD.astype(np.float32)), shares_K
     )
+
+
+def principal_directions(rows_ND: Rows, k: int) -> tuple[Floats, Floats, Floats]:
+    """Mean (D,), the first k principal directions (K, D) and their share of the total variance (K,), in float64.
+
+    Each direction's largest element is positive, so that the sign is a matter of the data alone. Up to EXACT_ELEMENTS
+    by a thin SVD; above by the eigenvectors of the N x N Gram matrix, which needs, beside the rows, N^2 + K D numbers
+    and one block of columns: 1,000 prompts of 16 x 128 x 128 latents (1 GiB of float32) take 0.2 GiB more.
+    """
+    if rows_ND.size <= EXACT_ELEMENTS:
+        mean_D = rows_ND.mean(axis=0, dtype=np.float64)
+        centred_ND = rows_ND.astype(np.float64) - mean_D
+        _, sizes, directions = np.linalg.svd(centred_ND, full_matrices=False)
+        directions_KD, variances = directions[:k], sizes**2
+    else:
+        values, vectors = np.linalg.eigh(_centred(gram(rows_ND)))
+        variances, weights_NK = np.maximum(values[::-1], 0), vectors[:, ::-1][:, :k]
+        mean_D = np.concatenate([block.mean(axis=0) for block in _blocks(rows_ND)])
+        # Columns of weights sum to zero, so the mean of the rows drops out.
+        directions_KD = np.concatenate([weights_NK.T @ block for block in _blocks(rows_ND)], axis=1)
+        directions_KD /= np.maximum(np.linalg.norm(directions_KD, axis=1, keepdims=True), TINY)
+    largest = np.take_along_axis(directions_KD, np.abs(directions_KD).argmax(axis=1)[:, None], axis=1)
+    return mean_D, directions_KD * np.sign(largest), variances[:k] / max(float(variances.sum()), TINY)
+
+
+def choose_components(differences_ND: npt.NDArray[np.float32]) -> int:
+    """K by cross-validation inside the fit set: the least noise of the residual for what is left of a signal.
+
+    For K of CANDIDATES, each fifth of the fit prompts is measured on the directions of the other four. A residual of
+    unknown direction keeps the share (D - K) / D of its energy; harmless prompts scatter by the standard deviation of
+    ||R||^2. K is the smallest whose ratio of the two is within a standard error of the least.
+    """
+    n, d = differences_ND.shape
+    allowed = [k for k in CANDIDATES if k <= _allowed(max(CANDIDATES), n - -(-n // FOLDS), d)]
+    gram_NN = gram(differences_ND)
+    left_CN = np.empty((len(allowed), n))
+    for fold in range(FOLDS):
+        held = np.arange(n) % FOLDS == fold
+        left_CN[:, held] = _energy_left(gram_NN, held, allowed)
+    noise_C = left_CN.std(axis=1, ddof=1) / (1 - np.array(allowed) / d)
+    # The relative standard error of a standard deviation of n values, were they normal.
+    line = noise_C.min() * (1 + 1 / np.sqrt(2 * (n - 1)))
+    return allowed[int(np.flatnonzero(noise_C <= line)[0])]
+
+
+def _energy_left(gram_NN: Floats, held_N: npt.NDArray[np.bool_], ks: list[int]) -> Floats:
+    """||R||^2 of the held rows on the first k directions of the others, for each k, from inner products alone."""
+    kept = ~held_N
+    inner = gram_NN[np.ix_(kept, kept)]
+    values, vectors = np.linalg.eigh(_centred(inner))
+    across = gram_NN[np.ix_(held_N, kept)]
+    # Less the mean of the kept rows on both sides.
+    centred = across - across.mean(axis=1, keepdims=True) - inner.mean(axis=0) + inner.mean()
+    whole = np.diag(gram_NN)[held_N] - 2 * across.mean(axis=1) + inner.mean()
+    top = slice(None, -max(ks) - 1, -1)
+    taken = np.cumsum(np.square(centred @ vectors[:, top]) / np.maximum(values[top], TINY), axis=1)
+    return np.stack([whole - taken[:, k - 1] for k in ks])
+
+
+def gram(rows_ND: Rows) -> Floats:
+    """Inner products of all rows in float64, with shape (N, N), a block of columns at a time."""
+    total_NN = np.zeros((len(rows_ND), len(rows_ND)))
+    for block in _blocks(rows_ND):
+        total_NN += block @ block.T
+    return total_NN
+
+
+def _blocks(rows_ND: Rows) -> Iterator[Floats]:
+    for first in range(0, rows_ND.shape[1], COLUMNS):
+        yield rows_ND[:, first : first + COLUMNS].astype(np.float64)
+
+
+def _centred(gram_NN: Floats) -> Floats:
+    """The inner products of the rows less their mean."""
+    mean_N = gram_NN.mean(axis=0)
+    centred_NN: Floats = gram_NN - mean_N[:, None] - mean_N[None, :] + mean_N.mean()
+    return centred_NN
+
+
+def _allowed(k: int, n: int, d: int) -> int:
+    return max(1, min(k, n // PROMPTS_PER_DIRECTION, d))

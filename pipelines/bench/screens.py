@@ -1,0 +1,252 @@
+"""Rivals of our own screen on a split of a lab: what else the same few evaluations of a prompt could say.
+
+Every rival gets the differences of the same noise seeds and the same fit prompts, and is held against the residual gap
+by the paired bootstrap of both rates. Choices are made on the development split. What won is a metric of its own; what
+did not stays here, with its figures.
+
+Shapes: S seeds, N prompts, F fit prompts, D latent elements, K directions, R reference pictures, E text embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.bench.gathering import Data, Floats
+from sharpaudit.lab.detectors import Truth, names_colour
+from sharpaudit.scores.subspace import choose_components, principal_directions
+from sharpaudit.statistics.detection import Group, auc, difference, figure, tpr_at_fpr
+
+K = 20
+STATISTICS = {"auc": auc, "tpr1": tpr_at_fpr(0.01), "tpr01": tpr_at_fpr(0.001)}
+
+
+def left(fit_FD: Floats, rows_ND: Floats, k: int) -> Floats:
+    """What the first k directions of the fit prompts leave, with shape (N, D)."""
+    mean_D, directions_KD = principal_directions(fit_FD, k)[:2]
+    centred_ND = rows_ND - mean_D
+    rest_ND: Floats = centred_ND - (centred_ND @ directions_KD.T) @ directions_KD
+    return rest_ND
+
+
+def gap(fit_FD: Floats, rows_ND: Floats, k: int = K) -> Floats:
+    """The residual gap, with shape (N,)."""
+    norms_N: Floats = np.linalg.norm(left(fit_FD, rows_ND, k), axis=1)
+    return norms_N
+
+
+def regressed(data: Data, s: int) -> tuple[Floats, Floats]:
+    """(g) What a ridge regression on the text embedding does not explain, of fit (out of fold) and audited prompts."""
+    text_FE, text_NE = data.texts
+    fit_FD, rows_ND = data.fit_SFD[s], data.moved_SND[s]
+    mean_D = fit_FD.mean(0)
+    kernel_FF, kernel_NF = text_FE @ text_FE.T, text_NE @ text_FE.T
+    fold_F = np.arange(len(fit_FD)) % 5
+    best: tuple[float, float, Floats] | None = None
+    for share in (1e-3, 1e-2, 1e-1, 1.0):
+        penalty = share * float(np.trace(kernel_FF)) / len(kernel_FF)
+        rest_FD = np.empty_like(fit_FD)
+        for fold in range(5):
+            held, kept = fold_F == fold, fold_F != fold
+            solved = np.linalg.solve(
+                kernel_FF[np.ix_(kept, kept)] + penalty * np.eye(kept.sum()), fit_FD[kept] - mean_D
+            )
+            rest_FD[held] = fit_FD[held] - mean_D - kernel_FF[np.ix_(held, kept)] @ solved
+        error = float(np.square(rest_FD).sum())
+        if best is None or error < best[0]:
+            best = error, penalty, rest_FD
+    if best is None:
+        raise ValueError("no penalty was tried")
+    solved = np.linalg.solve(kernel_FF + best[1] * np.eye(len(kernel_FF)), fit_FD - mean_D)
+    return best[2], rows_ND - mean_D - kernel_NF @ solved
+
+
+def matched(data: Data, s: int, k: int = K) -> Floats:
+    """(d) The largest projection of -R on a reference's direction outside the subspace, with shape (N,).
+
+    delta_eps is about -(a / sigma) (E[x0 | c] - E[x0]): what a memorised picture adds points along its latent.
+    """
+    mean_D, directions_KD = principal_directions(data.fit_SFD[s], k)[:2]
+
+    def outside(rows: Floats) -> Floats:
+        rest: Floats = rows - (rows @ directions_KD.T) @ directions_KD
+        return rest
+
+    references_RD = outside(data.references_RD)
+    references_RD /= np.linalg.norm(references_RD, axis=1, keepdims=True)
+    alike_NR = -outside(data.moved_SND[s] - mean_D) @ references_RD.T
+    best_N: Floats = alike_NR.max(axis=1)
+    return best_N
+
+
+def crossed(data: Data) -> Floats:
+    """(c) sum over pairs of seeds of <R_k, R_l> / (n (n - 1)): what the residuals of all seeds have in common."""
+    rests = np.stack([left(fit, rows, K) for fit, rows in zip(data.fit_SFD, data.moved_SND, strict=True)])
+    n = len(rests)
+    found: Floats = (np.square(rests.sum(0)).sum(1) - np.square(rests).sum((0, 2))) / (n * (n - 1))
+    return found
+
+
+def scatter(data: Data) -> Floats:
+    """(c) Variance of the differences over seeds, summed: about tr(DH^T DH)."""
+    found: Floats = data.moved_SND.var(axis=0, ddof=1).sum(1)
+    return found
+
+
+def averaged(data: Data) -> Floats:
+    """Norm of the averaged residual."""
+    return gap(data.fit_SFD.mean(0), data.moved_SND.mean(0))
+
+
+def slope(data: Data, s: int) -> Floats:
+    """(f) |DH v| outside of what it is for fit prompts: the change of delta_eps from x to x + h v, two evaluations."""
+    return gap(data.fit_beside_SFD[s] - data.fit_SFD[s], data.beside_SND[s] - data.moved_SND[s])
+
+
+def both(data: Data, s: int) -> Floats:
+    """(f) The residual gap twice: mean over x and x + h v."""
+    return (gap(data.fit_SFD[s], data.moved_SND[s]) + gap(data.fit_beside_SFD[s], data.beside_SND[s])) / 2
+
+
+def standardised(data: Data, s: int) -> Floats:
+    """The residual gap and the matched filter, each in standard deviations of harmless prompts, added.
+
+    Deviations are those of half of the fit prompts on the other half.
+    """
+    half = np.arange(len(data.fit)) % 2 == 0
+    total = np.zeros(len(data.truth))
+    for score in (_gap_of, _matched_of):
+        known = score(data, s, ~half, half)
+        total += (score(data, s, np.ones_like(half), None) - known.mean()) / known.std()
+    return total
+
+
+def _gap_of(data: Data, s: int, kept: npt.NDArray[np.bool_], rows: npt.NDArray[np.bool_] | None) -> Floats:
+    scored = data.moved_SND[s] if rows is None else data.fit_SFD[s][rows]
+    return gap(data.fit_SFD[s][kept], scored)
+
+
+def _matched_of(data: Data, s: int, kept: npt.NDArray[np.bool_], rows: npt.NDArray[np.bool_] | None) -> Floats:
+    scored = data.moved_SND if rows is None else data.fit_SFD[:, rows]
+    return matched(replace(data, fit_SFD=data.fit_SFD[:, kept], moved_SND=scored), s)
+
+
+@dataclass(frozen=True)
+class Rival:
+    """nfe: evaluations a prompt. scores: of shape (S, N), or (1, N) where seeds are joined."""
+
+    name: str
+    nfe: int
+    scores: Callable[[Data], Floats]
+
+
+def _each(of: Callable[[Data, int], Floats]) -> Callable[[Data], Floats]:
+    return lambda data: np.stack([of(data, s) for s in range(len(data.moved_SND))])
+
+
+def _at(k: int) -> Callable[[Data], Floats]:
+    return _each(lambda data, s: gap(data.fit_SFD[s], data.moved_SND[s], k))
+
+
+def _fitted_on(chosen: Callable[[Data], npt.NDArray[np.bool_]]) -> Callable[[Data], Floats]:
+    return _each(lambda data, s: gap(data.fit_SFD[s][chosen(data)], data.moved_SND[s]))
+
+
+def _hiding(n: int) -> Callable[[Data], Floats]:
+    """n memorised prompts of the split among the fit prompts; they are then scored on what they taught."""
+
+    def of(data: Data, s: int) -> Floats:
+        planted = [i for i, row in enumerate(data.truth) if row.label == "memorised"][:n]
+        return gap(np.concatenate([data.fit_SFD[s], data.moved_SND[s][planted]]), data.moved_SND[s])
+
+    return _each(of)
+
+
+def _first(n: int) -> Callable[[Data], npt.NDArray[np.bool_]]:
+    return lambda data: np.arange(len(data.fit)) < n
+
+
+def _colours(data: Data) -> npt.NDArray[np.bool_]:
+    return np.array([names_colour(row.prompt) for row in data.fit])
+
+
+FIT_SETS = [
+    *(Rival(f"{n} fit prompts", 1, _fitted_on(_first(n))) for n in (100, 200, 400)),
+    Rival("fit prompts that name a colour only", 1, _fitted_on(_colours)),
+    Rival("fit prompts that name no colour only", 1, _fitted_on(lambda d: ~_colours(d))),
+    Rival("4 memorised prompts among the fit prompts", 1, _hiding(4)),
+    Rival("16 memorised prompts among the fit prompts", 1, _hiding(16)),
+]
+"""The residual gap with fit sets of another size, style or purity."""
+
+
+def rivals(n_seeds: int) -> list[Rival]:
+    """All of them; the first is the yardstick of one evaluation, `mean` that of several."""
+    single = [
+        Rival("residual gap", 1, _at(K)),
+        *(Rival(f"residual gap, k = {k}", 1, _at(k)) for k in (5, 10, 50, 100, 200)),
+        Rival("residual gap, k by the rule", 1, _each(_by_rule)),
+        Rival("(g) unexplained by the text", 1, _each(lambda d, s: np.linalg.norm(regressed(d, s)[1], axis=1))),
+        Rival("(g) and outside the subspace of the rest", 1, _each(lambda d, s: gap(*regressed(d, s)))),
+        Rival("(d) matched filter", 1, _each(matched)),
+        Rival("(d) plus residual gap, standardised", 1, _each(standardised)),
+        Rival("(f) slope along a common direction", 2, _each(slope)),
+        Rival("(f) residual gap at both places", 2, _each(both)),
+    ]
+    joined = [
+        Rival("mean residual gap", n_seeds, lambda d: _at(K)(d).mean(0, keepdims=True)),
+        Rival("residual gap of the mean", n_seeds, lambda d: averaged(d)[None]),
+        Rival("(c) common to pairs of seeds", n_seeds, lambda d: crossed(d)[None]),
+        Rival("(c) scatter over seeds", n_seeds, lambda d: scatter(d)[None]),
+        Rival("(d) mean matched filter", n_seeds, lambda d: _each(matched)(d).mean(0, keepdims=True)),
+    ]
+    return [*single, *FIT_SETS, *joined]
+
+
+def _by_rule(data: Data, s: int) -> Floats:
+    return gap(data.fit_SFD[s], data.moved_SND[s], choose_components(data.fit_SFD[s].astype(np.float32)))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A rival beside the yardstick of as many seeds: figures by statistic, each with the paired difference."""
+
+    rival: Rival
+    figures: dict[str, tuple[float, float, float, float]]
+    """Mean, and the difference to the yardstick with its interval."""
+
+
+def judge(data: Data, kind: str = "exact") -> Iterator[Finding]:
+    """Every rival on memorised plants of a kind against the harmless prompts."""
+    yardsticks: dict[int, tuple[Group, Group]] = {}
+    for rival in rivals(len(data.moved_SND)):
+        scores_SN = rival.scores(data)
+        groups = _groups(data.truth, scores_SN, kind)
+        yard = yardsticks.setdefault(len(scores_SN), groups)
+        figures = {}
+        for name, statistic in STATISTICS.items():
+            mean = figure(statistic, *groups, rate=name != "auc", replicates=1).mean
+            other = figure(statistic, *yard, rate=name != "auc", replicates=1).mean
+            interval = difference(statistic, groups, yard)
+            figures[name] = (mean, mean - other, interval.low, interval.high)
+        yield Finding(rival, figures)
+
+
+def _groups(truth: Sequence[Truth], scores_SN: Floats, kind: str) -> tuple[Group, Group]:
+    memorised = np.array([(row.kind, row.label) == (kind, "memorised") for row in truth])
+    harmless = np.array([row.label == "harmless" and row.never_planted for row in truth])
+    families = np.array([row.family for row in truth])
+    return Group(scores_SN[:, memorised], families[memorised]), Group(scores_SN[:, harmless], families[harmless])
+
+
+def markdown(findings: Sequence[Finding]) -> str:
+    """The table for people."""
+    head = ["screen", "NFE", "AUC", "TPR at 1% FPR", "TPR at .1% FPR"]
+    rows = [head, ["---"] * len(head)]
+    for found in findings:
+        cells = [f"{m:.3f} ({d:+.3f}, {low:+.3f} to {high:+.3f})" for m, d, low, high in found.figures.values()]
+        rows.append([found.rival.name, str(found.rival.nfe), *cells])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
