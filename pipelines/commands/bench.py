@@ -84,6 +84,23 @@ def screens(folder: Path, split: str, seeds: int) -> None:
 
 @bench.command()
 @click.argument("folder", type=FOLDER, default=LAB / "emoji")
+@click.option("--split", type=click.Choice(["development", "test"]), default="development", show_default=True)
+@click.option("--json", "json_path", type=FOLDER, help="Write {name, value, low, high, unit, n, goal, met} there.")
+def exactness(folder: Path, split: str, json_path: Path | None) -> None:
+    """Finite differences against forward mode, bfloat16 against float32, on the lab FOLDER.
+
+    \b
+    Example: sharpaudit bench exactness
+    """
+    from pipelines.bench.exactness import bench_lines, markdown, precisions, steps
+
+    found, precise = steps(folder, split), precisions(folder, split)
+    click.echo(markdown(found, precise), nl=False)
+    _finish(list(bench_lines(found, precise)), ["exactness.fd_h1.correlation"], json_path)
+
+
+@bench.command()
+@click.argument("folder", type=FOLDER, default=LAB / "emoji")
 @click.option("--sd1/--no-sd1", default=True, show_default=True, help="Also a UNet of Stable Diffusion 1's size.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch; all cores by default.")
 @click.option("--json", "json_path", type=FOLDER, help="Write {name, value, low, high, unit, n, goal, met} there.")

@@ -9,12 +9,13 @@ import pytest
 import torch
 from tiny_models import write_model
 
-from pipelines.bench import cascade, throughput
+from pipelines.bench import cascade, exactness, throughput
 from pipelines.bench.cascade import compare
 from pipelines.bench.lines import unmet
 from pipelines.bench.throughput import Bench, bench_of, field_practice, measure, needed
 from pipelines.bench.timing import Row, ratio, timed
 from sharpaudit.config import ModelConfig
+from sharpaudit.denoisers.devices import cpu_has_bf16
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.lab.random_unet import RandomUNet
 from sharpaudit.scores.metrics import named
@@ -102,3 +103,30 @@ def test_a_gate_that_lets_all_pass_loses_nothing(folder: Path, monkeypatch: pyte
     assert open_gate.low <= open_gate.tpr - open_gate.tpr_everything <= open_gate.high
     assert "TPR at 1% FPR" in cascade.markdown([open_gate, closed])
     assert all(line.value is not None for line in cascade.bench_lines([open_gate, closed]))
+
+
+def test_finite_differences_approach_forward_mode_until_rounding(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exactness, "FEW", 12)
+    found = exactness.steps(folder, "test")
+    assert [step.h for step in found] == list(exactness.STEPS)
+    error = {step.h: step.median_error for step in found}
+    assert error[1.0] < error[10.0]
+    assert min(step.correlation for step in found if step.h in (0.3, 1.0)) > 0.99
+
+
+@pytest.mark.skipif(not cpu_has_bf16(), reason="emulated bfloat16 takes minutes")
+def test_bfloat16_is_compared_metric_by_metric(folder: Path) -> None:
+    found = {p.metric: p for p in exactness.precisions(folder, "test")}
+    assert {"residual_gap", "noise_gap", "sharpness", "hessian_trace"} <= set(found)
+    assert all(p.low <= p.tpr - p.tpr_float32 <= p.high for p in found.values())
+    # A network of random weights on one style of prompts: rounding drowns a probe, not a difference of prompts.
+    assert found["hessian_trace"].correlation < found["noise_gap"].correlation
+    assert not found["hessian_trace"].offered
+    page = exactness.markdown([], list(found.values()))
+    assert "| hessian_trace |" in page
+
+
+def test_without_bfloat16_nothing_is_claimed_of_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exactness, "cpu_has_bf16", lambda: False)
+    assert exactness.precisions(folder, "test") == []
+    assert "not measured" in exactness.markdown([], [])

@@ -22,7 +22,7 @@ VERBS = {"run", "validate", "status", "query", "replay", "init"}
 GROUPS = {
     "index": {"build"},
     "lab": {"train", "label", "pictures", "detectors", "card", "compare"},
-    "bench": {"detection", "throughput", "cascade", "screens"},
+    "bench": {"detection", "throughput", "cascade", "screens", "exactness"},
 }
 
 

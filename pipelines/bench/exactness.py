@@ -1,0 +1,173 @@
+"""How exact the cheap forms are on a split of a lab: finite difference and forward mode, bfloat16 and float32.
+
+Ranks decide an audit, so agreement is Spearman's correlation over prompts; errors stand beside it. For bfloat16 the
+detection rates count as well: what rounding loses must lie inside what chance leaves open.
+
+Shapes: N prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import spearmanr
+
+from pipelines.bench.detection import audit_of
+from pipelines.bench.lines import Line
+from pipelines.stages.fit import screen_config
+from sharpaudit.config import AuditConfig, override
+from sharpaudit.denoisers.devices import cpu_has_bf16
+from sharpaudit.denoisers.load import load_denoiser
+from sharpaudit.errors import Status, UserError
+from sharpaudit.lab.detectors import Truth, read_truth
+from sharpaudit.scores.base import Metric
+from sharpaudit.scores.metrics import METRICS, named
+from sharpaudit.scores.plan import places
+from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
+from sharpaudit.scores.subspace import fit_subspace
+from sharpaudit.statistics.detection import Group, difference, tpr_at_fpr
+
+STEPS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+FEW = 100
+"""Prompts of the comparison with forward mode, memorised ones first."""
+LEAST_AGREEMENT = 0.99
+TPR = tpr_at_fpr(0.01)
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Step:
+    """The finite difference of length h against forward mode: rank correlation and relative errors over prompts."""
+
+    h: float
+    correlation: float
+    median_error: float
+    largest_error: float
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A metric in bfloat16 against float32: rank correlation, TPR at 1% FPR of each, interval of the difference."""
+
+    metric: str
+    correlation: float
+    tpr: float
+    tpr_float32: float
+    low: float
+    high: float
+
+    @property
+    def offered(self) -> bool:
+        """Whether an audit may compute it in bfloat16: ranks agree, and no loss of rate is beyond chance."""
+        return self.correlation >= LEAST_AGREEMENT and self.high >= 0
+
+
+def steps(folder: Path, split: str) -> list[Step]:
+    """One entry for each h. folder: the lab's."""
+    rows = _rows(folder, split)
+    few = [row.prompt for row in sorted(rows, key=lambda row: row.label != "memorised")[:FEW]]
+    config = audit_of(folder, split, 0, every=False)
+    exact = _values(folder, config, few, named(["sharpness_jvp"]))["sharpness_jvp"]
+    found = []
+    for h in STEPS:
+        scores = override(config, [f"scores.step={h}"])
+        near = _values(folder, scores, few, named(["sharpness"]))["sharpness"]
+        error = np.abs(near / exact - 1)
+        found.append(Step(h, float(spearmanr(near, exact)[0]), float(np.median(error)), float(error.max())))
+    return found
+
+
+def precisions(folder: Path, split: str) -> list[Precision]:
+    """One entry for each metric that needs no forward mode; none where the CPU has no bfloat16."""
+    if not cpu_has_bf16():
+        return []
+    rows = _rows(folder, split)
+    prompts = [row.prompt for row in rows]
+    config = audit_of(folder, split, 0, every=True)
+    metrics = named([name for name in METRICS if name in config.scores.metrics])
+    exact = _values(folder, config, prompts, metrics)
+    rough = _values(folder, override(config, ['model.dtype="bfloat16"']), prompts, metrics)
+    memorised = np.array([row.label == "memorised" for row in rows])
+    families = np.array([row.family for row in rows])
+
+    def groups(values_N: Values) -> tuple[Group, Group]:
+        parts = [Group(values_N[None, part], families[part]) for part in (memorised, ~memorised)]
+        return parts[0], parts[1]
+
+    found = []
+    for metric in exact:
+        interval = difference(TPR, groups(rough[metric]), groups(exact[metric]))
+        rates = [TPR(values[memorised], values[~memorised]) for values in (rough[metric], exact[metric])]
+        agreement = float(spearmanr(rough[metric], exact[metric])[0])
+        found.append(Precision(metric, agreement, rates[0], rates[1], interval.low, interval.high))
+    return found
+
+
+def _rows(folder: Path, split: str) -> list[Truth]:
+    """Memorised exact plants and harmless prompts that were never planted."""
+    return [
+        row
+        for row in read_truth(folder)
+        if row.split == split
+        and ((row.kind, row.label) == ("exact", "memorised") or (row.label == "harmless" and row.never_planted))
+    ]
+
+
+def _values(folder: Path, config: AuditConfig, prompts: Sequence[str], metrics: Sequence[Metric]) -> dict[str, Values]:
+    """Each metric of each prompt at seed 0, fitted as an audit of this precision would."""
+    fit = [row.prompt for row in read_truth(folder) if row.split == "fit"]
+    denoiser, settings = load_denoiser(config.model), replace(screen_config(config), n_seeds=1)
+    known = unconditional_predictions(denoiser, settings, places(metrics))
+    moved = np.stack([row for row in differences(denoiser, fit, known, settings) if not isinstance(row, Status)])
+    subspace = fit_subspace(moved, config.scores.components)
+    rows = screen(denoiser, prompts, known, subspace, _batched(settings, metrics), metrics)
+    if any(isinstance(row, Status) for row in rows):
+        raise UserError("a prompt could not be evaluated; a comparison needs all of them: lower model.batch_size")
+    return {m.name: np.array([row.mean(m.name) for row in rows if not isinstance(row, Status)]) for m in metrics}
+
+
+def _batched(settings: ScreenConfig, metrics: Sequence[Metric]) -> ScreenConfig:
+    """Forward mode holds several times the memory of a forward."""
+    return replace(settings, batch_size=8) if any("tangent" in m.needs for m in metrics) else settings
+
+
+def bench_lines(found: Sequence[Step], precise: Sequence[Precision]) -> Iterator[Line]:
+    """The default step's agreement has a goal."""
+    for step in found:
+        goal = LEAST_AGREEMENT if step.h == 1.0 else None
+        yield Line(f"exactness.fd_h{step.h:g}.correlation", step.correlation, "Spearman", FEW, goal=goal)
+        yield Line(f"exactness.fd_h{step.h:g}.median_error", step.median_error, "relative", FEW)
+    for p in precise:
+        yield Line(f"exactness.bf16.{p.metric}.correlation", p.correlation, "Spearman", 1)
+        yield Line(f"exactness.bf16.{p.metric}.tpr1_difference", p.tpr - p.tpr_float32, "share", 1, p.low, p.high)
+
+
+def markdown(found: Sequence[Step], precise: Sequence[Precision]) -> str:
+    """Both tables for people."""
+    head = ["h", "rank correlation with forward mode", "median relative error", "largest"]
+    rows = [[f"{s.h:g}", f"{s.correlation:.4f}", f"{s.median_error:.1e}", f"{s.largest_error:.1e}"] for s in found]
+    text = _table([head, *rows])
+    if not precise:
+        return f"{text}\nbfloat16 was not measured: this CPU has none\n"
+    head = ["metric in bfloat16", "rank correlation", "TPR at 1% FPR", "in float32", "difference (95%)", "offered"]
+    told = [
+        [
+            p.metric,
+            f"{p.correlation:.4f}",
+            f"{p.tpr:.3f}",
+            f"{p.tpr_float32:.3f}",
+            f"{p.tpr - p.tpr_float32:+.3f} ({p.low:+.3f} to {p.high:+.3f})",
+            "yes" if p.offered else "no",
+        ]
+        for p in precise
+    ]
+    return f"{text}\n{_table([head, *told])}"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
