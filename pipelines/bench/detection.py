@@ -8,15 +8,17 @@ Shapes: S seeds, N prompts, C calibration prompts.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.audit import run_audit
@@ -27,10 +29,11 @@ from sharpaudit import config as configuration
 from sharpaudit.config import AuditConfig, ModelConfig
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status, UserError, printable
-from sharpaudit.lab.detectors import COLUMNS, SEVERAL, read_truth, table
+from sharpaudit.lab.detectors import CAPTIONS, COLUMNS, SEVERAL, Truth, read_truth, table
 from sharpaudit.scores.metrics import METRICS, named
 from sharpaudit.scores.plan import evaluations
 from sharpaudit.scores.screen import screen
+from sharpaudit.scores.sharpness import SHARPNESS_JVP
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import CORPUS, SCORES
 
@@ -38,9 +41,13 @@ SHARED = ("residual_gap", "noise_gap", "mean_free_gap", "attention_entropy", "sc
 """One evaluation serves them all."""
 OTHERS = ("sharpness", "norm_cosine", "one_step", "hessian_trace")
 FULL_SEEDS = 16
-GOALS = {"auc": 0.99, "auc_low": 0.98, "tpr1": 0.9, "tpr1_low": 0.8}
-"""Of residual_gap on exact plants at one seed, all captions together."""
+GOALS = {"residual_gap": {"auc": 0.99, "auc_low": 0.98, "tpr1": 0.9, "tpr1_low": 0.8}}
+"""On the lab's exact plants at one seed, all captions together."""
 TIMED_PROMPTS = 64
+FEW = 100
+"""Prompts that forward mode is shown on."""
+FORWARD_MODE_COST = (sum(evaluations((SHARPNESS_JVP,)).values()), math.nan)
+Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -55,49 +62,115 @@ class Detection:
         return {"lines": self.lines, "evaluations": {metric: n for metric, (n, _) in self.cost.items()}}
 
 
+@dataclass(frozen=True)
+class LabSplit:
+    """A split of a lab: labels from its truth.csv, an audit of its prompts for each seed."""
+
+    folder: Path
+    split: str
+    overrides: Sequence[str] = ()
+    captions = tuple(CAPTIONS)
+
+    def audit(self, seed: int, *, every: bool) -> AuditConfig:
+        """The audit at one seed, by all metrics that the model can give or by those of the shared evaluation."""
+        return audit_of(self.folder, self.split, seed, every=every, overrides=self.overrides)
+
+    def truth(self, prompts: Sequence[Prompt]) -> list[Truth]:
+        """The labels of the prompts. Raises UserError for a prompt that has none."""
+        known = {row.prompt: row for row in read_truth(self.folder)}
+        strangers = [prompt.text for prompt in prompts if prompt.text not in known]
+        if strangers:
+            told = printable(strangers[0])
+            raise UserError(f'{self.folder}: no label of "{told}"; run `sharpaudit lab label` on this folder')
+        return [known[prompt.text] for prompt in prompts]
+
+
+@dataclass(frozen=True)
+class Configured:
+    """An audit of any model: its positive controls are the memorised prompts, what it audits are harmless ones."""
+
+    config: AuditConfig
+    captions = ("all",)
+
+    def audit(self, seed: int, *, every: bool) -> AuditConfig:
+        """The audit at one seed. Raises UserError without positive controls."""
+        if self.config.corpus.positive_controls is None:
+            raise UserError("corpus.positive_controls: a bench needs prompts known to be memorised; name their file")
+        names = ", ".join(f'"{name}"' for name in _able(self.config.model, every))
+        return configuration.override(self.config, [f"seed={seed}", f"scores.metrics=[{names}]"])
+
+    def truth(self, prompts: Sequence[Prompt]) -> list[Truth]:
+        """Labels by role."""
+        kinds = {"positive_control": ("exact", "memorised"), "audit": ("unseen", "harmless")}
+        return [Truth(prompt.text, "", prompt.family, *kinds[prompt.role]) for prompt in prompts]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A scored prompt."""
+
+    text: str
+    role: str
+    family: str
+
+
 def detect(
-    folder: Path,
-    split: str,
-    out: Path,
-    *,
-    full: bool = False,
-    overrides: Sequence[str] = (),
-    reporter: Reporter | None = None,
+    source: LabSplit | Configured, out: Path, *, full: bool = False, reporter: Reporter | None = None
 ) -> Detection:
     """Score what is not yet scored in `out` and measure: 4 seeds; 16, in full, where one evaluation serves all metrics.
 
-    folder: the lab's. Raises UserError for a prompt without a label or without a score.
+    In full also forward mode on FEW prompts. Raises UserError for a prompt without a label or without a score.
     """
-    truth = {row.prompt: row for row in read_truth(folder)}
-    scores_SN: dict[str, list[npt.NDArray[np.float64]]] = defaultdict(list)
-    calibration_SC: dict[str, list[npt.NDArray[np.float64]]] = defaultdict(list)
+    scores_SN: dict[str, list[Values]] = defaultdict(list)
+    calibration_SC: dict[str, list[Values]] = defaultdict(list)
     cost: dict[str, tuple[int, float]] = {}
-    prompts: list[str] = []
+    exact: list[dict[str, Any]] = []
+    # Before anything is evaluated: are there labels at all?
+    truth = source.truth([])
     for seed in range(FULL_SEEDS if full else SEVERAL):
-        config = audit_of(folder, split, seed, every=seed < SEVERAL, overrides=overrides)
+        config = source.audit(seed, every=seed < SEVERAL)
         run = _scored(config, out / f"seed-{seed}", reporter)
-        prompts, found = _values(run, config, "audit")
-        for metric, known in _values(run, config, "calibration")[1].items():
+        prompts, found = _values(run, config, ("audit", "positive_control"))
+        for metric, known in _values(run, config, ("calibration",))[1].items():
             scores_SN[metric].append(found[metric])
             calibration_SC[metric].append(known)
-        cost = cost or dict(_costs(run, config, prompts))
-    strangers = [prompt for prompt in prompts if prompt not in truth]
-    if strangers:
-        raise UserError(f'{folder}: no label of "{printable(strangers[0])}"; run `sharpaudit lab label` on this folder')
-    lines = table([truth[prompt] for prompt in prompts], _stacked(scores_SN), _stacked(calibration_SC))
-    return Detection(lines, cost)
+        if not seed:
+            truth = source.truth(prompts)
+            cost = dict(_costs(run, config, [prompt.text for prompt in prompts]))
+            exact = _forward_mode(run, config, truth) if full else []
+    lines = table(truth, _stacked(scores_SN), _stacked(calibration_SC), source.captions)
+    return Detection([*lines, *exact], cost | ({"sharpness_jvp": FORWARD_MODE_COST} if exact else {}))
+
+
+def at_first_seed(source: LabSplit | Configured, out: Path) -> tuple[list[Truth], dict[str, Values], dict[str, Values]]:
+    """What `detect` scored at seed 0: labels, and each metric's values of audited and of calibration prompts."""
+    run, config = RunFolder.open(out / "seed-0"), source.audit(0, every=True)
+    prompts, found = _values(run, config, ("audit", "positive_control"))
+    return source.truth(prompts), found, _values(run, config, ("calibration",))[1]
+
+
+def _forward_mode(run: RunFolder, config: AuditConfig, truth: Sequence[Truth]) -> list[dict[str, Any]]:
+    """The reference path of sharpness at one seed on FEW prompts, half of them memorised exact plants if there are."""
+    memorised = [row for row in truth if (row.kind, row.label) == ("exact", "memorised")][: FEW // 2]
+    harmless = [row for row in truth if row.label == "harmless" and row.never_planted][: FEW - len(memorised)]
+    few = [*memorised, *harmless]
+    settings = replace(screen_config(config), batch_size=8)
+    known, nothing = load_unconditional(run, config), load_subspace(run)
+    rows = screen(load_denoiser(config.model), [row.prompt for row in few], known, nothing, settings, (SHARPNESS_JVP,))
+    if any(isinstance(row, Status) for row in rows):
+        raise UserError("sharpness_jvp: a prompt could not be evaluated; a table needs all of them")
+    values = np.array([row.mean("sharpness_jvp") for row in rows if not isinstance(row, Status)])
+    return table(few, {"sharpness_jvp": values[None]}, {}, ("all",))
 
 
 def audit_of(folder: Path, split: str, seed: int, *, every: bool, overrides: Sequence[str] = ()) -> AuditConfig:
     """The audit of a split of a lab at one seed, by the metrics that its model can give. every: or only the shared."""
     model = ModelConfig(path=str(folder.absolute() / "model"), dtype="float32", device="cpu")
-    able = load_denoiser(model).records_attention
-    names = [n for n in (*SHARED, *(OTHERS if every else ())) if able or "attention" not in METRICS[n].needs]
     tree: dict[str, Any] = {
         "name": f"detection-{split}-{seed}",
         "seed": seed,
         "model": model.model_dump(mode="json"),
-        "scores": {"metrics": names},
+        "scores": {"metrics": _able(model, every)},
         "corpus": {"audit": f"prompts/{split}.csv", "family_column": "family"},
         "calibration": {"fit": "prompts/fit.csv", "calibrate": "prompts/calibration.csv", "family_column": "family"},
         "matches": {"index": "references"},
@@ -106,13 +179,19 @@ def audit_of(folder: Path, split: str, seed: int, *, every: bool, overrides: Seq
     return configuration.override(config, overrides)
 
 
-def bench_lines(found: Detection) -> Iterator[Line]:
-    """Exact plants, all captions, one seed: AUC and TPR at 1% FPR of every metric, with the goals of residual_gap."""
+def _able(model: ModelConfig, every: bool) -> list[str]:
+    """The metrics that a model can give, all of them or those that share one evaluation."""
+    maps = load_denoiser(model).records_attention
+    return [n for n in (*SHARED, *(OTHERS if every else ())) if maps or "attention" not in METRICS[n].needs]
+
+
+def bench_lines(found: Detection, goals_of: Mapping[str, Mapping[str, float]]) -> Iterator[Line]:
+    """Exact plants, all captions, one seed: AUC and TPR at 1% FPR of every metric. goals_of: by metric."""
     short = {"auc": "auc", "tpr_at_1_percent_fpr": "tpr1"}
     for line in found.lines:
         if (line["n"], line["plants"], line["captions"]) != (1, "exact", "all") or line["statistic"] not in short:
             continue
-        goals = GOALS if line["metric"] == "residual_gap" else {}
+        goals = goals_of.get(line["metric"], {})
         figure, n = short[line["statistic"]], line["memorised"]
         name = f"{line['metric']}.n1.exact.{figure}"
         yield Line(name, line["mean"], "share", n, line["low"], line["high"], goals.get(figure))
@@ -126,9 +205,20 @@ def markdown(found: Detection) -> str:
     keyed = {(*_key(line), line["statistic"]): line for line in found.lines}
     for metric, n, plants, captions in dict.fromkeys(_key(line) for line in found.lines):
         nfe, ms = found.cost[metric]
-        figures = [keyed[metric, n, plants, captions, name] for name in COLUMNS]
-        sizes = [figures[0][name] for name in ("seeds", "memorised", "harmless")]
-        rows.append([metric, n, nfe * n, f"{ms * n:.1f}", plants, captions, *sizes, *map(_shown, figures)])
+        figures = [keyed.get((metric, n, plants, captions, name)) for name in COLUMNS]
+        sizes = [keyed[metric, n, plants, captions, "auc"][name] for name in ("seeds", "memorised", "harmless")]
+        rows.append(
+            [
+                metric,
+                n,
+                nfe * n,
+                "" if math.isnan(ms) else f"{ms * n:.1f}",
+                plants,
+                captions,
+                *sizes,
+                *map(_shown, figures),
+            ]
+        )
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows) + "\n"
 
 
@@ -136,7 +226,9 @@ def _key(line: dict[str, Any]) -> tuple[str, int, str, str]:
     return line["metric"], line["n"], line["plants"], line["captions"]
 
 
-def _shown(line: dict[str, Any]) -> str:
+def _shown(line: dict[str, Any] | None) -> str:
+    if line is None:
+        return "not measured"
     # Of a false-positive rate the worst seed is the highest one.
     worst = "maximum" if line["statistic"].startswith("fpr") else "minimum"
     seeds = f", worst {line[worst]:.3f}" if line["seeds"] > 1 else ""
@@ -151,14 +243,15 @@ def _scored(config: AuditConfig, root: Path, reporter: Reporter | None) -> RunFo
     return RunFolder.open(root)
 
 
-def _values(run: RunFolder, config: AuditConfig, role: str) -> tuple[list[str], dict[str, npt.NDArray[np.float64]]]:
-    """Prompts with this role in the order of their ids, and each metric's value, (N,)."""
+def _values(run: RunFolder, config: AuditConfig, roles: Sequence[str]) -> tuple[list[Prompt], dict[str, Values]]:
+    """Prompts with these roles in the order of their ids, and each metric's value, (N,)."""
     corpus, scores = run.table(CORPUS), run.table(SCORES)
-    rows = corpus.read_all(corpus.current(), ["prompt_id", "prompt", "role"]).sort_by("prompt_id")
-    rows = rows.filter(pc.field("role") == role)
+    columns = ["prompt_id", "prompt", "role", "family_id"]
+    rows = corpus.read_all(corpus.current(), columns).sort_by("prompt_id")
+    rows = rows.filter(pc.is_in(rows["role"], pa.array(roles)))
     ids = rows["prompt_id"].to_pylist()
     every = scores.read_all(scores.current(), ["prompt_id", "metric", "value"])
-    found: dict[str, npt.NDArray[np.float64]] = {}
+    found: dict[str, Values] = {}
     for metric in config.scores.metrics:
         made = every.filter(pc.field("metric") == metric)
         at = dict(zip(made["prompt_id"].to_pylist(), made["value"].to_pylist(), strict=True))
@@ -166,10 +259,10 @@ def _values(run: RunFolder, config: AuditConfig, role: str) -> tuple[list[str], 
         if lost:
             raise UserError(f"{metric}: {len(lost)} prompts have no score, the first is {lost[0]}; a table needs all")
         found[metric] = np.array([at[i] for i in ids], dtype=np.float64)
-    return rows["prompt"].to_pylist(), found
+    return [Prompt(*row) for row in zip(*(rows[name].to_pylist() for name in columns[1:]), strict=True)], found
 
 
-def _stacked(found: dict[str, list[npt.NDArray[np.float64]]]) -> dict[str, npt.NDArray[np.float64]]:
+def _stacked(found: dict[str, list[Values]]) -> dict[str, Values]:
     return {metric: np.stack(rows) for metric, rows in found.items()}
 
 

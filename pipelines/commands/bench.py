@@ -20,29 +20,47 @@ def bench() -> None:
 
 
 @bench.command()
-@click.argument("folder", type=FOLDER, default=LAB / "emoji")
+@click.argument("source", type=FOLDER, default=LAB / "emoji")
 @click.option("--split", type=click.Choice(["development", "test"]), default="test", show_default=True)
 @click.option("--out", type=FOLDER, default=Path("runs/detection"), show_default=True, help="Keeps the scores.")
 @click.option("--full", is_flag=True, help="16 single seeds in place of 4, where one evaluation serves all metrics.")
 @click.option("--json", "json_path", type=FOLDER, help="Write {name, value, low, high, unit, n, goal, met} there.")
+@click.option("--figure", type=FOLDER, help="Draw the distributions of the main metrics there, as svg, png or pdf.")
 @set_option
 def detection(
-    folder: Path, split: str, out: Path, full: bool, json_path: Path | None, overrides: tuple[str, ...]
+    source: Path,
+    split: str,
+    out: Path,
+    full: bool,
+    json_path: Path | None,
+    figure: Path | None,
+    overrides: tuple[str, ...],
 ) -> None:
-    """Every first-step metric on a split of the lab FOLDER, of the one that ships by default.
+    """Every first-step metric on SOURCE: a split of a lab's folder, of the one that ships by default.
 
-    A second call scores nothing again.
+    SOURCE may also be a config whose positive controls are memorised and whose audited prompts are harmless, as in
+    sd14_reference.toml. A second call scores nothing again.
 
     \b
     Example: sharpaudit bench detection --json detection.json
     """
     from pipelines import signals
-    from pipelines.bench.detection import GOALS, bench_lines, detect, markdown
+    from pipelines.bench.detection import GOALS, Configured, LabSplit, at_first_seed, bench_lines, detect, markdown
+    from pipelines.bench.figures import distributions
+    from sharpaudit.config import load
 
     signals.install()
-    found = detect(folder, split, out.absolute() / split, full=full, overrides=overrides)
+    of_config = source.suffix == ".toml"
+    audited = Configured(load(source, overrides)) if of_config else LabSplit(source, split, overrides)
+    kept = out.absolute() / (source.stem if of_config else split)
+    found = detect(audited, kept, full=full)
     click.echo(markdown(found), nl=False)
-    _finish(list(bench_lines(found)), [f"residual_gap.n1.exact.{name}" for name in GOALS], json_path)
+    if figure:
+        distributions(*at_first_seed(audited, kept), figure)
+    # The goals are of the lab: another model has others.
+    goals = {} if of_config else GOALS
+    needed = [f"{metric}.n1.exact.{name}" for metric, names in goals.items() for name in names]
+    _finish(list(bench_lines(found, goals)), needed, json_path)
 
 
 @bench.command()

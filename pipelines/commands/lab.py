@@ -90,11 +90,11 @@ def detectors(folder: Path, split: str, out: Path) -> None:
     Example: sharpaudit lab detectors emoji --split development --out runs/detection
     """
     from pipelines import signals
-    from pipelines.bench.detection import detect, markdown
+    from pipelines.bench.detection import LabSplit, detect, markdown
     from sharpaudit.lab.detectors import DETECTORS
 
     signals.install()
-    found = detect(folder, split, out.absolute() / split, full=True)
+    found = detect(LabSplit(folder, split), out.absolute() / split, full=True)
     (folder / DETECTORS[split]).write_text(json.dumps(found.as_json(), indent=1) + "\n")
     click.echo(markdown(found), nl=False)
 
@@ -114,19 +114,20 @@ def card(folder: Path) -> None:
 
 @lab.command()
 @run_argument
-@click.option("--lab", "folder", type=FOLDER, required=True, help="The folder of the lab that was audited.")
-def compare(run_folder: Path, folder: Path) -> None:
+@click.option("--lab", "folder", type=FOLDER, help="The lab that was audited, where it is not the one that ships.")
+def compare(run_folder: Path, folder: Path | None) -> None:
     """Hold the audit RUN of a lab's prompts against what is known of them.
 
     \b
-    Example: sharpaudit lab compare runs/emoji --lab emoji
+    Example: sharpaudit lab compare runs/quickstart
     """
     from pipelines.tables import open_connection
+    from sharpaudit.config import LAB
     from sharpaudit.lab.comparison import AUDITED, Audited, compare
     from sharpaudit.tables.query import query
     from sharpaudit.tables.runs import RunFolder
 
     with open_connection(RunFolder.open(run_folder.absolute())) as connection:
         audited = [Audited(*row) for row in query(connection, AUDITED).rows]
-    for line in compare(folder, audited):
+    for line in compare(folder or LAB / "emoji", audited):
         click.echo(json.dumps(line))

@@ -121,7 +121,7 @@ def _detectors(split: str, table: dict[str, Any]) -> str:
     rows = []
     for key in dict.fromkeys(_key(line) for line in table["lines"]):
         line, nfe = found[(*key, "auc")], table["evaluations"][key[0]] * key[1]
-        figures = [_figure(found[(*key, statistic)]) for statistic in COLUMNS]
+        figures = [_figure(found.get((*key, statistic))) for statistic in COLUMNS]
         rows.append([*key[:2], nfe, *key[2:], line["seeds"], line["memorised"], line["harmless"], *figures])
     head = ["metric", "n", "NFE", "plants", "captions", "seeds", "memorised", "harmless", *COLUMNS.values()]
     return (
@@ -139,7 +139,9 @@ def _key(line: dict[str, Any]) -> tuple[str, int, str, str]:
     return line["metric"], line["n"], line["plants"], line["captions"]
 
 
-def _figure(line: dict[str, Any]) -> str:
+def _figure(line: dict[str, Any] | None) -> str:
+    if line is None:
+        return "not measured"
     spread = f" ± {line['sd']:.3f}, {line['minimum']:.3f} to {line['maximum']:.3f}" if line["seeds"] > 1 else ""
     return f"{line['mean']:.3f}{spread} ({line['low']:.3f} to {line['high']:.3f})"
 

@@ -79,26 +79,30 @@ def names_colour(prompt: str) -> bool:
 
 
 def table(
-    truth: Sequence[Truth], scores_SN: Mapping[str, Values], calibration_SC: Mapping[str, Values]
+    truth: Sequence[Truth],
+    scores_SN: Mapping[str, Values],
+    calibration_SC: Mapping[str, Values],
+    captions: Sequence[str] = tuple(CAPTIONS),
 ) -> list[dict[str, Any]]:
     """One line per metric, number of seeds, kind of plant, kind of caption and statistic.
 
-    truth: the scored prompts in the order of the columns. calibration: scores of the calibration prompts.
+    truth: the scored prompts in the order of the columns. calibration: scores of the calibration prompts; a metric
+    without them has no lines of p.
     """
     lines = []
     for metric, n in product(scores_SN, (1, SEVERAL)):
         if len(scores_SN[metric]) < n:
             continue
-        values_SN, known_SC = (_averaged(found[metric], n) for found in (scores_SN, calibration_SC))
-        flagged_SN = np.stack(
-            [p_values(row, known) <= ALPHA + TOLERANCE for row, known in zip(values_SN, known_SC, strict=True)]
-        )
-        for plants, captions in product(("exact", "template"), CAPTIONS):
-            rows = _rows(truth, plants, captions)
+        values_SN, flagged_SN = _averaged(scores_SN[metric], n), None
+        if metric in calibration_SC:
+            both = zip(values_SN, _averaged(calibration_SC[metric], n), strict=True)
+            flagged_SN = np.stack([p_values(row, known) <= ALPHA + TOLERANCE for row, known in both]).astype(np.float64)
+        for plants, wording in product(("exact", "template"), captions):
+            rows = _rows(truth, plants, wording)
             if all(len(chosen) for chosen in rows):
-                head = {"metric": metric, "n": n, "seeds": len(values_SN), "plants": plants, "captions": captions}
+                head = {"metric": metric, "n": n, "seeds": len(values_SN), "plants": plants, "captions": wording}
                 sizes = {"memorised": len(rows[0]), "harmless": len(rows[1])}
-                found = _figures(truth, values_SN, flagged_SN.astype(np.float64), rows)
+                found = _figures(truth, values_SN, flagged_SN, rows)
                 lines += [head | sizes | {"statistic": name} | _columns(made) for name, made in found.items()]
     return lines
 
@@ -115,13 +119,15 @@ def _rows(truth: Sequence[Truth], plants: str, captions: str) -> tuple[list[int]
 
 
 def _figures(
-    truth: Sequence[Truth], values_SN: Values, flagged_SN: Values, rows: tuple[list[int], list[int]]
+    truth: Sequence[Truth], values_SN: Values, flagged_SN: Values | None, rows: tuple[list[int], list[int]]
 ) -> dict[str, Figure]:
     def groups(found_SN: Values) -> list[Group]:
         return [Group(found_SN[:, part], np.array([truth[i].family for i in part])) for part in rows]
 
     memorised, harmless = groups(values_SN)
     made = {name: figure(of, memorised, harmless, rate=rate) for name, (of, rate) in STATISTICS.items()}
+    if flagged_SN is None:
+        return made
     memorised, harmless = groups(flagged_SN)
     made["tpr_at_p_1_percent"] = figure(_share, memorised, harmless, rate=True)
     made["fpr_at_p_1_percent"] = figure(_share, harmless, memorised, rate=True)

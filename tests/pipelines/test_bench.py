@@ -12,10 +12,21 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from pipelines.bench.detection import GOALS, Detection, bench_lines, detect, markdown
+from pipelines.bench.detection import (
+    GOALS,
+    Configured,
+    Detection,
+    LabSplit,
+    at_first_seed,
+    bench_lines,
+    detect,
+    markdown,
+)
+from pipelines.bench.figures import distributions
 from pipelines.bench.lines import Line, unmet, write_json
 from pipelines.cli import cli
 from pipelines.progress import Reporter
+from sharpaudit.config import load
 from sharpaudit.errors import UserError
 from sharpaudit.lab.analytic import Sizes, write
 from sharpaudit.tables.runs import RunFolder
@@ -51,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_bench(folder: Path, out: Path) -> Detection:
     with Path(os.devnull).open("w") as quiet:
-        return detect(folder, "test", out, overrides=OVERRIDES, reporter=Reporter(out, quiet))
+        return detect(LabSplit(folder, "test", OVERRIDES), out, reporter=Reporter(out, quiet))
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +119,9 @@ def test_the_table_has_a_line_for_each_metric_and_number_of_seeds(found: tuple[P
 
 
 def test_goals_are_those_of_the_screen_that_decides(found: tuple[Path, Detection], tmp_path: Path) -> None:
-    lines = list(bench_lines(found[1]))
+    lines = list(bench_lines(found[1], GOALS))
     by_name = {line.name: line for line in lines}
-    assert by_name["residual_gap.n1.exact.auc"].goal == GOALS["auc"]
+    assert by_name["residual_gap.n1.exact.auc"].goal == GOALS["residual_gap"]["auc"]
     assert by_name["residual_gap.n1.exact.tpr1_low"].value == by_name["residual_gap.n1.exact.tpr1"].low
     assert by_name["noise_gap.n1.exact.auc"].goal is None
     write_json(tmp_path / "x.json", lines)
@@ -141,3 +152,87 @@ def test_a_prompt_without_a_label_is_named(found: tuple[Path, Detection], folder
     (other / "truth.csv").write_text("\n".join(lines[:-1]) + "\n")
     with pytest.raises(UserError, match="no label of"):
         run_bench(other, found[0])
+
+
+@pytest.fixture
+def reference(folder: Path, tmp_path: Path) -> Path:
+    """A config as sd14_reference.toml: memorised prompts as positive controls, harmless ones audited."""
+    labels = {row["prompt"]: row["label"] for row in rows_of(folder / "truth.csv")}
+    for name, label in (("memorised", "memorised"), ("harmless", "harmless")):
+        with (tmp_path / f"{name}.csv").open("w", newline="") as stream:
+            rows = [[i, prompt] for i, prompt in enumerate(labels) if labels[prompt] == label]
+            csv.writer(stream, delimiter=";").writerows([["", "Caption"], *rows])
+    config = tmp_path / "reference.toml"
+    config.write_text(f"""
+name = "reference"
+[model]
+path = "{folder}/model"
+[corpus]
+audit = "harmless.csv"
+positive_controls = "memorised.csv"
+column = "Caption"
+delimiter = ";"
+[calibration]
+fit = "{folder}/prompts/fit.csv"
+calibrate = "{folder}/prompts/calibration.csv"
+column = "prompt"
+delimiter = ","
+[scores]
+components = 10
+[matches]
+index = "{folder}/references"
+""")
+    return config
+
+
+def test_any_model_with_known_prompts_gets_the_table(reference: Path, found: tuple[Path, Detection]) -> None:
+    with Path(os.devnull).open("w") as quiet:
+        out = reference.with_name("scores")
+        made = detect(Configured(load(reference)), out, reporter=Reporter(out, quiet))
+    line = {"metric": "noise_gap", "n": 1, "plants": "exact", "captions": "all", "statistic": "auc"}
+    # The same prompts, model and seeds as the lab's split; ids, and so ties of shards, may differ.
+    ours, labs = one(made, **line), one(found[1], **line)
+    assert (ours["memorised"], ours["harmless"]) == (6, 40)
+    assert ours["mean"] == pytest.approx(labs["mean"], abs=1e-6)
+    assert {entry["captions"] for entry in made.lines} == {"all"}
+    assert all(entry.goal is None for entry in bench_lines(made, {}))
+
+
+def test_a_reference_without_memorised_prompts_is_refused(reference: Path) -> None:
+    text = reference.read_text().replace('positive_controls = "memorised.csv"\n', "")
+    reference.write_text(text)
+    with pytest.raises(UserError, match=r"corpus\.positive_controls: a bench needs"):
+        detect(Configured(load(reference)), reference.with_name("scores"))
+
+
+def test_forward_mode_is_shown_on_few_prompts(
+    found: tuple[Path, Detection], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.bench.detection.FULL_SEEDS", 4)
+    shutil.copytree(found[0], tmp_path / "scores")
+    with Path(os.devnull).open("w") as quiet:
+        source, reporter = LabSplit(folder, "test", OVERRIDES), Reporter(tmp_path / "scores", quiet)
+        made = detect(source, tmp_path / "scores", full=True, reporter=reporter)
+    line = one(made, metric="sharpness_jvp", statistic="auc")
+    assert (line["n"], line["seeds"], line["memorised"], line["harmless"]) == (1, 1, 6, 40)
+    # Forward mode and finite difference of one seed rank these prompts alike.
+    near = one(made, metric="sharpness", n=1, plants="exact", captions="all", statistic="auc")
+    assert line["mean"] == pytest.approx(near["mean"], abs=0.05)
+    (row,) = [text for text in markdown(made).splitlines() if text.startswith("| sharpness_jvp |")]
+    assert row.count("not measured") == 2
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png"])
+def test_distributions_are_drawn_of_every_group(
+    found: tuple[Path, Detection], folder: Path, tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"figure.{suffix}"
+    distributions(*at_first_seed(LabSplit(folder, "test", OVERRIDES), found[0]), path)
+    drawn = path.read_bytes()
+    distributions(*at_first_seed(LabSplit(folder, "test", OVERRIDES), found[0]), path)
+    assert len(drawn) > 10_000
+    if suffix == "svg":
+        # Three metrics by two styles; the testbed's captions name no colour.
+        assert drawn.count(b'id="axes_') == 6
+    else:
+        assert path.read_bytes() == drawn
