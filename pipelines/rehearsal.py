@@ -137,8 +137,8 @@ def _plan(config: AuditConfig, counts: dict[str, int], rate: float, denoiser: De
     cascade = tiers(config.scores)
     per_prompt, share = 0.0, 1.0
     for tier in cascade:
-        # As many of the harmless go on as of the fit prompts; memorised ones are few.
-        share *= 1 - tier.above
+        # At most as many of the harmless go on as of the fit prompts; memorised ones are few.
+        share = min(share, 1 - tier.above)
         per_prompt += share * tier.n_seeds * sum(evaluations(tier.metrics).values())
     wanted = places([metric for tier in cascade for metric in tier.metrics])
     scored = sum(n for role, n in counts.items() if role != "fit")

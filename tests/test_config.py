@@ -22,7 +22,17 @@ file = "harmless.csv"
 [matches]
 index = "index"
 """
-STAGES = {"fit_unconditional", "fit_differences", "fit_subspace", "score", "triage", "sample", "bands", "match"}
+STAGES = {
+    "fit_unconditional",
+    "fit_differences",
+    "fit_subspace",
+    "fit_thresholds",
+    "score",
+    "triage",
+    "sample",
+    "bands",
+    "match",
+}
 
 
 def write(folder: Path, text: str = BASE) -> Path:
@@ -64,6 +74,10 @@ def test_a_resolved_configuration_is_its_own_configuration(tmp_path: Path) -> No
         (["model.repo=a/b"], ["model", "exactly one of path and repo"]),
         (["model.revision=main"], ["model.revision", "pattern"]),
         (["run.executor=slurm"], ["run.executor", "'local' or 'ray'"]),
+        (["scores.then=[{abov=0.5}]"], ['unknown key "scores.then.0.abov"', 'did you mean "above"']),
+        (["scores.then=[{above=2}]"], ["scores.then.0.above = 2", "less than 1"]),
+        (["scores.components=0"], ["scores.components = 0", '1 to 1000, or "auto"']),
+        (["scores.components=atuo"], ['scores.components = "atuo"', '1 to 1000, or "auto"']),
         (["alpha"], ["key=value"]),
         (["seed.x=1"], ["seed"]),
     ],

@@ -19,11 +19,11 @@ import numpy.typing as npt
 from pipelines.bench.detection import audit_of
 from pipelines.bench.lines import Line
 from pipelines.stages.fit import screen_config
-from sharpaudit.config import AuditConfig, ScoresConfig
+from sharpaudit.config import AuditConfig, ScoresConfig, TierConfig
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status, UserError
 from sharpaudit.lab.detectors import Truth, read_truth
-from sharpaudit.scores.cascade import Tier, out_of_fold, tiers, total_seeds
+from sharpaudit.scores.cascade import Tier, scores_as_strangers, tiers, total_seeds
 from sharpaudit.scores.plan import evaluations, places
 from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
 from sharpaudit.scores.subspace import fit_subspace
@@ -31,8 +31,8 @@ from sharpaudit.statistics.conformal import lexicographic
 from sharpaudit.statistics.detection import Group, difference, figure, tpr_at_fpr
 
 SEEDS = 4
-ABOVE = {"development": (0.5, 0.8, 0.9, 0.95, 0.98), "test": (0.9,)}
-DEFAULT = ABOVE["test"][0]
+DEFAULT = TierConfig().above
+ABOVE = {"development": (0.5, 0.8, 0.9, 0.95, 0.98), "test": (DEFAULT,)}
 WORST_LOSS = -0.05
 """The goal of the lower end of the paired difference."""
 TPR = tpr_at_fpr(0.01)
@@ -73,7 +73,7 @@ def compare(folder: Path, split: str) -> Iterator[Result]:
     values = Evaluated(*(np.stack([getattr(one, name) for one in made]) for name in Evaluated.__dataclass_fields__))
     costs = [tier.n_seeds * sum(evaluations(tier.metrics).values()) for tier in cascade]
     for above in ABOVE[split]:
-        yield _result(truth, values, costs, above)
+        yield result(truth, values, costs, above)
 
 
 def _counts(row: Truth) -> bool:
@@ -82,9 +82,8 @@ def _counts(row: Truth) -> bool:
 
 
 def scores_of(above: float) -> ScoresConfig:
-    """Residual gap at one seed for all, at four further seeds for whoever is at or above the quantile."""
-    later = {"above": above, "metrics": ["residual_gap"], "n_seeds": 4}
-    return ScoresConfig.model_validate({"metrics": ["residual_gap"], "then": [later]})
+    """Residual gap at one seed for all, the default later tier for whoever is at or above the quantile."""
+    return ScoresConfig(metrics=("residual_gap",), then=(TierConfig(above=above),))
 
 
 def _evaluated(config: AuditConfig, cascade: Sequence[Tier], truth: Sequence[Truth], fit: Sequence[str]) -> Evaluated:
@@ -103,10 +102,13 @@ def _evaluated(config: AuditConfig, cascade: Sequence[Tier], truth: Sequence[Tru
             raise UserError(f"{np.isnan(found).sum()} prompts have no score; a comparison needs all of them")
         return found
 
-    return Evaluated(at(cascade[0]), at(cascade[-1]), out_of_fold("residual_gap", moved_ND, config.scores.components))
+    return Evaluated(
+        at(cascade[0]), at(cascade[-1]), scores_as_strangers("residual_gap", moved_ND, len(subspace.directions_KD))
+    )
 
 
-def _result(truth: Sequence[Truth], values: Evaluated, costs: Sequence[int], above: float) -> Result:
+def result(truth: Sequence[Truth], values: Evaluated, costs: Sequence[int], above: float) -> Result:
+    """Both on the same values. costs: evaluations of a prompt at the first and at the last tier."""
     thresholds_S = np.quantile(values.fit_SN, above, axis=1)
     on_SN = values.first_SN >= thresholds_S[:, None]
     ranked = [
@@ -120,11 +122,11 @@ def _result(truth: Sequence[Truth], values: Evaluated, costs: Sequence[int], abo
         return tuple(Group(scores_SN[:, part], families[part]) for part in (memorised, ~memorised))  # type: ignore[return-value]
 
     ours, everything = groups(np.stack(ranked)), groups(values.last_SN)
-    interval = difference(TPR, ours, everything)
+    interval = difference(TPR, ours, everything, rate=True)
     lost = [
         truth[i].prompt
         for i in np.flatnonzero(memorised).tolist()
-        if any(not on_SN[s, i] and values.last_SN[s, i] > _line(values.last_SN[s, ~memorised]) for s in range(SEEDS))
+        if any(not on[i] and last[i] > _line(last[~memorised]) for on, last in zip(on_SN, values.last_SN, strict=True))
     ]
     return Result(
         above,

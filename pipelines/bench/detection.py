@@ -29,7 +29,7 @@ from sharpaudit import config as configuration
 from sharpaudit.config import AuditConfig, ModelConfig
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status, UserError, printable
-from sharpaudit.lab.detectors import CAPTIONS, COLUMNS, SEVERAL, Truth, read_truth, table
+from sharpaudit.lab.detectors import CAPTIONS, COLUMNS, SEVERAL, Truth, balanced, read_truth, table
 from sharpaudit.scores.metrics import METRICS, named
 from sharpaudit.scores.plan import evaluations
 from sharpaudit.scores.screen import screen
@@ -43,6 +43,8 @@ OTHERS = ("sharpness", "norm_cosine", "one_step", "hessian_trace")
 FULL_SEEDS = 16
 GOALS = {"residual_gap": {"auc": 0.99, "auc_low": 0.98, "tpr1": 0.9, "tpr1_low": 0.8}}
 """On the lab's exact plants at one seed, all captions together."""
+ONE_TIER = ("scores.n_seeds=1", "scores.then=[]")
+"""Rows of n = 1 are of one seed, whatever a config asks of an audit."""
 TIMED_PROMPTS = 64
 FEW = 100
 """Prompts that forward mode is shown on."""
@@ -97,7 +99,7 @@ class Configured:
         if self.config.corpus.positive_controls is None:
             raise UserError("corpus.positive_controls: a bench needs prompts known to be memorised; name their file")
         names = ", ".join(f'"{name}"' for name in _able(self.config.model, every))
-        return configuration.override(self.config, [f"seed={seed}", f"scores.metrics=[{names}]"])
+        return configuration.override(self.config, [f"seed={seed}", f"scores.metrics=[{names}]", *ONE_TIER])
 
     def truth(self, prompts: Sequence[Prompt]) -> list[Truth]:
         """Labels by role."""
@@ -151,9 +153,7 @@ def at_first_seed(source: LabSplit | Configured, out: Path) -> tuple[list[Truth]
 
 def _forward_mode(run: RunFolder, config: AuditConfig, truth: Sequence[Truth]) -> list[dict[str, Any]]:
     """The reference path of sharpness at one seed on FEW prompts, half of them memorised exact plants if there are."""
-    memorised = [row for row in truth if (row.kind, row.label) == ("exact", "memorised")][: FEW // 2]
-    harmless = [row for row in truth if row.label == "harmless" and row.never_planted][: FEW - len(memorised)]
-    few = [*memorised, *harmless]
+    few = balanced(truth, FEW)
     settings = replace(screen_config(config), batch_size=8)
     known, nothing = load_unconditional(run, config), load_subspace(run)
     rows = screen(load_denoiser(config.model), [row.prompt for row in few], known, nothing, settings, (SHARPNESS_JVP,))
@@ -176,7 +176,7 @@ def audit_of(folder: Path, split: str, seed: int, *, every: bool, overrides: Seq
         "matches": {"index": "references"},
     }
     config = configuration.resolve_paths(configuration.parse(tree, str(folder)), folder.absolute())
-    return configuration.override(config, overrides)
+    return configuration.override(config, [*overrides, *ONE_TIER])
 
 
 def _able(model: ModelConfig, every: bool) -> list[str]:

@@ -155,11 +155,11 @@ def _fitted_on(chosen: Callable[[Data], npt.NDArray[np.bool_]]) -> Callable[[Dat
     return _each(lambda data, s: gap(data.fit_SFD[s][chosen(data)], data.moved_SND[s]))
 
 
-def _hiding(n: int) -> Callable[[Data], Floats]:
-    """n memorised prompts of the split among the fit prompts; they are then scored on what they taught."""
+def _hiding(n: int, kind: str) -> Callable[[Data], Floats]:
+    """n memorised plants of a kind among the fit prompts; they are then scored on what they taught."""
 
     def of(data: Data, s: int) -> Floats:
-        planted = [i for i, row in enumerate(data.truth) if row.label == "memorised"][:n]
+        planted = [i for i, row in enumerate(data.truth) if (row.kind, row.label) == (kind, "memorised")][:n]
         return gap(np.concatenate([data.fit_SFD[s], data.moved_SND[s][planted]]), data.moved_SND[s])
 
     return _each(of)
@@ -173,18 +173,19 @@ def _colours(data: Data) -> npt.NDArray[np.bool_]:
     return np.array([names_colour(row.prompt) for row in data.fit])
 
 
-FIT_SETS = [
-    *(Rival(f"{n} fit prompts", 1, _fitted_on(_first(n))) for n in (100, 200, 400)),
-    Rival("fit prompts that name a colour only", 1, _fitted_on(_colours)),
-    Rival("fit prompts that name no colour only", 1, _fitted_on(lambda d: ~_colours(d))),
-    Rival("4 memorised prompts among the fit prompts", 1, _hiding(4)),
-    Rival("16 memorised prompts among the fit prompts", 1, _hiding(16)),
-]
-"""The residual gap with fit sets of another size, style or purity."""
+def fit_sets(kind: str) -> list[Rival]:
+    """The residual gap with fit sets of another size, style or purity."""
+    return [
+        *(Rival(f"{n} fit prompts", 1, _fitted_on(_first(n))) for n in (100, 200, 400)),
+        Rival("fit prompts that name a colour only", 1, _fitted_on(_colours)),
+        Rival("fit prompts that name no colour only", 1, _fitted_on(lambda d: ~_colours(d))),
+        Rival("4 memorised prompts among the fit prompts", 1, _hiding(4, kind)),
+        Rival("16 memorised prompts among the fit prompts", 1, _hiding(16, kind)),
+    ]
 
 
-def rivals(n_seeds: int) -> list[Rival]:
-    """All of them; the first is the yardstick of one evaluation, `mean` that of several."""
+def rivals(n_seeds: int, kind: str) -> list[Rival]:
+    """All of them; the first is the yardstick of one evaluation, `mean` that of several. kind: of plants judged."""
     single = [
         Rival("residual gap", 1, _at(K)),
         *(Rival(f"residual gap, k = {k}", 1, _at(k)) for k in (5, 10, 50, 100, 200)),
@@ -198,12 +199,20 @@ def rivals(n_seeds: int) -> list[Rival]:
     ]
     joined = [
         Rival("mean residual gap", n_seeds, lambda d: _at(K)(d).mean(0, keepdims=True)),
+        Rival("mean residual gap, fitted at one seed as in an audit", n_seeds, _fitted_once),
         Rival("residual gap of the mean", n_seeds, lambda d: averaged(d)[None]),
         Rival("(c) common to pairs of seeds", n_seeds, lambda d: crossed(d)[None]),
         Rival("(c) scatter over seeds", n_seeds, lambda d: scatter(d)[None]),
         Rival("(d) mean matched filter", n_seeds, lambda d: _each(matched)(d).mean(0, keepdims=True)),
     ]
-    return [*single, *FIT_SETS, *joined]
+    return [*single, *fit_sets(kind), *joined]
+
+
+def _fitted_once(data: Data) -> Floats:
+    """All seeds scored on the directions of the first."""
+    scores = [gap(data.fit_SFD[0], rows) for rows in data.moved_SND]
+    mean_1N: Floats = np.mean(scores, axis=0, keepdims=True)
+    return mean_1N
 
 
 def _by_rule(data: Data, s: int) -> Floats:
@@ -222,7 +231,7 @@ class Finding:
 def judge(data: Data, kind: str = "exact") -> Iterator[Finding]:
     """Every rival on memorised plants of a kind against the harmless prompts."""
     yardsticks: dict[int, tuple[Group, Group]] = {}
-    for rival in rivals(len(data.moved_SND)):
+    for rival in rivals(len(data.moved_SND), kind):
         scores_SN = rival.scores(data)
         groups = _groups(data.truth, scores_SN, kind)
         yard = yardsticks.setdefault(len(scores_SN), groups)
@@ -230,7 +239,7 @@ def judge(data: Data, kind: str = "exact") -> Iterator[Finding]:
         for name, statistic in STATISTICS.items():
             mean = figure(statistic, *groups, rate=name != "auc", replicates=1).mean
             other = figure(statistic, *yard, rate=name != "auc", replicates=1).mean
-            interval = difference(statistic, groups, yard)
+            interval = difference(statistic, groups, yard, rate=False)
             figures[name] = (mean, mean - other, interval.low, interval.high)
         yield Finding(rival, figures)
 

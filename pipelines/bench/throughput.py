@@ -37,11 +37,11 @@ from sharpaudit.errors import Status, UserError
 from sharpaudit.lab.detectors import read_truth
 from sharpaudit.lab.random_unet import RandomUNet
 from sharpaudit.scores.base import Known, Metric
-from sharpaudit.scores.cascade import out_of_fold, screen_tiers, tiers, total_seeds
+from sharpaudit.scores.cascade import scores_as_strangers, screen_tiers, tiers, total_seeds
 from sharpaudit.scores.metrics import named
 from sharpaudit.scores.plan import evaluations, places
 from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
-from sharpaudit.scores.subspace import Subspace, fit_subspace
+from sharpaudit.scores.subspace import NOTHING, Subspace, fit_subspace
 from sharpaudit.seeds import screen_latent
 
 SEEDS = 4
@@ -120,7 +120,7 @@ def cascade_row(name: str, what: str, bench: Bench, fit: Sequence[str], memorise
     config = bench.config(1)
     known = unconditional_predictions(bench.denoiser, bench.config(total_seeds(cascade)))
     moved = np.stack([row for row in differences(bench.denoiser, fit, known, config) if not isinstance(row, Status)])
-    threshold = float(np.quantile(out_of_fold("residual_gap", moved, 20), DEFAULT))
+    threshold = float(np.quantile(scores_as_strangers("residual_gap", moved, 20), DEFAULT))
     prompts = [*memorised[: round(0.01 * CORPUS)], *bench.prompts][:CORPUS]
     if len(prompts) < CORPUS:
         raise UserError(f"{len(prompts)} prompts in the lab's test split; {CORPUS} are needed to time a cascade")
@@ -210,16 +210,17 @@ def measure(folder: Path, *, sd1: bool = True, rounds: int = ROUNDS) -> Throughp
     lines.append(ratio("speed.floor_share", found["loop"], found["floor"], COMMON_GOALS["speed.floor_share"]))
     tables = {"lab": found}
     if sd1:
-        tables["sd1"] = timed(list(_sd1_rows(device)), max(1, rounds // 2))
+        tables["sd1"] = timed(list(_sd1_rows(device)), rounds)
         big = tables["sd1"]
         lines.append(ratio("speed.sd1_fd", big["fd"], big["baseline"], COMMON_GOALS["speed.sd1_fd"]))
     return Throughput(tables, lines)
 
 
-def needed(found: Throughput) -> list[str]:
-    """Names that a whole measurement has, on the machine where it was made."""
+def needed(found: Throughput, *, sd1: bool) -> list[str]:
+    """Names that a whole measurement has, on the machine where it was made; sd1: with the larger network."""
     half = any(line.name.endswith(".bf16") for line in found.lines)
-    return [*GOALS["float32"], *(GOALS["bfloat16"] if half else ()), *COMMON_GOALS]
+    common = [name for name in COMMON_GOALS if sd1 or "sd1" not in name]
+    return [*GOALS["float32"], *(GOALS["bfloat16"] if half else ()), *common]
 
 
 def _settings(device: torch.device) -> list[str]:
@@ -246,7 +247,7 @@ def _sd1_rows(device: torch.device) -> Iterator[Row]:
     denoiser = RandomUNet(device)
     prompts = ["a photograph of a harbour", "an oil painting of a fox"]
     known = unconditional_predictions(denoiser, ScreenConfig(1, 0, 1.0, 2))
-    bench = Bench(denoiser, known, Subspace(torch.zeros(0), torch.zeros(0, 0), np.zeros(0)), prompts)
+    bench = Bench(denoiser, known, NOTHING, prompts)
     yield baseline(bench, 2, 1)
     yield bench.row("fd", "finite difference, 2 prompts at a time, n = 1", "sharpness", 2, 1, 2)
     yield bare(denoiser, prompts, 3, 2)

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from pipelines.bench.lines import Line
 
 ROUNDS = 6
@@ -39,6 +41,8 @@ def timed(rows: Sequence[Row], rounds: int = ROUNDS) -> dict[str, Timed]:
         for row in rows:
             begun = time.perf_counter()
             row.run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # a row that only launches its work would be billed to the next
             spent = time.perf_counter() - begun
             if turn:
                 rates[row.name].append(row.prompts / spent)

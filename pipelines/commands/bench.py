@@ -138,7 +138,7 @@ def throughput(folder: Path, sd1: bool, threads: int | None, json_path: Path | N
     use_threads(threads or os.cpu_count() or 1)
     found = measure(folder, sd1=sd1)
     click.echo(markdown(found), nl=False)
-    _finish(found.lines, needed(found), json_path)
+    _finish(found.lines, needed(found, sd1=sd1), json_path)
 
 
 def _finish(lines: list[Line], wanted: list[str], json_path: Path | None) -> NoReturn:

@@ -147,8 +147,7 @@ class SubspaceStage(Stage):
 
     def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:
         """The differences of all fit prompts that have one. Raises UserError when the noise floor drowns them."""
-        folder = run.table(DIFFERENCES)
-        rows = folder.read_all(folder.current()).filter(pc.field("status") == Status.OK)
+        rows = read_differences(run)
         floor = run.table(UNCONDITIONAL)
         _refuse_noise(floor.read_all(floor.current())["noise_floor"][0].as_py(), rows["noise_gap"].to_numpy())
         return rows
@@ -164,8 +163,8 @@ class SubspaceWorker:
 
     def process(self, rows: pa.Table) -> pa.Table:
         """The mean and the directions."""
-        order = rows.sort_by("prompt_id")
-        subspace = fit_subspace(np.array(order["difference"].to_pylist(), dtype=np.float32), self._components)
+        families = rows["family_id"].to_pylist()
+        subspace = fit_subspace(stacked(rows["difference"]), self._components, families)
         vectors = [subspace.mean_D, *subspace.directions_KD]
         columns = {
             "component": pa.array(range(len(vectors)), pa.int32()),
@@ -175,6 +174,22 @@ class SubspaceWorker:
             "reason": pa.nulls(len(vectors), pa.string()),
         }
         return pa.table(columns)
+
+
+def read_differences(run: RunFolder) -> pa.Table:
+    """The fit prompts that have a difference, in the order of their ids, each with its family."""
+    folder, corpus = run.table(DIFFERENCES), run.table(CORPUS)
+    rows = folder.read_all(folder.current()).filter(pc.field("status") == Status.OK).sort_by("prompt_id")
+    known = corpus.read_all([m for m in corpus.current() if role_of(m) == "fit"], ["prompt_id", "family_id"])
+    families = known["family_id"].take(pc.index_in(rows["prompt_id"], value_set=known["prompt_id"]))
+    return rows.append_column("family_id", families)
+
+
+def stacked(vectors: pa.ChunkedArray) -> np.ndarray:
+    """A column of equally long lists as float32 rows, (N, D), without a Python number for each element."""
+    flat = vectors.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    rows_ND: np.ndarray = flat.astype(np.float32, copy=False).reshape(len(vectors), -1)
+    return rows_ND
 
 
 def _refuse_noise(floor: float, gaps: np.ndarray) -> None:
@@ -233,7 +248,7 @@ def load_subspace(run: RunFolder) -> Subspace:
     """The committed subspace."""
     folder = run.table(SUBSPACE)
     rows = folder.read_all(folder.current()).sort_by("component")
-    vectors = torch.tensor(rows["direction"].to_pylist(), dtype=torch.float32)
+    vectors = torch.from_numpy(stacked(rows["direction"]).copy())
     return Subspace(vectors[0], vectors[1:], rows["variance_share"].to_numpy()[1:])
 
 

@@ -6,15 +6,15 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipelines.stage import Stage, Work, Worker
+from pipelines.stages.fit import read_differences, stacked
 from sharpaudit.config import AuditConfig
 from sharpaudit.errors import Status
-from sharpaudit.scores.cascade import out_of_fold, tiers
+from sharpaudit.scores.cascade import scores_as_strangers, tiers
 from sharpaudit.tables.records import digest_of
 from sharpaudit.tables.runs import RunFolder
-from sharpaudit.tables.schemas import DIFFERENCES, THRESHOLDS
+from sharpaudit.tables.schemas import DIFFERENCES, SUBSPACE, THRESHOLDS
 
 
 class ThresholdsStage(Stage):
@@ -35,26 +35,26 @@ class ThresholdsStage(Stage):
 
     def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:
         """The differences of all fit prompts that have one."""
-        folder = run.table(DIFFERENCES)
-        return folder.read_all(folder.current()).filter(pc.field("status") == Status.OK)
+        return read_differences(run)
 
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker for the quantiles; it needs no model."""
-        return ThresholdsWorker(config)
+        # Row 0 of the committed subspace is the mean.
+        return ThresholdsWorker(config, sum(m.rows for m in run.table(SUBSPACE).current()) - 1)
 
 
 class ThresholdsWorker:
-    def __init__(self, config: AuditConfig) -> None:
-        self._config = config
+    """components: directions of the committed subspace."""
+
+    def __init__(self, config: AuditConfig, components: int) -> None:
+        self._config, self._components = config, components
 
     def process(self, rows: pa.Table) -> pa.Table:
         """The quantile of each tier's deciding metric, of fit prompts that are scored as strangers."""
-        order = rows.sort_by("prompt_id")
-        differences_ND = np.array(order["difference"].to_pylist(), dtype=np.float32)
+        differences_ND, families = stacked(rows["difference"]), rows["family_id"].to_pylist()
         made = []
-        cascade = tiers(self._config.scores)
-        for before, tier in pairwise(cascade):
-            values_N = out_of_fold(before.deciding, differences_ND, self._config.scores.components)
+        for before, tier in pairwise(tiers(self._config.scores)):
+            values_N = scores_as_strangers(before.deciding, differences_ND, self._components, families)
             row = {"tier": tier.number, "metric": before.deciding, "quantile": tier.above, "n": len(values_N)}
             threshold = float(np.quantile(values_N, tier.above))
             made.append(row | {"threshold": threshold, "status": Status.OK, "reason": None})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
+from operator import or_
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -60,11 +61,11 @@ class TriageWorker:
 
 def _deciding(run: RunFolder, config: AuditConfig) -> pa.Table:
     """One row a prompt: the deciding metric at the last tier that it reached."""
-    folder = run.table(SCORES)
-    rows = folder.read_all(folder.current(), ["prompt_id", *SCORE])
-    cascade = tiers(config.scores)
-    reached = pc.invert(pc.is_in(rows["status"], pa.array([Status.CLEARED, Status.NO_SCORE])))
-    chosen = [pc.and_(pc.equal(rows["tier"], t.number), pc.equal(rows["metric"], t.deciding)) for t in cascade]
-    found = rows.filter(pc.and_(reduce(pc.or_, chosen), reached))
+    folder, cascade = run.table(SCORES), tiers(config.scores)
+    decides = reduce(or_, [(pc.field("tier") == t.number) & (pc.field("metric") == t.deciding) for t in cascade])
+    reached = ~pc.field("status").isin([Status.CLEARED, Status.NO_SCORE])
+    # Shard by shard: what is recorded beside the deciding metric is never held all at once.
+    parts = [folder.read(m, ["prompt_id", *SCORE]).filter(decides & reached) for m in folder.current()]
+    found = pa.concat_tables(parts or [SCORES.schema.empty_table().select(["prompt_id", *SCORE])])
     last = found.group_by("prompt_id").aggregate([("tier", "max")]).rename_columns({"tier_max": "tier"})
     return last.join(found, ["prompt_id", "tier"])

@@ -73,6 +73,13 @@ def read_truth(folder: Path) -> list[Truth]:
         return [Truth(*(row[name] for name in Truth.__dataclass_fields__)) for row in csv.DictReader(stream)]
 
 
+def balanced(truth: Sequence[Truth], n: int) -> list[Truth]:
+    """n prompts, half of them memorised exact plants if there are as many, the others harmless and never planted."""
+    memorised = [row for row in truth if (row.kind, row.label) == ("exact", "memorised")][: n // 2]
+    harmless = [row for row in truth if row.label == "harmless" and row.never_planted][: n - len(memorised)]
+    return [*memorised, *harmless]
+
+
 def names_colour(prompt: str) -> bool:
     """Whether a caption of the lab names the colour of the background."""
     return any(f"{colour} background" in prompt or prompt.endswith(f"on {colour}") for colour in COLOURS)

@@ -20,7 +20,7 @@ from sharpaudit.statistics.intervals import clopper_pearson, upper_bound
 from sharpaudit.tables.query import Connection, view_name
 from sharpaudit.tables.schemas import RUN_TABLES
 
-VERSION = 1
+VERSION = 2
 MISS_LEVEL = 0.05
 
 LIMITS = (

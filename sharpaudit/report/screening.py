@@ -12,6 +12,8 @@ from sharpaudit.statistics.conformal import fpr_interval, rank_at, smallest_p
 from sharpaudit.tables.query import Connection
 
 BINS = 40
+ROUNDING = 1e-4
+"""Scores of a network agree to this share on one type of device."""
 
 
 def level_of(connection: Connection, triage: Mapping[str, Any]) -> float | None:
@@ -72,11 +74,21 @@ def tiers(connection: Connection) -> list[Row]:
 
 
 def borderline(connection: Connection, level: float | None) -> list[str]:
-    """Audited prompts within one calibration rank of the level: rounding on another machine may turn their flag."""
+    """Audited prompts whose flag rounding on another machine may turn.
+
+    Those within one calibration rank of the level, and those whose score is so near a tier's threshold that they may
+    go on there.
+    """
     if level is None:
         return []
     rank = 1 / (_n_calibration(connection) + 1) + 1e-9
-    sql = f"SELECT prompt_id FROM triage WHERE role = 'audit' AND abs(p_value - {level}) <= {rank} ORDER BY prompt_id"  # noqa: S608
+    sql = f"""
+        SELECT prompt_id FROM triage WHERE role = 'audit' AND abs(p_value - {level}) <= {rank}
+        UNION
+        SELECT s.prompt_id FROM scores s JOIN corpus c USING (prompt_id)
+        JOIN fit_thresholds t ON t.tier = s.tier + 1 AND t.metric = s.metric
+        WHERE c.role = 'audit' AND abs(s.value - t.threshold) <= {ROUNDING} * t.threshold
+        ORDER BY prompt_id"""  # noqa: S608
     return [row[0] for row in connection.sql(sql).fetchall()]
 
 

@@ -15,18 +15,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from sharpaudit.config import ScoresConfig
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.errors import Status, UserError
 from sharpaudit.scores.base import Known, Metric
 from sharpaudit.scores.metrics import named
-from sharpaudit.scores.residual_gap import residual_gap
 from sharpaudit.scores.screen import PromptScores, ScreenConfig, screen
-from sharpaudit.scores.subspace import MIN_FIT, Subspace, fit_subspace
-
-FOLDS = 5
+from sharpaudit.scores.subspace import MIN_FIT, Subspace, energy_as_strangers
 
 
 @dataclass(frozen=True)
@@ -101,21 +97,21 @@ def _passes(entry: PromptScores | Status, metric: str, threshold: float) -> Stat
     return Status.OK if value >= threshold else Status.CLEARED
 
 
-def out_of_fold(metric: str, differences_ND: npt.NDArray[np.float32], components: int) -> npt.NDArray[np.float64]:
+def scores_as_strangers(
+    metric: str, differences_ND: npt.NDArray[np.float32], components: int, families: Sequence[str] | None = None
+) -> npt.NDArray[np.float64]:
     """The metric of each fit prompt at seed 0 as if it had not been a fit prompt, with shape (N,).
 
-    residual_gap: each fifth on a subspace fitted on the other four, since a prompt looks too small on its own. The
-    noise gap learns nothing from fit prompts. Raises UserError for fewer than 20 fit prompts.
+    The noise gap learns nothing from fit prompts; the residual gap of k directions is that of
+    `subspace.energy_as_strangers`. Raises UserError for fewer than 20 fit prompts.
     """
-    if metric == "noise_gap":
-        norms_N: npt.NDArray[np.float64] = np.linalg.norm(differences_ND.astype(np.float64), axis=1)
-        return norms_N
     n = len(differences_ND)
     if n < 2 * MIN_FIT:
         raise UserError(f"{n} fit prompts could be evaluated; a cascade needs at least {2 * MIN_FIT} for its threshold")
-    values_N, fold_N = np.empty(n), np.arange(n) % FOLDS
-    for fold in range(FOLDS):
-        here = fold_N == fold
-        subspace = fit_subspace(differences_ND[~here], components)
-        values_N[here] = residual_gap(torch.from_numpy(differences_ND[here]), subspace).numpy()
-    return values_N
+    if metric == "noise_gap":
+        energy_N = np.array([np.square(row.astype(np.float64)).sum() for row in differences_ND])
+    else:
+        energy_N = energy_as_strangers(differences_ND, [components], families)[0]
+    # Rounding may leave a vector inside the subspace a little below zero.
+    norms_N: npt.NDArray[np.float64] = np.sqrt(np.maximum(energy_N, 0))
+    return norms_N

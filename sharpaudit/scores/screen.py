@@ -23,7 +23,7 @@ from sharpaudit.denoisers.batching import in_batches
 from sharpaudit.errors import Status, UserError
 from sharpaudit.scores.base import FIRST, Evidence, Known, Metric, Place, point
 from sharpaudit.scores.noise_gap import delta_eps, noise_gap
-from sharpaudit.scores.subspace import Subspace
+from sharpaudit.scores.subspace import NOTHING, Subspace
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def noise_floor(denoiser: Denoiser, config: ScreenConfig, known: Known) -> float
     empty = denoiser.encode([""])
 
     def batch(rows: list[int], places: dict[str, Place]) -> list[float]:
-        evidence = Evidence(denoiser, empty.select([0] * len(rows)), empty, places, _NOTHING, config.step)
+        evidence = Evidence(denoiser, empty.select([0] * len(rows)), empty, places, NOTHING, config.step)
         return noise_gap(evidence.delta_x0(), evidence.level()).tolist()
 
     gaps: list[float | Status] = []
@@ -90,7 +90,7 @@ def differences(
     empty, places = denoiser.encode([""]), _places(denoiser, config, known)[0]
 
     def batch(rows: list[str]) -> list[npt.NDArray[np.float32] | Status]:
-        evidence = Evidence(denoiser, denoiser.encode(rows), empty, places, _NOTHING, config.step)
+        evidence = Evidence(denoiser, denoiser.encode(rows), empty, places, NOTHING, config.step)
         found = delta_eps(evidence.delta_x0(place), evidence.level(place)).cpu().numpy()
         return [row if np.isfinite(row).all() else Status.NON_FINITE for row in found]
 
@@ -131,10 +131,6 @@ def require(denoiser: Denoiser, metrics: Sequence[Metric]) -> None:
             raise UserError(
                 f"scores.metrics: {metric.name} reads cross-attention maps, and this model has none; leave it out"
             )
-
-
-_NOTHING = Subspace(torch.zeros(0), torch.zeros(0, 0), np.zeros(0))
-"""For evidence that no metric with a subspace is asked of."""
 
 
 def _places(denoiser: Denoiser, config: ScreenConfig, known: Known) -> list[dict[str, Place]]:

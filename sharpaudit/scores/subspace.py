@@ -5,7 +5,7 @@ Shapes: N fit prompts, K directions, D latent elements, C candidates for K.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,15 +35,22 @@ class Subspace:
     variance_shares_K: npt.NDArray[np.float64]
 
 
-def fit_subspace(differences_ND: npt.NDArray[np.float32], components: int | None = None) -> Subspace:
+NOTHING = Subspace(torch.zeros(0), torch.zeros(0, 0), np.zeros(0))
+"""For a screen whose metrics ask for no subspace."""
+
+
+def fit_subspace(
+    differences_ND: npt.NDArray[np.float32], components: int | str, families: Sequence[str] | None = None
+) -> Subspace:
     """The subspace of the fit prompts' delta_eps, in float64.
 
-    components: K, never more than a fifth of the fit prompts; None chooses it by `choose_components`. Raises UserError
-    for fewer than 10 fit prompts.
+    components: K, never more than a fifth of the fit prompts; "auto" leaves it to `choose_components`, which keeps
+    families together. Raises UserError for fewer than 10 fit prompts.
     """
     if len(differences_ND) < MIN_FIT:
         raise UserError(f"{len(differences_ND)} fit prompts could be evaluated; residual_gap needs at least {MIN_FIT}")
-    k = _allowed(components or choose_components(differences_ND), *differences_ND.shape)
+    asked = choose_components(differences_ND, families) if components == "auto" else int(components)
+    k = _allowed(asked, *differences_ND.shape)
     mean_D, directions_KD, shares_K = principal_directions(differences_ND, k)
     return Subspace(
         torch.from_numpy(mean_D.astype(np.float32)), torch.from_numpy(directions_KD.astype(np.float32)), shares_K
@@ -73,27 +80,39 @@ def principal_directions(rows_ND: Rows, k: int) -> tuple[Floats, Floats, Floats]
     return mean_D, directions_KD * np.sign(largest), variances[:k] / max(float(variances.sum()), TINY)
 
 
-def choose_components(differences_ND: npt.NDArray[np.float32]) -> int:
+def choose_components(differences_ND: Rows, families: Sequence[str] | None = None) -> int:
     """K by cross-validation inside the fit set: the least noise of the residual for what is left of a signal.
 
-    For K of CANDIDATES, each fifth of the fit prompts is measured on the directions of the other four. A residual of
-    unknown direction keeps the share (D - K) / D of its energy; harmless prompts scatter by the standard deviation of
-    ||R||^2. K is the smallest whose ratio of the two is within a standard error of the least.
+    A residual of unknown direction keeps the share (D - K) / D of its energy; harmless prompts, each measured as a
+    stranger, scatter by the standard deviation of ||R||^2. K is the smallest of CANDIDATES whose ratio of the two is
+    within a standard error of the least.
     """
     n, d = differences_ND.shape
     allowed = [k for k in CANDIDATES if k <= _allowed(max(CANDIDATES), n - -(-n // FOLDS), d)]
-    gram_NN = gram(differences_ND)
-    left_CN = np.empty((len(allowed), n))
-    for fold in range(FOLDS):
-        held = np.arange(n) % FOLDS == fold
-        left_CN[:, held] = _energy_left(gram_NN, held, allowed)
+    left_CN = energy_as_strangers(differences_ND, allowed, families)
     noise_C = left_CN.std(axis=1, ddof=1) / (1 - np.array(allowed) / d)
     # The relative standard error of a standard deviation of n values, were they normal.
     line = noise_C.min() * (1 + 1 / np.sqrt(2 * (n - 1)))
     return allowed[int(np.flatnonzero(noise_C <= line)[0])]
 
 
-def _energy_left(gram_NN: Floats, held_N: npt.NDArray[np.bool_], ks: list[int]) -> Floats:
+def energy_as_strangers(differences_ND: Rows, ks: Sequence[int], families: Sequence[str] | None = None) -> Floats:
+    """||R||^2 of each fit prompt on the first k directions of others, for each k, with shape (C, N).
+
+    Every fifth of the families is measured on the other four fifths: a prompt looks too small on directions that it,
+    or one like it, has taught. families: of each row; without it every row is a family.
+    """
+    gram_NN = gram(differences_ND)
+    names = np.arange(len(differences_ND)) if families is None else np.array(families)
+    fold_N = np.unique(names, return_inverse=True)[1] % FOLDS
+    left_CN = np.empty((len(ks), len(differences_ND)))
+    for fold in np.unique(fold_N):
+        held = fold_N == fold
+        left_CN[:, held] = _energy_left(gram_NN, held, ks)
+    return left_CN
+
+
+def _energy_left(gram_NN: Floats, held_N: npt.NDArray[np.bool_], ks: Sequence[int]) -> Floats:
     """||R||^2 of the held rows on the first k directions of the others, for each k, from inner products alone."""
     kept = ~held_N
     inner = gram_NN[np.ix_(kept, kept)]

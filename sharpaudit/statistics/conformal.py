@@ -38,9 +38,9 @@ def lexicographic(tiers: npt.NDArray[np.float64], values: npt.NDArray[np.float64
     What a cascade ends with: whoever went on ranks above whoever was cleared before, whatever the scores.
     """
     ranks, scored = np.full(len(values), np.nan), np.flatnonzero(~np.isnan(values))
-    if len(scored):
-        pairs = np.stack([tiers[scored], values[scored]], axis=1)
-        ranks[scored] = np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)
+    order = scored[np.lexsort((values[scored], tiers[scored]))]
+    rises = (np.diff(tiers[order]) > 0) | (np.diff(values[order]) > 0)
+    ranks[order] = np.concatenate([np.zeros(min(1, len(order))), np.cumsum(rises)])
     return ranks
 
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from sharpaudit.seeds import generator
-from sharpaudit.statistics.intervals import Interval, clopper_pearson
+from sharpaudit.statistics.intervals import Interval, clopper_pearson, upper_bound
 
 Values = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
@@ -108,12 +108,14 @@ def difference(
     ours: tuple[Group, Group],
     other: tuple[Group, Group],
     *,
+    rate: bool,
     level: float = 0.95,
     replicates: int = 1000,
 ) -> Interval:
     """Interval of the mean over seeds of ours less other, on the same resampled families and seeds (paired).
 
-    ours, other: memorised and harmless, the same prompts and seeds in both.
+    ours, other: memorised and harmless, the same prompts and seeds in both. rate: it is a share of the memorised; where
+    no replicate differs from another, as many families may still change as Clopper and Pearson allow for none seen.
     """
     for a, b in zip(ours, other, strict=True):
         if a.values_SN.shape != b.values_SN.shape or (a.families_N != b.families_N).any():
@@ -125,7 +127,8 @@ def difference(
 
     tail = (1 - level) / 2
     low, high = np.quantile(_replicates(of, *ours, replicates), [tail, 1 - tail])
-    return Interval(float(low), float(high), level)
+    unseen = upper_bound(0, ours[0].n_families, 1 - tail) if rate and low == high else 0.0
+    return Interval(float(low - unseen), float(high + unseen), level)
 
 
 def _replicates(

@@ -63,7 +63,8 @@ _VIEWS = {
             SELECT prompt_id, count(*) AS n_samples, count(*) FILTER (band = 'copy') AS n_copies
             FROM placed GROUP BY prompt_id
         )
-        SELECT t.prompt_id, c.prompt, t.role, t.selected_for, t.metric, t.value, t.p_value, t.q_value, t.stratum,
+        SELECT t.prompt_id, c.prompt, t.role, t.selected_for, t.tier, t.metric, t.value, t.p_value, t.q_value,
+               t.stratum,
                told.n_samples, told.n_copies, b.similarity AS best_similarity, b.sample_id AS best_sample_id,
                b.seed_index AS best_seed_index, b.image_path AS best_image_path,
                b.image_sha256 AS best_image_sha256, b.reference_id AS best_reference_id, b.thumbnail_path

@@ -5,18 +5,20 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny_models import write_model
 
 from pipelines.bench import cascade, exactness, throughput
-from pipelines.bench.cascade import compare
+from pipelines.bench.cascade import Evaluated, compare
 from pipelines.bench.lines import unmet
 from pipelines.bench.throughput import Bench, bench_of, field_practice, measure, needed
 from pipelines.bench.timing import Row, ratio, timed
 from sharpaudit.config import ModelConfig
 from sharpaudit.denoisers.devices import cpu_has_bf16
 from sharpaudit.denoisers.load import load_denoiser
+from sharpaudit.lab.detectors import Truth
 from sharpaudit.lab.random_unet import RandomUNet
 from sharpaudit.scores.metrics import named
 from sharpaudit.scores.screen import ScreenConfig, unconditional_predictions
@@ -85,24 +87,38 @@ def test_everything_that_has_a_goal_is_measured(folder: Path, monkeypatch: pytes
     monkeypatch.setattr(throughput, "CORPUS", 20)
     monkeypatch.setattr(throughput, "FIT_PROMPTS", 30)
     found = measure(folder, sd1=False, rounds=1)
-    assert set(needed(found)) - {line.name for line in found.lines} == {"speed.sd1_fd"}
-    assert unmet(found.lines, needed(found))[-1] == "speed.sd1_fd was not measured"
+    measured = {line.name for line in found.lines}
+    assert set(needed(found, sd1=False)) <= measured
+    assert set(needed(found, sd1=True)) - measured == {"speed.sd1_fd"}
+    assert "speed.sd1_fd was not measured" in unmet(found.lines, needed(found, sd1=True))
     page = throughput.markdown(found)
     assert all(timing.row.what in page for timing in found.tables["lab"].values())
     # The floor counts as many forwards a prompt as the stage beside it evaluates.
     assert found.tables["lab"]["floor"].row.nfe == found.tables["lab"]["loop"].row.nfe == 3
 
 
-def test_a_gate_that_lets_all_pass_loses_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cascade.ABOVE, "test", (0.0, 0.9))
-    open_gate, closed = compare(folder, "test")
-    assert (open_gate.n_memorised, open_gate.n_harmless) == (4, 38)
-    assert open_gate.cost <= 1 + open_gate.cost_everything
-    assert closed.cost < open_gate.cost
-    assert abs(open_gate.tpr - open_gate.tpr_everything) <= 0.25
-    assert open_gate.low <= open_gate.tpr - open_gate.tpr_everything <= open_gate.high
-    assert "TPR at 1% FPR" in cascade.markdown([open_gate, closed])
-    assert all(line.value is not None for line in cascade.bench_lines([open_gate, closed]))
+def test_a_cascade_is_compared_with_its_last_tier() -> None:
+    """100 harmless prompts and 4 memorised ones: two pass the gate, one that the last tier would find does not."""
+    truth = [Truth(f"m{i}", "test", f"m{i}", "exact", "memorised") for i in range(4)]
+    truth += [Truth(f"h{i}", "test", f"h{i}", "unseen", "harmless") for i in range(100)]
+    first = np.array([[50.0, 60.0, 10.0, 5.0, *np.arange(100.0)]])
+    last = np.array([[200.0, 201.0, 202.0, 0.0, *np.arange(100.0)]])
+    fit = np.linspace(0, 100, 101)[None]
+    found = cascade.result(truth, Evaluated(*(np.repeat(rows, 2, axis=0) for rows in (first, last, fit))), (1, 4), 0.4)
+    # Of the harmless those from 40 on pass, at 4 evaluations each.
+    assert found.cost == 1 + 0.6 * 4
+    assert (found.tpr, found.tpr_everything) == (0.5, 0.75)
+    assert found.lost == ["m2"]
+    assert found.low <= -0.25 <= found.high
+    lines = {line.name: line for line in cascade.bench_lines([found])}
+    assert lines["cascade.above_40.evaluations"].value == found.cost
+    assert "lost at 0.4: m2" in cascade.markdown([found])
+
+
+def test_both_tiers_are_evaluated_as_an_audit_does(folder: Path) -> None:
+    (found,) = compare(folder, "test")
+    assert (found.n_memorised, found.n_harmless) == (4, 38)
+    assert 1 < found.cost < 1 + found.cost_everything == 5
 
 
 def test_finite_differences_approach_forward_mode_until_rounding(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from audits import audit, command, finish, load, moment, tables
 from test_audit import found_prompts, truth
@@ -102,3 +104,13 @@ def test_validate_plans_what_goes_on(config_path: Path) -> None:
     (line,) = [line for line in rehearse(load(config_path, *CASCADE), measure_s=0.0) if line.startswith("plan:")]
     # 49 audited and 120 calibration prompts: one evaluation each, nine more for a fifth of them.
     assert f"score {49 + 120 + round(169 * 0.2 * 9)}" in line
+
+
+def test_another_deciding_metric_gets_a_threshold_of_its_own(config_path: Path, root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root, tmp_path / "run")
+    changed = ('scores.metrics=["noise_gap", "residual_gap"]', CASCADE[1])
+    audit(config_path, tmp_path / "run", *changed, update=True)
+    (threshold,) = tables(tmp_path / "run")["fit/thresholds"]
+    assert threshold["metric"] == "noise_gap"
+    fit = [row["noise_gap"] for row in tables(root)["fit/differences"]]
+    assert threshold["threshold"] == pytest.approx(np.quantile(fit, 0.8))

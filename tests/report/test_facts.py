@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from handmade import Rows, told
+from handmade import OK, Rows, told
 
 from sharpaudit.matches.decide import false_match_bound
 from sharpaudit.statistics.intervals import clopper_pearson, upper_bound
@@ -170,3 +170,14 @@ def test_scores_of_zero_are_counted_where_the_axis_has_no_place(rows: Rows, fact
             row["value"] = 0.0
     histogram = facts(rows)["histogram"]
     assert (histogram["not_positive"], histogram["line"]["at"], sum(histogram["calibration"])) == (99, 0.0, 0)
+
+
+def test_a_prompt_at_the_threshold_of_a_tier_is_borderline(rows: Rows, facts: Facts) -> None:
+    """Rounding elsewhere may let it pass or not, however far its p is from the level."""
+    far = next(row for row in rows["scores"] if row["prompt_id"] == "a7")
+    assert far["prompt_id"] not in facts(rows)["borderline"]
+    gate = {"tier": 2, "metric": far["metric"], "quantile": 0.5, "threshold": far["value"] * (1 + 5e-5), "n": 9}
+    rows["fit/thresholds"].append(gate | OK)
+    assert far["prompt_id"] in facts(rows)["borderline"]
+    rows["fit/thresholds"][-1]["threshold"] = far["value"] * (1 + 5e-4)
+    assert far["prompt_id"] not in facts(rows)["borderline"]

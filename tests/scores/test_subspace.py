@@ -61,7 +61,7 @@ def test_the_rule_is_the_one_that_is_stated():
     noise = {k: by_hand(rows, k) for k in CANDIDATES if k <= 40}
     line = min(noise.values()) * (1 + 1 / np.sqrt(2 * 249))
     assert choose_components(rows) == min(k for k, value in noise.items() if value <= line)
-    assert fit_subspace(rows).directions_KD.shape[0] == choose_components(rows)
+    assert fit_subspace(rows, "auto").directions_KD.shape[0] == choose_components(rows)
 
 
 @pytest.mark.parametrize(("directions", "chosen"), [(1, 1), (5, 5), (18, 20)])
@@ -85,5 +85,5 @@ def test_the_chosen_number_tells_a_planted_detail_as_well_as_any():
         scores = [residual_gap(torch.from_numpy(rows.astype(np.float32)), made).numpy() for rows in (planted, clean)]
         return (scores[0].mean() - scores[1].mean()) / scores[1].std()
 
-    assert separation(None) > 0.95 * max(separation(k) for k in (2, 5, 10, 20, 50))
-    assert separation(None) > 2 * separation(2)
+    assert separation("auto") > 0.95 * max(separation(k) for k in (2, 5, 10, 20, 50))
+    assert separation("auto") > 2 * separation(2)

@@ -108,15 +108,23 @@ def test_a_paired_difference_knows_that_both_saw_the_same_prompts():
     """Two detectors that differ by a constant shift are equal, though each alone is uncertain."""
     draw = generator("paired")
     memorised, harmless = draw.normal(1, 1, (1, 60)), draw.normal(0, 1, (1, 60))
-    same = difference(auc, (group(memorised), group(harmless)), (group(memorised + 7), group(harmless + 7)))
+    shifted = group(memorised + 7), group(harmless + 7)
+    same = difference(auc, (group(memorised), group(harmless)), shifted, rate=False)
     assert (same.low, same.high) == (0, 0)
     worse = group(draw.normal(0, 1, (1, 60)))
-    found = difference(auc, (group(memorised), group(harmless)), (worse, group(harmless)), replicates=300)
+    found = difference(auc, (group(memorised), group(harmless)), (worse, group(harmless)), rate=False, replicates=300)
     assert 0 < found.low < auc(memorised[0], harmless[0]) - auc(worse.values_SN[0], harmless[0]) < found.high
-    swapped = difference(auc, (worse, group(harmless)), (group(memorised), group(harmless)), replicates=300)
+    swapped = difference(auc, (worse, group(harmless)), (group(memorised), group(harmless)), rate=False, replicates=300)
     assert (swapped.low, swapped.high) == pytest.approx((-found.high, -found.low))
 
 
 def test_a_paired_difference_of_other_prompts_is_refused():
     with pytest.raises(ValueError, match="same prompts"):
-        difference(auc, (group([1, 2]), group([0])), (group([1, 2], ["b", "a"]), group([0])))
+        difference(auc, (group([1, 2]), group([0])), (group([1, 2], ["b", "a"]), group([0])), rate=False)
+
+
+def test_no_loss_seen_among_few_families_rules_out_only_a_large_one():
+    same = group([[2.0] * 20]), group([[0.0, 1.0]])
+    found = difference(tpr_at_fpr(0.01), same, same, rate=True)
+    # The upper bound at 97.5% for none of 20.
+    assert -found.low == found.high == pytest.approx(1 - 0.025 ** (1 / 20))

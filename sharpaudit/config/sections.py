@@ -1,4 +1,4 @@
-"""The audit's configuration: TOML in, frozen models out.
+"""The audit's configuration as frozen models.
 
 Every field is of one class, and a test keeps it so:
 
@@ -6,25 +6,13 @@ Every field is of one class, and a test keeps it so:
   redone when it changes;
 - `given`: what is audited. A run is bound to it; another corpus is another run;
 - `runtime`: how the work is done; free to change at any time.
-
-Unknown keys are refused with the nearest known one. Paths are relative to the file that names them;
-`lab:NAME` is a file of the testbed that ships with the package.
 """
 
 from __future__ import annotations
 
-import json
-import tomllib
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from sharpaudit.errors import UserError, nearest, printable
-
-MAX_CONFIG_BYTES = 1_000_000
-LAB = Path(__file__).parent / "lab" / "data"
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 def identity(*stages: str, default: Any = ..., **limits: Any) -> Any:
@@ -126,16 +114,17 @@ MetricName = Literal[
 
 
 class TierConfig(Section):
-    """A later tier of the cascade: what it measures, of whom."""
+    """A later tier of the cascade: what it measures, of whom. Its defaults are those of `sharpaudit bench cascade`."""
 
-    above: float = Field(ge=0, lt=1)
+    above: float = Field(default=0.9, ge=0, lt=1)
     """Prompts come here whose deciding score at the tier before is at or above this quantile of the fit prompts'."""
-    metrics: tuple[MetricName, ...] = Field(min_length=1)
+    metrics: tuple[MetricName, ...] = Field(default=("residual_gap",), min_length=1)
     """The first decides, the others are recorded beside it."""
-    n_seeds: int = Field(4, ge=1, le=64)
+    n_seeds: int = Field(default=4, ge=1, le=64)
     """Noise draws of its own: those of no other tier."""
 
 
+MAX_COMPONENTS = 1000
 GATES = ("residual_gap", "noise_gap")
 """Metrics whose quantiles the fit prompts' differences give without another evaluation."""
 
@@ -145,16 +134,24 @@ class ScoresConfig(Section):
 
     n_seeds: int = identity("fit_unconditional", default=1, ge=1, le=64)
     """Noise draws per prompt; the score is the mean over them."""
-    components: int = identity("fit_subspace", default=20, ge=1, le=1000)
-    """Directions of harmless change that residual_gap removes; never more than a fifth of the fit prompts."""
+    components: int | str = identity("fit_subspace", default=20)
+    """Directions of harmless change that residual_gap removes, never more than a fifth of the fit prompts; "auto"
+    chooses their number by cross-validation inside the fit set."""
     metrics: tuple[MetricName, ...] = identity(
-        "score", default=("residual_gap", "noise_gap", "sharpness"), min_length=1
+        "fit_thresholds", "score", default=("residual_gap", "noise_gap", "sharpness"), min_length=1
     )
     """First-step metrics. The first decides, the others are recorded beside it."""
     step: float = identity("score", default=1.0, gt=0, le=1e3)
     """h of finite differences, in units of the latent."""
     then: tuple[TierConfig, ...] = identity("fit_unconditional", default=())
     """Later tiers. A prompt that does not reach one is cleared; p ranks by the last tier reached, then by the score."""
+
+    @field_validator("components")
+    @classmethod
+    def _number_or_auto(cls, asked: int | str) -> int | str:
+        if asked != "auto" and not (isinstance(asked, int) and 1 <= asked <= MAX_COMPONENTS):
+            raise ValueError(f'1 to {MAX_COMPONENTS}, or "auto"')
+        return asked
 
     @model_validator(mode="after")
     def _tiers(self) -> ScoresConfig:
@@ -255,129 +252,3 @@ class AuditConfig(Section):
     matches: MatchesConfig
     report: ReportConfig = runtime(ReportConfig())
     run: RunConfig = runtime(RunConfig())
-
-
-def fields(model: type[BaseModel] = AuditConfig, prefix: str = "") -> dict[str, dict[str, Any]]:
-    """Every leaf field by its dotted name, with its class ("identity", "given", "runtime") and stages."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, info in model.model_fields.items():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            found |= fields(info.annotation, f"{prefix}{name}.")
-        else:
-            extra = info.json_schema_extra
-            found[prefix + name] = dict(extra) if isinstance(extra, dict) else {}
-    return found
-
-
-def value(config: AuditConfig, dotted: str) -> Any:
-    """The value of the field of that dotted name."""
-    found: Any = config
-    for part in dotted.split("."):
-        found = getattr(found, part)
-    return found
-
-
-def load(path: Path, overrides: Sequence[str] = ()) -> AuditConfig:
-    """The configuration of a TOML file, with `key=value` overrides such as `triage.alpha=0.02`.
-
-    Input paths come back absolute. Raises UserError, one line, for every mistake.
-    """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{printable(str(path))}: cannot read the config: {error.strerror}") from error
-    if len(raw) > MAX_CONFIG_BYTES:
-        raise UserError(f"{path}: a config may have {MAX_CONFIG_BYTES} bytes, this one has {len(raw)}")
-    try:
-        tree = tomllib.loads(raw.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: not valid TOML: {printable(str(error))}") from error
-    for override in overrides:
-        _set(tree, override)
-    return resolve_paths(parse(tree, str(path)), path.resolve().parent)
-
-
-def override(config: AuditConfig, overrides: Sequence[str]) -> AuditConfig:
-    """`config` with `key=value` overrides; paths among them as they are. Raises UserError as `load` does."""
-    tree = config.model_dump(mode="json")
-    for entry in overrides:
-        _set(tree, entry)
-    return parse(tree, "--set")
-
-
-def parse(tree: dict[str, Any], source: str) -> AuditConfig:
-    """The configuration of a parsed TOML tree; `source` names it in errors."""
-    if "calibration" not in tree:
-        raise UserError(
-            f'{source}: no calibration prompts: add [calibration] with file = "..." (harmless prompts of the '
-            "corpus's style, split by family), or both fit and calibrate; without them no error rate can be claimed"
-        )
-    try:
-        return AuditConfig.model_validate(tree)
-    except ValidationError as error:
-        raise UserError(f"{source}: {_explain(error)}") from error
-
-
-def resolve_paths(config: AuditConfig, base: Path) -> AuditConfig:
-    """`config` with every input path absolute: relative ones start at `base`, `lab:` ones in the package."""
-
-    def place(path: str | None) -> str | None:
-        if path is None:
-            return None
-        return str(LAB / path[4:] if path.startswith("lab:") else (base / Path(path).expanduser()))
-
-    tree = config.model_dump(mode="json")
-    for section, names in PATHS.items():
-        for name in names:
-            tree[section][name] = place(tree[section][name])
-    return AuditConfig.model_validate(tree)
-
-
-PATHS = {
-    "model": ("path",),
-    "corpus": ("audit", "positive_controls"),
-    "calibration": ("file", "fit", "calibrate"),
-    "matches": ("index",),
-}
-
-
-def _set(tree: dict[str, Any], override: str) -> None:
-    dotted, sign, text = override.partition("=")
-    keys = dotted.strip().split(".")
-    if not sign or not all(keys):
-        raise UserError(f"--set {printable(override)}: write key=value, for instance --set triage.alpha=0.02")
-    try:
-        new = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        new = text.strip()
-    for key in keys[:-1]:
-        tree = tree.setdefault(key, {})
-        if not isinstance(tree, dict):
-            raise UserError(f"--set {printable(override)}: {key} is a value, not a section")
-    tree[keys[-1]] = new
-
-
-def _explain(error: ValidationError) -> str:
-    """The first mistake of a validation error as one line."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
-        section, _, key = where.rpartition(".")
-        siblings = _keys_of(section)
-        hint = nearest(key, siblings) or f" (known here: {', '.join(sorted(siblings))})"
-        return f'unknown key "{printable(where)}"{hint}{more}'
-    message = first["msg"].removeprefix("Value error, ")
-    shown = (
-        ""
-        if first["type"] == "missing" or isinstance(first["input"], dict)
-        else f" = {printable(json.dumps(first['input'], default=str))}"
-    )
-    return f"{printable(where)}{shown}: {message}{more}"
-
-
-def _keys_of(section: str) -> list[str]:
-    model: Any = AuditConfig
-    for part in section.split(".") if section else []:
-        model = model.model_fields[part].annotation
-    return list(model.model_fields)

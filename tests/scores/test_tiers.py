@@ -10,7 +10,7 @@ import torch
 
 from sharpaudit.config import ScoresConfig
 from sharpaudit.errors import Status, UserError
-from sharpaudit.scores.cascade import out_of_fold, screen_tiers, tiers, total_seeds
+from sharpaudit.scores.cascade import scores_as_strangers, screen_tiers, tiers, total_seeds
 from sharpaudit.scores.residual_gap import residual_gap
 from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
 from sharpaudit.scores.subspace import fit_subspace
@@ -88,22 +88,31 @@ def harmless(rng, n):
 
 def test_a_fit_prompt_is_measured_as_a_stranger():
     rows = harmless(np.random.default_rng(0), 60)
-    found = out_of_fold("residual_gap", rows, 10)
-    own = residual_gap(torch.from_numpy(rows), fit_subspace(rows, 10)).numpy()
-    strangers = residual_gap(torch.from_numpy(harmless(np.random.default_rng(1), 4000)), fit_subspace(rows[12:], 10))
+    found = scores_as_strangers("residual_gap", rows, 9)
+    own = residual_gap(torch.from_numpy(rows), fit_subspace(rows, 9)).numpy()
+    strangers = residual_gap(torch.from_numpy(harmless(np.random.default_rng(1), 4000)), fit_subspace(rows[12:], 9))
     assert own.mean() < found.mean()
     assert found.mean() == pytest.approx(float(strangers.mean()), rel=0.05)
     # The first fold alone, by hand.
     fold = np.arange(60) % 5 == 0
-    np.testing.assert_allclose(
-        found[fold], residual_gap(torch.from_numpy(rows[fold]), fit_subspace(rows[~fold], 10)).numpy()
-    )
-    np.testing.assert_allclose(out_of_fold("noise_gap", rows, 10), np.linalg.norm(rows.astype(float), axis=1))
+    by_hand = residual_gap(torch.from_numpy(rows[fold]), fit_subspace(rows[~fold], 9)).numpy()
+    np.testing.assert_allclose(found[fold], by_hand, rtol=1e-5)
+    np.testing.assert_allclose(scores_as_strangers("noise_gap", rows, 9), np.linalg.norm(rows.astype(float), axis=1))
+
+
+def test_one_like_it_teaches_a_stranger_nothing():
+    """Twins of every prompt: in folds of rows each would be measured on directions that its twin taught."""
+    rows = np.repeat(harmless(np.random.default_rng(3), 40), 2, axis=0)
+    families = [f"{i // 2:02d}" for i in range(80)]
+    apart = scores_as_strangers("residual_gap", rows, 15)
+    together = scores_as_strangers("residual_gap", rows, 15, families)
+    assert together.mean() > 1.1 * apart.mean()
+    np.testing.assert_allclose(together[::2], scores_as_strangers("residual_gap", rows[::2], 15), rtol=1e-6)
 
 
 def test_too_few_fit_prompts_are_refused():
     with pytest.raises(UserError, match="19 fit prompts could be evaluated; a cascade needs at least 20"):
-        out_of_fold("residual_gap", harmless(np.random.default_rng(0), 19), 10)
+        scores_as_strangers("residual_gap", harmless(np.random.default_rng(0), 19), 10)
 
 
 def realised_rate(*, shared, alpha=0.05, repeats=60):
@@ -112,7 +121,7 @@ def realised_rate(*, shared, alpha=0.05, repeats=60):
     for _ in range(repeats):
         fit, calibration, audited = harmless(rng, 99), harmless(rng, 99), harmless(rng, 200)
         subspace = fit_subspace(fit, 15)
-        threshold = np.quantile(out_of_fold("residual_gap", fit, 15), 0.8)
+        threshold = np.quantile(scores_as_strangers("residual_gap", fit, 15), 0.8)
 
         def score(rows, subspace=subspace, threshold=threshold):
             first = residual_gap(torch.from_numpy(rows), subspace).numpy()

@@ -1,0 +1,42 @@
+"""The audit's configuration: its sections (sections.py) and how a file becomes them (reading.py)."""
+
+from __future__ import annotations
+
+from sharpaudit.config.reading import LAB, PATHS, fields, load, override, parse, resolve_paths, value
+from sharpaudit.config.sections import (
+    AuditConfig,
+    CalibrationConfig,
+    CorpusConfig,
+    MatchesConfig,
+    MetricName,
+    ModelConfig,
+    ReportConfig,
+    RunConfig,
+    SamplesConfig,
+    ScoresConfig,
+    TierConfig,
+    TriageConfig,
+)
+
+__all__ = [
+    "LAB",
+    "PATHS",
+    "AuditConfig",
+    "CalibrationConfig",
+    "CorpusConfig",
+    "MatchesConfig",
+    "MetricName",
+    "ModelConfig",
+    "ReportConfig",
+    "RunConfig",
+    "SamplesConfig",
+    "ScoresConfig",
+    "TierConfig",
+    "TriageConfig",
+    "fields",
+    "load",
+    "override",
+    "parse",
+    "resolve_paths",
+    "value",
+]
