@@ -81,21 +81,24 @@ def pictures(out: Path) -> None:
 @click.argument("folder", type=FOLDER)
 @click.option("--split", type=click.Choice(["development", "test"]), default="development", show_default=True)
 @click.option("--out", type=FOLDER, required=True, help="Keeps the scores; a second call goes on there.")
-def detectors(folder: Path, split: str, out: Path) -> None:
+@click.option("--why", default="table of detectors", show_default=True, help="Noted beside a look at the test split.")
+def detectors(folder: Path, split: str, out: Path, why: str) -> None:
     """Write the table of `sharpaudit bench detection --full` for a split of FOLDER beside its truth.
 
-    Choices are made on the development split; the test split only reports.
+    Choices are made on the development split; the test split only reports, and every look at it is noted for the card.
 
     \b
     Example: sharpaudit lab detectors emoji --split development --out runs/detection
     """
     from pipelines import signals
     from pipelines.bench.detection import LabSplit, detect, markdown
-    from sharpaudit.lab.detectors import DETECTORS
+    from sharpaudit.lab.detectors import DETECTORS, log_touch
 
     signals.install()
     found = detect(LabSplit(folder, split), out.absolute() / split, full=True)
     (folder / DETECTORS[split]).write_text(json.dumps(found.as_json(), indent=1) + "\n")
+    if split == "test":
+        log_touch(folder, list(found.cost), why)
     click.echo(markdown(found), nl=False)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpaudit.lab.build import read_recipe
-from sharpaudit.lab.detectors import COLUMNS, DETECTORS, Truth, read_truth
+from sharpaudit.lab.detectors import COLUMNS, DETECTORS, TOUCHES, Truth, read_truth
 from sharpaudit.lab.truth import MAX_RATIO
 
 DOSE = "dose_response.json"
@@ -84,9 +84,19 @@ def write_card(folder: Path) -> Path:
     for split, name in DETECTORS.items():
         if (folder / name).exists():
             text += _detectors(split, json.loads((folder / name).read_text(encoding="utf-8")))
+    text += _touches(folder)
     path = folder / "card.md"
     path.write_text(text + LIMITS, encoding="utf-8")
     return path
+
+
+def _touches(folder: Path) -> str:
+    if not (folder / TOUCHES).exists():
+        return ""
+    noted = json.loads((folder / TOUCHES).read_text(encoding="utf-8"))
+    rows = [[entry["date"], entry["why"], ", ".join(entry["metrics"])] for entry in noted]
+    head = "## Looks at the test split\n\nEvery choice was made on the development split.\n\n"
+    return head + _markdown(["date", "why", "metrics"], rows)
 
 
 def _splits(truth: Sequence[Truth]) -> str:

@@ -14,8 +14,10 @@ Shapes: S seeds, N prompts, C calibration prompts.
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from sharpaudit.statistics.detection import Figure, Group, Statistic, auc, figur
 SEVERAL = 4
 ALPHA = 0.01
 DETECTORS = {"development": "detectors_development.json", "test": "detectors_test.json"}
+TOUCHES = "touches.json"
 CAPTIONS: dict[str, tuple[bool, ...]] = {"all": (True, False), "naming a colour": (True,), "naming none": (False,)}
 STATISTICS: dict[str, tuple[Statistic, bool]] = {
     "auc": (auc, False),
@@ -71,6 +74,14 @@ def read_truth(folder: Path) -> list[Truth]:
         raise UserError(f"{folder}: no truth.csv there; `sharpaudit lab label` writes it")
     with (folder / "truth.csv").open(encoding="utf-8", newline="") as stream:
         return [Truth(*(row[name] for name in Truth.__dataclass_fields__)) for row in csv.DictReader(stream)]
+
+
+def log_touch(folder: Path, metrics: Sequence[str], why: str) -> None:
+    """Note in FOLDER/touches.json that the test split was looked at, once for each metric that lands."""
+    path = folder / TOUCHES
+    noted = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    noted.append({"date": f"{datetime.now(UTC):%Y-%m-%d}", "metrics": list(metrics), "why": why})
+    path.write_text(json.dumps(noted, indent=1) + "\n", encoding="utf-8")
 
 
 def balanced(truth: Sequence[Truth], n: int) -> list[Truth]:

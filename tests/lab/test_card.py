@@ -11,7 +11,7 @@ import pytest
 
 from sharpaudit.lab.build import minutes
 from sharpaudit.lab.card import DOSE, write_card
-from sharpaudit.lab.detectors import DETECTORS, Truth, read_truth, table
+from sharpaudit.lab.detectors import DETECTORS, Truth, log_touch, read_truth, table
 from sharpaudit.lab.publish import dose_response, write_truth
 from sharpaudit.lab.training import MINIATURE as TRAINING
 from sharpaudit.lab.trainingset import MINIATURE, Plan, plan
@@ -55,6 +55,15 @@ def test_the_card_counts_what_truth_holds(folder: Path) -> None:
     assert "2 minutes in all" in text
     assert "torch 9.9" in text
     assert "Detectors" not in text
+
+
+def test_every_look_at_the_test_split_is_in_the_card(folder: Path) -> None:
+    assert "Looks at the test split" not in write_card(folder).read_text()
+    log_touch(folder, ["residual_gap", "noise_gap"], "first table")
+    log_touch(folder, ["mean_free_gap"], "a metric landed")
+    text = write_card(folder).read_text()
+    assert "| first table | residual_gap, noise_gap |" in text
+    assert text.index("first table") < text.index("| a metric landed | mean_free_gap |")
 
 
 def test_the_table_counts_prompts_and_finds_a_perfect_detector(folder: Path) -> None:
