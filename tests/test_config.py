@@ -76,6 +76,10 @@ def test_a_resolved_configuration_is_its_own_configuration(tmp_path: Path) -> No
         (["run.executor=slurm"], ["run.executor", "'local' or 'ray'"]),
         (["scores.then=[{abov=0.5}]"], ['unknown key "scores.then.0.abov"', 'did you mean "above"']),
         (["scores.then=[{above=2}]"], ["scores.then.0.above = 2", "less than 1"]),
+        (
+            ['scores.metrics=["sharpnes"]'],
+            ['scores.metrics.0 = "sharpnes"', 'hessian_trace\' (did you mean "sharpness"?)'],
+        ),
         (["scores.components=0"], ["scores.components = 0", '1 to 1000, or "auto"']),
         (["scores.components=atuo"], ['scores.components = "atuo"', '1 to 1000, or "auto"']),
         (["alpha"], ["key=value"]),
@@ -86,6 +90,7 @@ def test_a_mistake_is_one_line_that_names_it(tmp_path: Path, overrides: list[str
     with pytest.raises(UserError) as caught:
         load(write(tmp_path), overrides)
     assert "\n" not in str(caught.value)
+    assert "more)" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
 

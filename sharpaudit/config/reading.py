@@ -7,6 +7,7 @@ file of the testbed that ships with the package.
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -123,9 +124,11 @@ def _set(tree: dict[str, Any], override: str) -> None:
 
 def _explain(error: ValidationError) -> str:
     """The first mistake of a validation error as one line."""
-    first = error.errors()[0]
+    first, *others = error.errors()
     where = ".".join(str(part) for part in first["loc"])
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    # A list that is too short for want of its mistaken entry is the same mistake.
+    n_others = sum(first["loc"][: len(other["loc"])] != other["loc"] for other in others)
+    more = f" (and {n_others} more)" if n_others else ""
     if first["type"] == "extra_forbidden":
         section, _, key = where.rpartition(".")
         siblings = _keys_of(section)
@@ -137,7 +140,8 @@ def _explain(error: ValidationError) -> str:
         if first["type"] == "missing" or isinstance(first["input"], dict)
         else f" = {printable(json.dumps(first['input'], default=str))}"
     )
-    return f"{printable(where)}{shown}: {message}{more}"
+    allowed = re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected", "")))
+    return f"{printable(where)}{shown}: {message}{nearest(str(first['input']), allowed)}{more}"
 
 
 def _keys_of(section: str) -> list[str]:
