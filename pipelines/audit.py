@@ -10,7 +10,7 @@ redone, and needs `update`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,7 @@ from pipelines.survey import survey
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import load_tokenizer
 from sharpaudit.errors import IntegrityError
+from sharpaudit.evidence.seal import resealed
 from sharpaudit.tables.files import IN_PROGRESS
 from sharpaudit.tables.lock import Guard, hold
 from sharpaudit.tables.pictures import sweep_images
@@ -61,7 +62,9 @@ def run_audit(
     RunFolder.create(root)
     probe_links(root)
     reporter = reporter or Reporter(root)
-    with hold(root, reporter.say) as driver, reporter, ExitStack() as stack:
+    sealing = resealed(root) if until is None else nullcontext()
+    # Left in the opposite order: workers end, then the run is sealed, then the lock is given back.
+    with hold(root, reporter.say) as driver, reporter, sealing, ExitStack() as stack:
         run = RunFolder(root, guard=Guard(root, driver.id))
         admit(run, config, survey(config), update=update, say=reporter.say)
         _sweep(run)

@@ -22,6 +22,7 @@ from pipelines.commands.replay import replay
 from pipelines.commands.run import run
 from pipelines.commands.status import status
 from pipelines.commands.validate import validate
+from pipelines.commands.verify import verify
 from pipelines.signals import InterruptedRunError
 from sharpaudit import __version__
 from sharpaudit.errors import IntegrityError, UserError, printable
@@ -36,7 +37,7 @@ def cli() -> None:
     """Learn which prompts make a text-to-image diffusion model reproduce its training images."""
 
 
-for command in (run, validate, status, query, replay, init, index, lab, bench):
+for command in (run, validate, status, query, replay, verify, init, index, lab, bench):
     cli.add_command(command)
 
 

@@ -138,8 +138,20 @@ class RunFolder:
         return found
 
 
+UNSEALED = ".unsealed"
+"""The mark of a call that is at work, or was cut off; see evidence/seal.py."""
 OWN_NAMES = frozenset(
-    {"run.lock", "run.lock.heartbeat", ".takeover", "workers", "progress.json", "logs", "config.toml", "inputs.json"}
+    {
+        "run.lock",
+        "run.lock.heartbeat",
+        ".takeover",
+        UNSEALED,
+        "workers",
+        "progress.json",
+        "logs",
+        "config.toml",
+        "inputs.json",
+    }
 )
 
 

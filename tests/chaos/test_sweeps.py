@@ -29,6 +29,7 @@ POINTS = {
     "work.taken": 4,
     "work.processed": 4,
     "report.written": 1,
+    "sealed": 1,
 }
 OPERATIONS = ("write", "sync", "sync_folder", "rename", "link")
 

@@ -18,7 +18,7 @@ from sharpaudit.images import encode_png
 from sharpaudit.lab.analytic import write
 from sharpaudit.tables.runs import RunFolder
 
-VERBS = {"run", "validate", "status", "query", "replay", "init"}
+VERBS = {"run", "validate", "status", "query", "replay", "verify", "init"}
 GROUPS = {
     "index": {"build"},
     "lab": {"train", "label", "pictures", "detectors", "card", "compare"},

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from audits import audit, stray, tables
 
+from pipelines.verifying import faults
 from sharpaudit.tables import files
 
 # Each point, and the passages of it that are struck: the first, and one well into the run.
@@ -25,6 +26,7 @@ POINTS = {
     "work.taken": (1, 8),
     "work.processed": (2, 10),
     "report.written": (1,),
+    "sealed": (1,),
 }
 
 
@@ -52,6 +54,7 @@ def test_an_audit_that_breaks_anywhere_is_resumed_to_the_same_tables(
     audit(config_path, root)
     assert tables(root) == tables(clean)
     assert not stray(root)
+    assert faults(root) == []
     listed = {row["image_path"] for row in tables(root)["samples"]} | {
         r["thumbnail_path"] for r in tables(root)["matches"]
     }

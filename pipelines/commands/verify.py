@@ -1,0 +1,38 @@
+"""`sharpaudit verify`: is a run what it says, file by file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipelines.commands.options import run_argument
+
+
+@click.command()
+@run_argument
+@click.option("--replay", "n", type=click.IntRange(0), default=0, show_default=True, help="Findings to make again.")
+def verify(run_folder: Path, n: int) -> None:
+    """Check RUN against its seal, its manifests and itself; name every file that is not what it should be.
+
+    Tables, pictures, identities and the report are also held against each other, since a seal can be written anew.
+    Neither model nor index is needed, but for --replay. Exit code 1 where something is wrong.
+
+    \b
+    Example: sharpaudit verify runs/quickstart --replay 2
+    """
+    from pipelines.verifying import faults, replays
+    from sharpaudit.errors import printable
+    from sharpaudit.evidence.seal import read_seal
+
+    root = run_folder.absolute()
+    found = faults(root)
+    for line in found:
+        click.echo(printable(line, 2000), err=True)
+    same = True
+    for prompt_id, agrees in [] if found else replays(root, n):
+        click.echo(f"{prompt_id}: {'reproduced' if agrees else 'NOT reproduced'}")
+        same = same and agrees
+    if found or not same:
+        raise click.exceptions.Exit(1)
+    click.echo(f"{len(read_seal(root)):,} files are as sealed; tables, pictures, identities and report agree")

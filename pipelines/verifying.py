@@ -1,0 +1,85 @@
+"""Whether a run is what it says: every check, every fault by name; no model and no index is needed.
+
+The report is made again from the tables, with what the tables do not hold taken from the report itself and held
+against run.json and config.toml. Findings are evaluated again only when asked for: that needs the model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipelines.replaying import replay_prompt
+from pipelines.tables import open_connection
+from sharpaudit.errors import IntegrityError
+from sharpaudit.evidence.checks import identity_faults, picture_faults, seal_faults, table_faults
+from sharpaudit.report.facts import collect
+from sharpaudit.report.html import findings_csv, render
+from sharpaudit.seeds import rank_hash
+from sharpaudit.tables.runs import RunFolder
+
+BOUND = ("seed", "scores", "triage", "samples", "matches", "report")
+"""Sections of the configuration that the report repeats."""
+
+
+def faults(root: Path) -> list[str]:
+    """Every fault of the run, each once; none for a run that is whole and unchanged."""
+    run = RunFolder.open(root)
+    found = list(seal_faults(root))
+    for check in (identity_faults, table_faults, picture_faults, report_faults):
+        try:
+            found += check(run)
+        except IntegrityError as error:
+            found.append(str(error))
+    return list(dict.fromkeys(found))
+
+
+def report_faults(run: RunFolder) -> Iterator[str]:
+    """Parts of the report that do not follow from the tables, run.json and config.toml."""
+    path = run.root / "report" / "facts.json"
+    try:
+        written: dict[str, Any] = json.loads(path.read_bytes())
+        told = written["run"]
+    except (OSError, ValueError, KeyError, TypeError):
+        yield f"{path}: not the facts of a report"
+        return
+    with open_connection(run) as connection:
+        made = json.loads(json.dumps(collect(connection, told), allow_nan=False))
+    differing = [name for name in sorted(written.keys() | made.keys()) if written.get(name) != made.get(name)]
+    if differing:
+        yield f"{path}: {', '.join(differing)}: not what the tables give"
+    yield from (f"{path}: run.{name} is not that of {source}" for name, source in _told_faults(run, told))
+    page = render(made, lambda image: (run.root / image).read_bytes())
+    for name, text in (("report/index.html", page), ("findings.csv", findings_csv(made))):
+        file = run.root / name
+        if not file.is_file() or file.read_bytes() != text.encode():
+            yield f"{file}: not what the tables give"
+
+
+def _told_faults(run: RunFolder, told: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    record, settings = run.record() or {}, run.config().model_dump(mode="json")
+    facts = record.get("facts", {})
+    for name in ("digest", "dtype", "device"):
+        if told["model"][name] != facts.get("model_digest" if name == "digest" else name):
+            yield f"model.{name}", "run.json"
+    if told["index"]["digest"] != facts.get("index_digest"):
+        yield "index.digest", "run.json"
+    for name in ("created", "sharpaudit_version", "hardware"):
+        if told[name] != record.get(name):
+            yield name, "run.json"
+    if [{k: v for k, v in entry.items() if k != "rows"} for entry in told["inputs"]] != record.get("inputs"):
+        yield "inputs", "run.json"
+    for name in BOUND:
+        if told["settings"].get(name) != settings[name]:
+            yield f"settings.{name}", "config.toml"
+
+
+def replays(root: Path, n: int) -> Iterator[tuple[str, bool]]:
+    """n findings of a random order made again: prompt id, and whether the same training pictures are reached."""
+    run = RunFolder.open(root)
+    with open_connection(run) as connection:
+        ids = [row[0] for row in connection.sql("SELECT prompt_id FROM findings").fetchall()]
+    for prompt_id in sorted(ids, key=lambda name: rank_hash(0, "verify", name))[:n]:
+        yield prompt_id, replay_prompt(root, prompt_id).same

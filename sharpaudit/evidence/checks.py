@@ -1,0 +1,89 @@
+"""Checks of a run that stand each by itself: its seal, its tables, its pictures and its identities.
+
+Every fault is one line that names the file; none hides another. A seal can be written anew by whoever changes a file,
+so tables, pictures and identities are also held against what they say of themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from sharpaudit.errors import IntegrityError
+from sharpaudit.evidence.seal import MANIFEST, evidence, read_seal, sha256_of
+from sharpaudit.tables.runs import Identity, RunFolder
+from sharpaudit.tables.shards import Manifest, TableFolder, keys_digest
+
+
+def seal_faults(root: Path) -> Iterator[str]:
+    """Sealed files that are missing or changed, and files that the seal does not know."""
+    try:
+        sealed, there = read_seal(root), set(evidence(root))
+    except IntegrityError as error:
+        yield str(error)
+        return
+    for name, digest in sealed.items():
+        if name not in there:
+            yield f"{root / name}: sealed in {MANIFEST} and missing"
+        elif sha256_of(root / name) != digest:
+            yield f"{root / name}: not the bytes that {MANIFEST} names"
+    yield from (f"{root / name}: not in {MANIFEST}" for name in sorted(there - set(sealed)))
+
+
+def table_faults(run: RunFolder) -> Iterator[str]:
+    """Shards whose file, rows, schema, keys or statuses are not those of their manifest."""
+    try:
+        folders = run.every_folder()
+    except IntegrityError as error:
+        yield str(error)
+        return
+    for folder in folders:
+        for path in sorted(folder.manifests_folder.glob("*.json")):
+            try:
+                manifest = folder.manifest(path.stem)
+                if manifest is not None:
+                    yield from _shard_faults(folder, manifest)
+            except (IntegrityError, TypeError) as error:
+                yield str(error) if isinstance(error, IntegrityError) else f"{path}: not a manifest of this version"
+        try:
+            folder.current()
+        except IntegrityError as error:
+            yield str(error)
+
+
+def _shard_faults(folder: TableFolder, manifest: Manifest) -> Iterator[str]:
+    rows, path = folder.read(manifest), folder.path(manifest)
+    if keys_digest(rows, folder.table.key) != manifest.keys_digest:
+        yield f"{path}: its keys are not those of its manifest"
+    if dict(Counter(rows["status"].to_pylist())) != manifest.statuses:
+        yield f"{path}: its statuses are not those of its manifest"
+    if manifest.schema_version != folder.table.version:
+        yield f"{path}: version {manifest.schema_version} of its table; this sharpaudit reads {folder.table.version}"
+
+
+def picture_faults(run: RunFolder) -> Iterator[str]:
+    """Pictures that are missing, or whose content is not the one that their name is the digest of."""
+    listed: set[str] = set()
+    for folder in run.every_folder():
+        for manifest in folder.manifests():
+            listed.update(manifest.images)
+    for name in sorted(listed):
+        path = run.root / name
+        if not path.is_file():
+            yield f"{path}: a listed picture is missing"
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != path.stem:
+            yield f"{path}: not the picture that its name is the digest of"
+
+
+def identity_faults(run: RunFolder) -> Iterator[str]:
+    """Stages whose fingerprint does not follow from what run.json says of them."""
+    stages = (run.record() or {}).get("stages", {})
+    for name, entry in stages.items():
+        made = Identity(name, entry["fields"], entry["versions"], entry["upstream"])
+        if made.fingerprint != entry["fingerprint"]:
+            yield f"{run.root / 'run.json'}: the fingerprint of {name} is not that of its fields"
+        for before, fingerprint in entry["upstream"].items():
+            if stages.get(before, {}).get("fingerprint") != fingerprint:
+                yield f"{run.root / 'run.json'}: {name} follows another {before} than the one recorded"

@@ -1,0 +1,231 @@
+"""A sealed run passes wherever it lies; whatever is changed in it is named, also when the seal is made to fit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from audits import audit, command, finish, tables
+from click.testing import CliRunner
+
+from pipelines.cli import cli
+from pipelines.verifying import faults, replays
+from sharpaudit.errors import IntegrityError
+from sharpaudit.evidence.seal import MANIFEST, read_seal, seal
+from sharpaudit.tables.records import sealed, unseal
+from sharpaudit.tables.runs import UNSEALED, RunFolder
+from sharpaudit.tables.schemas import MATCHES, SCORES
+
+
+@pytest.fixture
+def copy(clean: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(clean, tmp_path / "elsewhere" / clean.name))
+
+
+def data_file(root: Path, table=SCORES) -> Path:
+    folder = RunFolder.open(root).table(table)
+    return folder.path(folder.current()[0])
+
+
+def test_an_untouched_copy_passes_elsewhere_and_by_sha256sum(copy: Path) -> None:
+    assert faults(copy) == []
+    done = subprocess.run(["sha256sum", "--check", "--strict", MANIFEST], cwd=copy, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    outcome = CliRunner().invoke(cli, ["verify", str(copy)])
+    assert outcome.exit_code == 0, outcome.output
+    assert f"{len(read_seal(copy)):,} files are as sealed" in outcome.output
+
+
+def flip(path: Path) -> Path:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    return path
+
+
+def flipped_table(root: Path) -> Path:
+    return flip(data_file(root))
+
+
+def swapped_image(root: Path) -> Path:
+    first, second = sorted((root / "images").rglob("*.png"))[:2]
+    first.write_bytes(second.read_bytes())
+    return first
+
+
+def removed_row(root: Path) -> Path:
+    """The Parquet file without its last row, and the manifest's digest and size made to fit."""
+    path = data_file(root)
+    pq.write_table(pq.read_table(path).slice(0, 3), path)
+    manifest = next(m for m in (path.parent / "manifests").glob("*.json") if unseal(m)["file"] == path.name)
+    data = path.read_bytes()
+    manifest.write_bytes(
+        sealed(unseal(manifest) | {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "rows": 3})
+    )
+    return path
+
+
+def edited_value(root: Path) -> Path:
+    """A similarity raised, in a file whose manifest is made to fit in everything: only the report disagrees."""
+    path = data_file(root, MATCHES)
+    rows = pq.read_table(path)
+    values = rows["similarity"].to_pylist()
+    place = rows.column_names.index("similarity")
+    raised = [None if value is None else min(1.0, value + 0.05) for value in values]
+    pq.write_table(rows.set_column(place, rows.schema.field("similarity"), [raised]), path)
+    manifest = next(m for m in (path.parent / "manifests").glob("*.json") if unseal(m)["file"] == path.name)
+    data = path.read_bytes()
+    manifest.write_bytes(sealed(unseal(manifest) | {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}))
+    return root / "report/facts.json"
+
+
+def edited_report(root: Path) -> Path:
+    path = root / "report/index.html"
+    path.write_text(path.read_text().replace("prompts with at least one copy", "prompts with no copy at all", 1))
+    return path
+
+
+def edited_facts(root: Path) -> Path:
+    path = root / "report/facts.json"
+    facts = json.loads(path.read_text())
+    facts["findings"]["total"] -= 1
+    path.write_text(json.dumps(facts))
+    return path
+
+
+def edited_settings(root: Path) -> Path:
+    path = root / "config.toml"
+    path.write_text(path.read_text().replace("alpha = 0.02", "alpha = 0.01"))
+    return root / "report/facts.json"
+
+
+def edited_record(root: Path) -> Path:
+    path = root / "run.json"
+    tree = unseal(path)
+    tree["stages"]["score"]["fields"]["scores.step"] = 9.0
+    path.write_bytes(sealed(tree))
+    return path
+
+
+def edited_csv(root: Path) -> Path:
+    path = root / "findings.csv"
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+    return path
+
+
+TAMPERED = [
+    flipped_table,
+    swapped_image,
+    removed_row,
+    edited_value,
+    edited_report,
+    edited_facts,
+    edited_settings,
+    edited_record,
+    edited_csv,
+]
+
+
+@pytest.mark.parametrize("tamper", TAMPERED, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("sealed_anew", [False, True], ids=["old seal", "new seal"])
+def test_what_was_changed_is_named(copy: Path, tamper: Callable[[Path], Path], sealed_anew: bool) -> None:
+    named = tamper(copy)
+    if sealed_anew:
+        (copy / MANIFEST).unlink()
+        seal(copy)
+    found = faults(copy)
+    assert any(line.startswith(f"{named}:") for line in found), found
+    assert (str(copy / MANIFEST) in "".join(found) or MANIFEST in "".join(found)) != sealed_anew
+    outcome = CliRunner().invoke(cli, ["verify", str(copy)])
+    assert outcome.exit_code == 1
+    assert str(named) in outcome.output
+
+
+def test_every_bad_file_is_named_and_none_hides_another(copy: Path) -> None:
+    named = {flip(path) for path in (data_file(copy), *sorted((copy / "images").rglob("*.png"))[:3])}
+    named |= {edited_report(copy)}
+    (copy / "extra.txt").write_text("mine")
+    found = faults(copy)
+    assert all(any(line.startswith(f"{path}:") for line in found) for path in (*named, copy / "extra.txt"))
+
+
+def test_a_removed_file_and_a_removed_line_are_named(copy: Path) -> None:
+    lines = (copy / MANIFEST).read_text().splitlines()
+    gone, unlisted = copy / lines[-1].split("  ")[1], copy / lines[0].split("  ")[1]
+    gone.unlink()
+    (copy / MANIFEST).write_text("\n".join(lines[1:]) + "\n")
+    found = faults(copy)
+    assert f"{gone}: sealed in {MANIFEST} and missing" in found
+    assert f"{unlisted}: not in {MANIFEST}" in found
+    (copy / MANIFEST).write_text("nonsense\n")
+    assert any("line 1 is not a digest" in line for line in faults(copy))
+    (copy / MANIFEST).unlink()
+    assert any(line.startswith(f"{copy / MANIFEST}: missing") for line in faults(copy))
+
+
+def test_a_link_is_no_evidence(copy: Path) -> None:
+    path = copy / "findings.csv"
+    path.rename(copy.parent / "outside.csv")
+    path.symlink_to(copy.parent / "outside.csv")
+    assert any("a link" in line for line in faults(copy))
+
+
+def test_a_finished_run_writes_nothing_and_stays_sealed(config_path: Path, copy: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
+    assert audit(config_path, copy).evaluations == 0
+    after = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
+    changed = {path.name for path in after if before.get(path) != after[path]}
+    assert changed <= {"progress.json"} | {path.name for path in (copy / "logs").rglob("*")}
+    assert not (copy / UNSEALED).exists()
+
+
+def test_an_update_seals_anew(config_path: Path, copy: Path) -> None:
+    old = read_seal(copy)
+    audit(config_path, copy, "triage.alpha=0.1", update=True)
+    assert read_seal(copy) != old
+    assert faults(copy) == []
+
+
+def test_an_update_does_not_seal_over_a_changed_file(config_path: Path, copy: Path) -> None:
+    image = flip(sorted((copy / "images").rglob("*.png"))[0])
+    old = (copy / MANIFEST).read_bytes()
+    with pytest.raises(IntegrityError, match=f"{image.name}: changed since the run was sealed"):
+        audit(config_path, copy, "triage.alpha=0.1", update=True)
+    assert (copy / MANIFEST).read_bytes() == old
+
+
+@pytest.mark.parametrize("point", ["report.written", "sealed", "table.committed/triage"])
+def test_a_run_cut_off_before_its_seal_is_sealed_by_the_next(
+    config_path: Path, copy: Path, tmp_path: Path, point: str
+) -> None:
+    options = ["--set", "triage.alpha=0.1", "--update"]
+    crash = f"{point}:1:kill@{tmp_path}/struck"
+    code, _, err = finish(command("run", config_path, "--out", copy, *options, crash=crash))
+    assert code < 0, err
+    assert (copy / UNSEALED).exists()
+    audit(config_path, copy, "triage.alpha=0.1")
+    assert faults(copy) == []
+    assert not (copy / UNSEALED).exists()
+
+
+def test_a_failed_call_that_wrote_nothing_leaves_no_mark(config_path: Path, copy: Path) -> None:
+    with pytest.raises(Exception, match=r"triage\.alpha"):
+        audit(config_path, copy, "triage.alpha=0.1")
+    assert not (copy / UNSEALED).exists()
+    assert faults(copy) == []
+
+
+def test_findings_are_made_again_on_request(copy: Path) -> None:
+    made = list(replays(copy, 2))
+    assert len(made) == 2
+    assert all(same for _, same in made)
+    assert {prompt_id for prompt_id, _ in made} <= {row["prompt_id"] for row in tables(copy)["triage"]}
+    outcome = CliRunner().invoke(cli, ["verify", str(copy), "--replay", "1"])
+    assert outcome.exit_code == 0, outcome.output
+    assert f"{made[0][0]}: reproduced" in outcome.output
