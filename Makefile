@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: help quickstart test chaos gpu-check lint clean
 
 help:
-	@echo "make quickstart  audit the testbed that ships with the package; the result is in runs/quickstart"
+	@echo "make quickstart  audit the small model that ships with the package; the result is in runs/quickstart"
 	@echo "make test        the test suite, without the slow and the GPU tests"
 	@echo "make chaos       tests that kill processes and start clusters; minutes"
 	@echo "make gpu-check   tests that need a CUDA device"

@@ -31,7 +31,7 @@ def admit(run: RunFolder, config: AuditConfig, facts: Facts, *, update: bool, sa
         "sharpaudit_version": __version__,
         "created": before["created"] if before else datetime.now(UTC).isoformat(timespec="seconds"),
         "facts": asdict(facts),
-        "given": _given(config),
+        "given": given(config),
         "inputs": ingest.inspect(config),
         "hardware": describe_hardware(),
         "stages": {name: asdict(entry) | {"fingerprint": entry.fingerprint} for name, entry in made.items()},
@@ -52,7 +52,7 @@ def admit(run: RunFolder, config: AuditConfig, facts: Facts, *, update: bool, sa
     run.write_config(config)
 
 
-def _given(config: AuditConfig) -> dict[str, Any]:
+def given(config: AuditConfig) -> dict[str, Any]:
     """The fields that say what is audited, but for paths: a file may move, its content may not change."""
     paths = {f"{section}.{name}" for section, names in PATHS.items() for name in names}
     fields = configuration.fields().items()

@@ -10,7 +10,7 @@ redone, and needs `update`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -62,10 +62,11 @@ def run_audit(
     RunFolder.create(root)
     probe_links(root)
     reporter = reporter or Reporter(root)
-    sealing = resealed(root) if until is None else nullcontext()
-    # Left in the opposite order: workers end, then the run is sealed, then the lock is given back.
-    with hold(root, reporter.say) as driver, reporter, sealing, ExitStack() as stack:
-        run = RunFolder(root, guard=Guard(root, driver.id))
+    with hold(root, reporter.say) as driver, reporter, ExitStack() as stack:
+        guard = Guard(root, driver.id)
+        run = RunFolder(root, guard=guard)
+        # Left in the opposite order: workers end, then the run is sealed, then the lock is given back.
+        stack.enter_context(resealed(root, whole=until is None, guard=guard))
         admit(run, config, survey(config), update=update, say=reporter.say)
         _sweep(run)
         added = ingest.ingest(run, config, load_tokenizer(config.model))

@@ -11,14 +11,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipelines.admit import given
 from pipelines.replaying import replay_prompt
+from pipelines.stage import Facts
+from pipelines.stages.report import made_of
+from pipelines.survey import identities
 from pipelines.tables import open_connection
+from sharpaudit import __version__
 from sharpaudit.errors import IntegrityError
 from sharpaudit.evidence.checks import identity_faults, picture_faults, seal_faults, table_faults
 from sharpaudit.report.facts import collect
 from sharpaudit.report.html import findings_csv, render
 from sharpaudit.seeds import rank_hash
-from sharpaudit.tables.runs import RunFolder
+from sharpaudit.tables.records import unseal
+from sharpaudit.tables.runs import RunFolder, changes
 
 BOUND = ("seed", "scores", "triage", "samples", "matches", "report")
 """Sections of the configuration that the report repeats."""
@@ -28,12 +34,24 @@ def faults(root: Path) -> list[str]:
     """Every fault of the run, each once; none for a run that is whole and unchanged."""
     run = RunFolder.open(root)
     found = list(seal_faults(root))
-    for check in (identity_faults, table_faults, picture_faults, report_faults):
+    for check in (identity_faults, settings_faults, table_faults, picture_faults, report_faults):
         try:
-            found += check(run)
+            found.extend(check(run))
         except IntegrityError as error:
             found.append(str(error))
+        except Exception as error:  # noqa: BLE001 - whatever damaged input does to a check, the others must be heard
+            found.append(f"{root}: {check.__name__} could not be carried out: {error!r}")
     return list(dict.fromkeys(found))
+
+
+def settings_faults(run: RunFolder) -> Iterator[str]:
+    """Settings that are not those which the stages of run.json, or what is audited, were made with."""
+    record, config = run.record() or {}, run.config()
+    if given(config) != record.get("given"):
+        yield f"{run.root / 'config.toml'}: what is audited is not what run.json says"
+    for change in changes(record, identities(config, Facts(**record["facts"]))):
+        names = ", ".join(change.fields) or "its inputs"
+        yield f"{run.root / 'config.toml'}: {names}: not what {change.stage} was made with"
 
 
 def report_faults(run: RunFolder) -> Iterator[str]:
@@ -44,6 +62,14 @@ def report_faults(run: RunFolder) -> Iterator[str]:
         told = written["run"]
     except (OSError, ValueError, KeyError, TypeError):
         yield f"{path}: not the facts of a report"
+        return
+    stamp = run.root / "report" / "made_of.json"
+    if not stamp.exists() or unseal(stamp) != {"digest": made_of(run, told)}:
+        yield f"{stamp}: the report was made of other tables than those that are there"
+    if json.loads((run.root / "inputs.json").read_bytes()) != told["inputs"]:
+        yield f"{run.root / 'inputs.json'}: not the inputs of the report"
+    if told["sharpaudit_version"] != __version__:
+        yield f"{path}: made by sharpaudit {told['sharpaudit_version']}, and only that version can make it again"
         return
     with open_connection(run) as connection:
         made = json.loads(json.dumps(collect(connection, told), allow_nan=False))

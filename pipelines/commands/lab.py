@@ -23,7 +23,7 @@ def lab() -> None:
 @click.option("--miniature", is_flag=True, help="A model of two minutes, which learns little.")
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Threads of torch.")
 def train(out: Path, work: Path, miniature: bool, threads: int) -> None:
-    """Train the model from nothing into the folder OUT: an estimated one to two hours on 2 cores.
+    """Train the model from nothing into the folder OUT: one to two hours on 2 cores.
 
     \b
     Example: sharpaudit lab train emoji --work work

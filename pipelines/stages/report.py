@@ -22,13 +22,17 @@ from sharpaudit.tables.records import digest_of, replace_file, sealed, unseal
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import RUN_TABLES
 
+OUTPUTS = ("inputs.json", "findings.csv", "audit.duckdb")
+"""Beside the page and its facts."""
+
 
 def write_report(run: RunFolder, config: AuditConfig, quarantined: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Write what is missing or out of date, and return the facts."""
     told = _told(run, config, quarantined)
-    made_of = digest_of([told, [[t.name, m.shard, m.sha256] for t in RUN_TABLES for m in run.table(t).current()]])
+    digest = made_of(run, told)
     stamp, facts_path = run.root / "report" / "made_of.json", run.root / "report" / "facts.json"
-    if stamp.exists() and unseal(stamp) == {"digest": made_of}:
+    outputs = [facts_path, facts_path.with_name("index.html"), *map(run.root.joinpath, OUTPUTS)]
+    if stamp.exists() and unseal(stamp) == {"digest": digest} and all(path.exists() for path in outputs):
         return dict(json.loads(facts_path.read_bytes()))
     with open_connection(run) as connection:
         facts = collect(connection, told)
@@ -40,8 +44,13 @@ def write_report(run: RunFolder, config: AuditConfig, quarantined: Sequence[dict
     replace_file(run.root / "findings.csv", findings_csv(facts).encode(), run.files)
     materialise(current_files(run), run.root / "audit.duckdb")
     crash_point("report.written")
-    replace_file(stamp, sealed({"digest": made_of}), run.files)
+    replace_file(stamp, sealed({"digest": digest}), run.files)
     return dict(json.loads(facts_path.read_bytes()))
+
+
+def made_of(run: RunFolder, told: dict[str, Any]) -> str:
+    """Digest of everything that a report is made of: the current shards, and what the tables do not hold."""
+    return digest_of([told, [[t.name, m.shard, m.sha256] for t in RUN_TABLES for m in run.table(t).current()]])
 
 
 def _told(run: RunFolder, config: AuditConfig, quarantined: Sequence[dict[str, Any]]) -> dict[str, Any]:

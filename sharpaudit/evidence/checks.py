@@ -6,19 +6,21 @@ so tables, pictures and identities are also held against what they say of themse
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from sharpaudit.errors import IntegrityError
 from sharpaudit.evidence.seal import MANIFEST, evidence, read_seal, sha256_of
-from sharpaudit.tables.runs import Identity, RunFolder
+from sharpaudit.tables.runs import UNSEALED, Identity, RunFolder
 from sharpaudit.tables.shards import Manifest, TableFolder, keys_digest
 
 
 def seal_faults(root: Path) -> Iterator[str]:
     """Sealed files that are missing or changed, and files that the seal does not know."""
+    if (root / UNSEALED).exists():
+        yield f"{root}: a call of `run` is at work here or was cut off; run the same command again, then verify"
     try:
         sealed, there = read_seal(root), set(evidence(root))
     except IntegrityError as error:
@@ -57,6 +59,9 @@ def _shard_faults(folder: TableFolder, manifest: Manifest) -> Iterator[str]:
     rows, path = folder.read(manifest), folder.path(manifest)
     if keys_digest(rows, folder.table.key) != manifest.keys_digest:
         yield f"{path}: its keys are not those of its manifest"
+    columns = [name for name in ("image_path", "thumbnail_path") if name in rows.column_names]
+    if {image for name in columns for image in rows[name].to_pylist()} - {None} != set(manifest.images):
+        yield f"{path}: its pictures are not those of its manifest"
     if dict(Counter(rows["status"].to_pylist())) != manifest.statuses:
         yield f"{path}: its statuses are not those of its manifest"
     if manifest.schema_version != folder.table.version:
@@ -67,14 +72,17 @@ def picture_faults(run: RunFolder) -> Iterator[str]:
     """Pictures that are missing, or whose content is not the one that their name is the digest of."""
     listed: set[str] = set()
     for folder in run.every_folder():
-        for manifest in folder.manifests():
-            listed.update(manifest.images)
+        for path in folder.manifests_folder.glob("*.json"):
+            # A manifest that cannot be read is named by the check of tables.
+            with suppress(IntegrityError, TypeError):
+                manifest = folder.manifest(path.stem)
+                listed.update(manifest.images if manifest else ())
     for name in sorted(listed):
-        path = run.root / name
-        if not path.is_file():
-            yield f"{path}: a listed picture is missing"
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != path.stem:
-            yield f"{path}: not the picture that its name is the digest of"
+        picture = run.root / name
+        if not picture.is_file():
+            yield f"{picture}: a listed picture is missing"
+        elif sha256_of(picture) != picture.stem:
+            yield f"{picture}: not the picture that its name is the digest of"
 
 
 def identity_faults(run: RunFolder) -> Iterator[str]:

@@ -16,6 +16,7 @@ Readers take file lists from manifests, never from globs, and hash every file be
 from __future__ import annotations
 
 import hashlib
+import re
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -30,6 +31,9 @@ from sharpaudit.errors import IntegrityError, Status, UserError
 from sharpaudit.tables.files import IN_PROGRESS, Files, crash_point
 from sharpaudit.tables.records import digest_of, replace_file, sealed, unseal
 from sharpaudit.tables.schemas import Table
+
+IMAGE = re.compile(r"images/([0-9a-f]{2})/\1[0-9a-f]{62}\.png")
+"""The path of a picture within a run."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,9 @@ class TableFolder:
         manifest = Manifest(**unseal(path))
         if manifest.fingerprint != self.fingerprint or manifest.shard != shard or manifest.table != self.table.name:
             raise IntegrityError(f"{path}: belongs to another table, shard or configuration")
+        named = f"part-{shard}-{manifest.sha256[:16]}.parquet"
+        if manifest.file != named or not all(map(IMAGE.fullmatch, manifest.images)):
+            raise IntegrityError(f"{path}: names files that a shard cannot have")
         return manifest
 
     def manifests(self) -> list[Manifest]:

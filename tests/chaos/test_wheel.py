@@ -33,9 +33,15 @@ def test_the_wheel_runs_an_audit_from_an_empty_environment(tmp_path: Path) -> No
     work.mkdir()
     listed = call(binaries / "sharpaudit", "init", "audits", cwd=work)
     assert "audits/quickstart.toml" in listed
-    said = call(binaries / "sharpaudit", "run", "audits/quickstart.toml", "--out", "run", cwd=work)
+    said = call(binaries / "sharpaudit", "run", "audits/analytic.toml", "--out", "run", cwd=work)
     assert "430 prompts scored" in said
     told = call(
         binaries / "sharpaudit", "query", "run", "select count(*) as n from findings", "--format", "csv", cwd=work
     )
     assert int(told.splitlines()[1]) >= 20
+    little = ["samples.band_prompts=3", "triage.controls=2", "samples.steps=4"]
+    settings = [word for setting in little for word in ("--set", setting)]
+    quickstart = ["run", "audits/quickstart.toml", "--out", "quickstart", "--limit", "20", *settings]
+    said = call(binaries / "sharpaudit", *quickstart, cwd=work)
+    assert "20 prompts scored" in said
+    assert (work / "quickstart" / "report" / "index.html").exists()

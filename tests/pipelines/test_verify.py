@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from audits import audit, command, finish, tables
@@ -62,13 +63,19 @@ def swapped_image(root: Path) -> Path:
 def removed_row(root: Path) -> Path:
     """The Parquet file without its last row, and the manifest's digest and size made to fit."""
     path = data_file(root)
-    pq.write_table(pq.read_table(path).slice(0, 3), path)
+    return refit(path, pq.read_table(path).slice(0, 3), rows=3)
+
+
+def refit(path: Path, made: pa.Table, **fields: object) -> Path:
+    """Write other rows in place of a shard's, with a manifest that names them; returns the new file."""
     manifest = next(m for m in (path.parent / "manifests").glob("*.json") if unseal(m)["file"] == path.name)
+    pq.write_table(made, path)
     data = path.read_bytes()
-    manifest.write_bytes(
-        sealed(unseal(manifest) | {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "rows": 3})
-    )
-    return path
+    sha256 = hashlib.sha256(data).hexdigest()
+    named = path.rename(path.with_name(f"part-{manifest.stem}-{sha256[:16]}.parquet"))
+    told = {"sha256": sha256, "bytes": len(data), "file": named.name}
+    manifest.write_bytes(sealed(unseal(manifest) | told | fields))
+    return named
 
 
 def edited_value(root: Path) -> Path:
@@ -78,10 +85,7 @@ def edited_value(root: Path) -> Path:
     values = rows["similarity"].to_pylist()
     place = rows.column_names.index("similarity")
     raised = [None if value is None else min(1.0, value + 0.05) for value in values]
-    pq.write_table(rows.set_column(place, rows.schema.field("similarity"), [raised]), path)
-    manifest = next(m for m in (path.parent / "manifests").glob("*.json") if unseal(m)["file"] == path.name)
-    data = path.read_bytes()
-    manifest.write_bytes(sealed(unseal(manifest) | {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}))
+    refit(path, rows.set_column(place, rows.schema.field("similarity"), [raised]))
     return root / "report/facts.json"
 
 
@@ -103,6 +107,21 @@ def edited_settings(root: Path) -> Path:
     path = root / "config.toml"
     path.write_text(path.read_text().replace("alpha = 0.02", "alpha = 0.01"))
     return root / "report/facts.json"
+
+
+def other_model(root: Path) -> Path:
+    path = root / "config.toml"
+    path.write_text(path.read_text().replace('dtype = "auto"', 'dtype = "float32"').replace("seed = 0", "seed = 1"))
+    return path
+
+
+def other_value(root: Path) -> Path:
+    """A number that no part of the report shows, with a manifest that fits."""
+    path = data_file(root)
+    rows = pq.read_table(path)
+    place = rows.column_names.index("n_seeds")
+    refit(path, rows.set_column(place, rows.schema.field("n_seeds"), pa.array([9] * rows.num_rows, pa.int32())))
+    return root / "report/made_of.json"
 
 
 def edited_record(root: Path) -> Path:
@@ -128,6 +147,8 @@ TAMPERED = [
     edited_facts,
     edited_settings,
     edited_record,
+    other_model,
+    other_value,
     edited_csv,
 ]
 
@@ -195,9 +216,11 @@ def test_an_update_seals_anew(config_path: Path, copy: Path) -> None:
 def test_an_update_does_not_seal_over_a_changed_file(config_path: Path, copy: Path) -> None:
     image = flip(sorted((copy / "images").rglob("*.png"))[0])
     old = (copy / MANIFEST).read_bytes()
-    with pytest.raises(IntegrityError, match=f"{image.name}: changed since the run was sealed"):
-        audit(config_path, copy, "triage.alpha=0.1", update=True)
+    for _ in range(2):  # the same call again is refused again
+        with pytest.raises(IntegrityError, match=f"{image.name}: changed since the run was sealed"):
+            audit(config_path, copy, "triage.alpha=0.1", update=True)
     assert (copy / MANIFEST).read_bytes() == old
+    assert any("was cut off" in line for line in faults(copy))
 
 
 @pytest.mark.parametrize("point", ["report.written", "sealed", "table.committed/triage"])
@@ -229,3 +252,27 @@ def test_findings_are_made_again_on_request(copy: Path) -> None:
     outcome = CliRunner().invoke(cli, ["verify", str(copy), "--replay", "1"])
     assert outcome.exit_code == 0, outcome.output
     assert f"{made[0][0]}: reproduced" in outcome.output
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        (MANIFEST, b"\xff\xfe"),
+        ("config.toml", b"not = [toml"),
+        ("config.toml", b""),
+        ("report/facts.json", b'{"run": {}}'),
+        ("report/facts.json", b"[1"),
+        ("run.json", b'{"checksum": NaN}'),
+        ("scores/table.json", b"{}"),
+    ],
+)
+def test_damage_is_named_and_hides_nothing(copy: Path, name: str, data: bytes) -> None:
+    folder = RunFolder.open(copy).table(SCORES).folder
+    path = folder / "table.json" if name.startswith("scores/") else copy / name
+    path.write_bytes(data)
+    image = flip(sorted((copy / "images").rglob("*.png"))[0])
+    outcome = CliRunner().invoke(cli, ["verify", str(copy)])
+    assert outcome.exit_code == 1, outcome.exception
+    assert str(path) in outcome.output or name == MANIFEST
+    if name not in ("run.json",):
+        assert image.name in outcome.output

@@ -1,0 +1,146 @@
+"""The lab that ships: small enough, whole, as its contract says, and its labels hold when generated again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections import Counter
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sharpaudit.config import LAB, ModelConfig
+from sharpaudit.denoisers.base import Denoiser
+from sharpaudit.denoisers.load import load_denoiser
+from sharpaudit.errors import Status
+from sharpaudit.images import decode, sha256_hex
+from sharpaudit.lab.build import read_recipe
+from sharpaudit.lab.captions import STYLES
+from sharpaudit.lab.card import write_card
+from sharpaudit.lab.detectors import Truth, names_colour, read_truth
+from sharpaudit.lab.publish import DEVELOPMENT_MEMORISED, SPLITS
+from sharpaudit.lab.trainingset import Plan, picture, plan
+from sharpaudit.lab.truth import GUIDANCE, MAX_RATIO, NEAREST, STEPS, normalised
+from sharpaudit.matches.index import open_index
+from sharpaudit.samples.generate import generate
+from sharpaudit.scores.residual_gap import residual_gap
+from sharpaudit.scores.screen import ScreenConfig, differences, unconditional_predictions
+from sharpaudit.scores.subspace import fit_subspace
+from sharpaudit.statistics.detection import auc
+
+EMOJI = LAB / "emoji"
+MAX_BYTES = 40_000_000
+
+
+@pytest.fixture(scope="module")
+def truth() -> list[Truth]:
+    return read_truth(EMOJI)
+
+
+@pytest.fixture(scope="module")
+def drawn() -> Plan:
+    return plan(read_recipe(EMOJI)[0])
+
+
+@pytest.fixture(scope="module")
+def denoiser() -> Denoiser:
+    return load_denoiser(ModelConfig(path=str(EMOJI / "model"), dtype="float32", device="cpu"))
+
+
+def test_it_is_small_and_its_weights_are_those_of_the_log() -> None:
+    assert sum(file.stat().st_size for file in EMOJI.rglob("*") if file.is_file()) <= MAX_BYTES
+    settings = json.loads((EMOJI / "settings.json").read_text())
+    weights = {str(file.relative_to(EMOJI)) for file in EMOJI.rglob("*.safetensors")}
+    assert weights == set(settings["sha256"])
+    assert all(sha256_hex((EMOJI / name).read_bytes()) == digest for name, digest in settings["sha256"].items())
+    log = [json.loads(line) for line in (EMOJI / "training.jsonl").read_text().splitlines()]
+    steps = {part: max(entry["step"] for entry in log if entry["part"] == part) for part in ("autoencoder", "denoiser")}
+    training = read_recipe(EMOJI)[1]
+    assert steps == {"autoencoder": training.autoencoder_steps, "denoiser": training.steps}
+
+
+def test_the_splits_hold_what_the_contract_says(truth: list[Truth]) -> None:
+    harmless = Counter(row.split for row in truth if row.label == "harmless" and row.never_planted)
+    assert {split: harmless[split] for split in SPLITS} == SPLITS
+    memorised = Counter(row.split for row in truth if row.label == "memorised")
+    assert memorised["development"] == DEVELOPMENT_MEMORISED
+    assert memorised["test"] >= 80
+    assert memorised["fit"] == memorised["calibration"] == 0
+    for split in SPLITS:
+        with (EMOJI / "prompts" / f"{split}.csv").open(encoding="utf-8") as stream:
+            listed = {(row["prompt"], row["family"]) for row in csv.DictReader(stream)}
+        assert listed == {(row.prompt, row.family) for row in truth if row.split == split}
+
+
+def test_splits_share_no_family_and_have_one_mix_of_styles_and_colours(truth: list[Truth]) -> None:
+    of_split = {split: [row for row in truth if row.split == split] for split in SPLITS}
+    for one, other in combinations(SPLITS, 2):
+        assert not {row.family for row in of_split[one]} & {row.family for row in of_split[other]}
+    for rows in of_split.values():
+        harmless = [row for row in rows if row.label == "harmless"]
+        assert abs(np.mean([names_colour(row.prompt) for row in harmless]) - 0.5) < 0.03
+        for style in STYLES:
+            assert abs(np.mean([f"/{style}" in row.family for row in harmless]) - 1 / 3) < 0.05
+
+
+def test_truth_knows_every_prompt_of_the_recipe_and_the_references_every_plant(truth: list[Truth], drawn: Plan) -> None:
+    told = {(row.prompt, row.family, row.kind) for row in truth}
+    assert told == {(prompt.caption, prompt.family.name, prompt.kind) for prompt in drawn.prompts}
+    index = open_index(EMOJI / "references", "pixels-16")
+    planted = [row for row in drawn.rows if row.kind == "exact"]
+    for row in planted[::20]:
+        shown_HWC = decode(index.thumbnail(row.picture_id))
+        assert np.abs(shown_HWC.astype(int) - picture(drawn.recipe.seed, row)).mean() < 8
+    templates = [row.picture_id for row in drawn.rows if row.picture_id.startswith("template-")]
+    assert sum(name in set(index.reference_ids) for name in templates) == 8 * drawn.recipe.templates
+
+
+def test_the_card_is_written_from_the_files_beside_it(tmp_path: Path) -> None:
+    for file in EMOJI.iterdir():
+        if file.is_file() and file.suffix != ".md":
+            shutil.copy(file, tmp_path)
+    assert write_card(tmp_path).read_text() == (EMOJI / "card.md").read_text()
+
+
+def test_memorised_prompts_copy_their_plant_and_harmless_ones_nothing(
+    truth: list[Truth], drawn: Plan, denoiser: Denoiser
+) -> None:
+    """Other noise than that of the labels: the most often planted memorised prompts and generated harmless ones."""
+    of_caption = {row.caption: row for row in reversed(drawn.rows) if row.kind == "exact"}
+    memorised = [row.prompt for row in truth if row.kind == "exact" and row.label == "memorised"]
+    memorised = sorted(memorised, key=lambda prompt: -of_caption[prompt].copies)[:4]
+    harmless = [row.prompt for row in truth if row.label == "harmless" and row.kind == "unseen"][:4]
+    planted = normalised(np.stack([picture(drawn.recipe.seed, of_caption[prompt]) for prompt in memorised]))
+    rows = [row for row in drawn.rows if row.kind == "other"][:2000]
+    others = normalised(np.stack([picture(drawn.recipe.seed, row) for row in rows]))
+    prompts = [*memorised, *harmless]
+    made = generate(
+        denoiser, prompts, [(prompt, 99) for prompt in prompts], seed=99, steps=STEPS, guidance=GUIDANCE, batch_size=32
+    )
+    shown = normalised(np.stack([image for image in made if not isinstance(image, Status)]))
+    to_plant, to_other = (np.sqrt(np.maximum(2 - 2 * shown @ pictures.T, 0)) for pictures in (planted, others))
+    copies = to_plant / np.sort(to_other, axis=1)[:, :NEAREST].mean(axis=1, keepdims=True) < MAX_RATIO
+    assert copies[:4].diagonal().sum() >= 3
+    assert not copies[4:].any()
+
+
+def test_residual_gap_tells_memorised_from_harmless(truth: list[Truth], denoiser: Denoiser) -> None:
+    """A part of the development split at one seed."""
+    rows = {
+        "fit": [row for row in truth if row.split == "fit"][:200],
+        "memorised": [row for row in truth if row.split == "development" and row.label == "memorised"],
+        "harmless": [row for row in truth if row.split == "development" and row.label == "harmless"][:60],
+    }
+    config = ScreenConfig(1, 0, 1.0, 32)
+    known = unconditional_predictions(denoiser, config)
+    moved = {}
+    for name, group in rows.items():
+        found = differences(denoiser, [row.prompt for row in group], known, config)
+        moved[name] = np.stack([row for row in found if not isinstance(row, Status)])
+    subspace = fit_subspace(moved["fit"], 20)
+    left = {name: residual_gap(torch.from_numpy(rows_ND), subspace).numpy() for name, rows_ND in moved.items()}
+    assert auc(left["memorised"], left["harmless"]) > 0.9
