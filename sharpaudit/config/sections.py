@@ -116,7 +116,7 @@ MetricName = Literal[
 class TierConfig(Section):
     """A later tier of the cascade: what it measures, of whom. Its defaults are those of `sharpaudit bench cascade`."""
 
-    above: float = Field(default=0.9, ge=0, lt=1)
+    above: float = Field(default=0.8, ge=0, lt=1)
     """Prompts come here whose deciding score at the tier before is at or above this quantile of the fit prompts'."""
     metrics: tuple[MetricName, ...] = Field(default=("residual_gap",), min_length=1)
     """The first decides, the others are recorded beside it."""
