@@ -141,9 +141,7 @@ class SubspaceStage(Stage):
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
         """One shard, named by the differences that it learns from."""
-        manifests = run.table(DIFFERENCES).current()
-        digest = digest_of([[m.shard, m.sha256] for m in manifests])
-        return [Work(self.name, f"all-{digest[:8]}", sum(m.rows for m in manifests), digest)]
+        return [differences_work(self.name, run)]
 
     def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:
         """The differences of all fit prompts that have one. Raises UserError when the noise floor drowns them."""
@@ -174,6 +172,13 @@ class SubspaceWorker:
             "reason": pa.nulls(len(vectors), pa.string()),
         }
         return pa.table(columns)
+
+
+def differences_work(stage: str, run: RunFolder) -> Work:
+    """The one shard of a stage that learns from all differences, named by them."""
+    manifests = run.table(DIFFERENCES).current()
+    digest = digest_of([[m.shard, m.sha256] for m in manifests])
+    return Work(stage, f"all-{digest[:8]}", sum(m.rows for m in manifests), digest)
 
 
 def read_differences(run: RunFolder) -> pa.Table:

@@ -8,13 +8,12 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.stage import Stage, Work, Worker
-from pipelines.stages.fit import read_differences, stacked
+from pipelines.stages.fit import differences_work, read_differences, stacked
 from sharpaudit.config import AuditConfig
 from sharpaudit.errors import Status
 from sharpaudit.scores.cascade import scores_as_strangers, tiers
-from sharpaudit.tables.records import digest_of
 from sharpaudit.tables.runs import RunFolder
-from sharpaudit.tables.schemas import DIFFERENCES, SUBSPACE, THRESHOLDS
+from sharpaudit.tables.schemas import SUBSPACE, THRESHOLDS
 
 
 class ThresholdsStage(Stage):
@@ -27,11 +26,7 @@ class ThresholdsStage(Stage):
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
         """One shard, named by the differences that it learns from."""
-        manifests = run.table(DIFFERENCES).current()
-        if not config.scores.then:
-            return []
-        digest = digest_of([[m.shard, m.sha256] for m in manifests])
-        return [Work(self.name, f"all-{digest[:8]}", sum(m.rows for m in manifests), digest)]
+        return [differences_work(self.name, run)] if config.scores.then else []
 
     def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:
         """The differences of all fit prompts that have one."""
