@@ -63,9 +63,8 @@ def describe(run: Any) -> dict[str, Any]:
 def _text(found: dict[str, Any]) -> str:
     lines = [f"{found['run']}: {found['state']}" + (f" ({found['driver']})" if found["driver"] else "")]
     for name, table in found["tables"].items():
-        counts = (
-            ", ".join(f"{count:,} {status}" for status, count in sorted(table["statuses"].items())) or "nothing yet"
-        )
+        nothing = "none needed" if table["complete"] else "nothing yet"
+        counts = ", ".join(f"{count:,} {status}" for status, count in sorted(table["statuses"].items())) or nothing
         note = f"; set aside: {', '.join(table['quarantined'])}" if table["quarantined"] else ""
         lines.append(
             f"  {name:<18}{'' if table['complete'] else '(open) '}{counts} in {table['shards']:,} shards{note}"
