@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from securesystemslib.signer import Signer
+
 from pipelines.admit import admit
 from pipelines.calibration import allowed
 from pipelines.execute import Run, executor
@@ -28,7 +30,7 @@ from pipelines.survey import survey
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import load_tokenizer
 from sharpaudit.errors import IntegrityError
-from sharpaudit.evidence.seal import resealed
+from sharpaudit.evidence.sealing import resealed
 from sharpaudit.tables.files import IN_PROGRESS
 from sharpaudit.tables.lock import Guard, hold
 from sharpaudit.tables.pictures import sweep_images
@@ -53,8 +55,9 @@ def run_audit(
     update: bool = False,
     reporter: Reporter | None = None,
     until: str | None = None,
+    signer: Signer | None = None,
 ) -> Outcome:
-    """Run or resume the audit in `root`; with `until` up to that stage only, without a report.
+    """Run or resume the audit in `root`; with `until` up to that stage only, without a report. signer: of its seal.
 
     Raises UserError where another driver holds the run, or where the folder's run is of another configuration
     and `update` is false.
@@ -66,7 +69,7 @@ def run_audit(
         guard = Guard(root, driver.id)
         run = RunFolder(root, guard=guard)
         # Left in the opposite order: workers end, then the run is sealed, then the lock is given back.
-        stack.enter_context(resealed(root, whole=until is None, guard=guard))
+        stack.enter_context(resealed(root, whole=until is None, signer=signer, guard=guard))
         admit(run, config, survey(config), update=update, say=reporter.say)
         _sweep(run)
         added = ingest.ingest(run, config, load_tokenizer(config.model))

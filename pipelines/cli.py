@@ -16,10 +16,12 @@ import click
 from pipelines.commands.bench import bench
 from pipelines.commands.index import index
 from pipelines.commands.init import init
+from pipelines.commands.key import key
 from pipelines.commands.lab import lab
 from pipelines.commands.query import query
 from pipelines.commands.replay import replay
 from pipelines.commands.run import run
+from pipelines.commands.sign import sign
 from pipelines.commands.status import status
 from pipelines.commands.validate import validate
 from pipelines.commands.verify import verify
@@ -37,7 +39,7 @@ def cli() -> None:
     """Learn which prompts make a text-to-image diffusion model reproduce its training images."""
 
 
-for command in (run, validate, status, query, replay, verify, init, index, lab, bench):
+for command in (run, validate, status, query, replay, verify, sign, key, init, index, lab, bench):
     cli.add_command(command)
 
 

@@ -7,9 +7,11 @@ against run.json and config.toml. Findings are evaluated again only when asked f
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from securesystemslib.signer import Key
 
 from pipelines.admit import given
 from pipelines.replaying import replay_prompt
@@ -19,7 +21,14 @@ from pipelines.survey import identities
 from pipelines.tables import open_connection
 from sharpaudit import __version__
 from sharpaudit.errors import IntegrityError
-from sharpaudit.evidence.checks import identity_faults, picture_faults, seal_faults, table_faults
+from sharpaudit.evidence.checks import (
+    attestation_faults,
+    identity_faults,
+    picture_faults,
+    revision_faults,
+    seal_faults,
+    table_faults,
+)
 from sharpaudit.report.facts import collect
 from sharpaudit.report.html import findings_csv, render
 from sharpaudit.seeds import rank_hash
@@ -30,17 +39,26 @@ BOUND = ("seed", "scores", "triage", "samples", "matches", "report")
 """Sections of the configuration that the report repeats."""
 
 
-def faults(root: Path) -> list[str]:
-    """Every fault of the run, each once; none for a run that is whole and unchanged."""
+def faults(root: Path, key: Key | None = None) -> list[str]:
+    """Every fault of the run, each once; none for a run that is whole and unchanged, and signed by `key` if given."""
     run = RunFolder.open(root)
     found = list(seal_faults(root))
-    for check in (identity_faults, settings_faults, table_faults, picture_faults, report_faults):
+    checks: dict[str, Callable[[], Iterator[str]]] = {
+        "the check of revisions": lambda: revision_faults(root),
+        "the check of the attestation": lambda: attestation_faults(root, key),
+        "the check of identities": lambda: identity_faults(run),
+        "the check of settings": lambda: settings_faults(run),
+        "the check of tables": lambda: table_faults(run),
+        "the check of pictures": lambda: picture_faults(run),
+        "the check of the report": lambda: report_faults(run),
+    }
+    for name, check in checks.items():
         try:
-            found.extend(check(run))
+            found.extend(check())
         except IntegrityError as error:
             found.append(str(error))
         except Exception as error:  # noqa: BLE001 - whatever damaged input does to a check, the others must be heard
-            found.append(f"{root}: {check.__name__} could not be carried out: {error!r}")
+            found.append(f"{root}: {name} could not be carried out: {error!r}")
     return list(dict.fromkeys(found))
 
 

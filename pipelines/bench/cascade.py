@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.bench.detection import audit_of
+from pipelines.bench.gathering import fitted_on
 from pipelines.bench.lines import Line
 from pipelines.stages.fit import screen_config
 from sharpaudit.config import AuditConfig, ScoresConfig, TierConfig
@@ -25,7 +26,7 @@ from sharpaudit.errors import Status, UserError
 from sharpaudit.lab.detectors import Truth, read_truth
 from sharpaudit.scores.cascade import Tier, scores_as_strangers, tiers, total_seeds
 from sharpaudit.scores.plan import evaluations, places
-from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
+from sharpaudit.scores.screen import ScreenConfig, screen, unconditional_predictions
 from sharpaudit.scores.subspace import fit_subspace
 from sharpaudit.statistics.conformal import lexicographic
 from sharpaudit.statistics.detection import Group, difference, figure, tpr_at_fpr
@@ -67,7 +68,7 @@ class Result:
 def compare(folder: Path, split: str) -> Iterator[Result]:
     """One result for each quantile of ABOVE. folder: the lab's."""
     truth = [row for row in read_truth(folder) if row.split == split and _counts(row)]
-    fit = [row.prompt for row in read_truth(folder) if row.split == "fit"]
+    fit = [row for row in read_truth(folder) if row.split == "fit"]
     cascade = tiers(scores_of(0.5))
     made = [_evaluated(audit_of(folder, split, seed, every=False), cascade, truth, fit) for seed in range(SEEDS)]
     values = Evaluated(*(np.stack([getattr(one, name) for one in made]) for name in Evaluated.__dataclass_fields__))
@@ -86,13 +87,13 @@ def scores_of(above: float) -> ScoresConfig:
     return ScoresConfig(metrics=("residual_gap",), then=(TierConfig(above=above),))
 
 
-def _evaluated(config: AuditConfig, cascade: Sequence[Tier], truth: Sequence[Truth], fit: Sequence[str]) -> Evaluated:
+def _evaluated(config: AuditConfig, cascade: Sequence[Tier], truth: Sequence[Truth], fit: Sequence[Truth]) -> Evaluated:
     """One audit's values, every prompt at both tiers; of N prompts, without the axis of seeds."""
     denoiser, settings = load_denoiser(config.model), screen_config(config)
     wanted = places([metric for tier in cascade for metric in tier.metrics])
     known = unconditional_predictions(denoiser, replace(settings, n_seeds=total_seeds(cascade)), wanted)
-    moved_ND = np.stack([row for row in differences(denoiser, fit, known, settings) if not isinstance(row, Status)])
-    subspace = fit_subspace(moved_ND, config.scores.components)
+    moved_ND, families = fitted_on(denoiser, fit, known, settings)
+    subspace = fit_subspace(moved_ND, config.scores.components, families)
 
     def at(tier: Tier) -> Values:
         own = ScreenConfig(tier.n_seeds, settings.seed, settings.step, settings.batch_size, tier.first_seed)
@@ -102,9 +103,8 @@ def _evaluated(config: AuditConfig, cascade: Sequence[Tier], truth: Sequence[Tru
             raise UserError(f"{np.isnan(found).sum()} prompts have no score; a comparison needs all of them")
         return found
 
-    return Evaluated(
-        at(cascade[0]), at(cascade[-1]), scores_as_strangers("residual_gap", moved_ND, len(subspace.directions_KD))
-    )
+    strangers = scores_as_strangers("residual_gap", moved_ND, len(subspace.directions_KD), families)
+    return Evaluated(at(cascade[0]), at(cascade[-1]), strangers)
 
 
 def result(truth: Sequence[Truth], values: Evaluated, costs: Sequence[int], above: float) -> Result:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from scipy.stats import spearmanr
 
 from pipelines.bench.detection import audit_of
+from pipelines.bench.gathering import fitted_on
 from pipelines.bench.lines import Line
 from pipelines.stages.fit import screen_config
 from sharpaudit.config import AuditConfig, override
@@ -28,7 +29,7 @@ from sharpaudit.scores.base import Metric
 from sharpaudit.scores.metrics import METRICS, named
 from sharpaudit.scores.plan import places
 from sharpaudit.scores.residual_gap import RESIDUAL_GAP
-from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
+from sharpaudit.scores.screen import ScreenConfig, screen, unconditional_predictions
 from sharpaudit.scores.subspace import NOTHING, fit_subspace
 from sharpaudit.statistics.detection import Group, difference, tpr_at_fpr
 
@@ -128,13 +129,13 @@ def _rows(folder: Path, split: str) -> list[Truth]:
 
 def _values(folder: Path, config: AuditConfig, prompts: Sequence[str], metrics: Sequence[Metric]) -> dict[str, Values]:
     """Each metric of each prompt at seed 0, fitted as an audit of this precision would."""
-    fit = [row.prompt for row in read_truth(folder) if row.split == "fit"]
+    fit = [row for row in read_truth(folder) if row.split == "fit"]
     denoiser, settings = load_denoiser(config.model), replace(screen_config(config), n_seeds=1)
     known = unconditional_predictions(denoiser, settings, places(metrics))
     subspace = NOTHING
     if RESIDUAL_GAP in metrics:
-        moved = np.stack([row for row in differences(denoiser, fit, known, settings) if not isinstance(row, Status)])
-        subspace = fit_subspace(moved, config.scores.components)
+        moved_ND, families = fitted_on(denoiser, fit, known, settings)
+        subspace = fit_subspace(moved_ND, config.scores.components, families)
     rows = screen(denoiser, prompts, known, subspace, _batched(settings, metrics), metrics)
     if any(isinstance(row, Status) for row in rows):
         raise UserError("a prompt could not be evaluated; a comparison needs all of them: lower model.batch_size")

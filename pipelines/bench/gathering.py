@@ -19,7 +19,7 @@ from sharpaudit.errors import Status, UserError
 from sharpaudit.lab.build import latents_of, read_recipe
 from sharpaudit.lab.detectors import Truth, read_truth
 from sharpaudit.lab.trainingset import picture, plan
-from sharpaudit.scores.base import FIRST, PROBE
+from sharpaudit.scores.base import FIRST, PROBE, Known
 from sharpaudit.scores.screen import ScreenConfig, differences, unconditional_predictions
 
 Floats = npt.NDArray[np.float64]
@@ -78,6 +78,15 @@ def gather(folder: Path, split: str, n_seeds: int) -> Data:
         _text(denoiser, fit),
         references - references.mean(0),
     )
+
+
+def fitted_on(
+    denoiser: Denoiser, rows: Sequence[Truth], known: Known, config: ScreenConfig
+) -> tuple[npt.NDArray[np.float32], list[str]]:
+    """delta_eps at seed 0 of the fit prompts that can be evaluated, with shape (F, D), and the family of each."""
+    found = zip(rows, differences(denoiser, [row.prompt for row in rows], known, config), strict=True)
+    kept = [(row.family, vector) for row, vector in found if not isinstance(vector, Status)]
+    return np.stack([vector for _, vector in kept]), [family for family, _ in kept]
 
 
 def _at_both(denoiser: Denoiser, rows: Sequence[Truth], config: ScreenConfig) -> tuple[Floats, Floats]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import Signer
 
 config_argument = click.argument("config", type=click.Path(path_type=Path))
 run_argument = click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
@@ -23,3 +28,27 @@ limit_option = click.option(
 def with_limit(overrides: tuple[str, ...], limit: int | None) -> tuple[str, ...]:
     """The overrides, with --limit as the key it stands for."""
     return overrides if limit is None else (*overrides, f"run.limit={limit}")
+
+
+key_option = click.option(
+    "--key",
+    type=click.Path(path_type=Path),
+    envvar="SHARPAUDIT_KEY",
+    show_envvar=True,
+    help="PEM file of the private key that signs the run; `sharpaudit key make` writes one.",
+)
+
+
+def passphrase() -> bytes | None:
+    """Of a private key, from the environment."""
+    from sharpaudit.evidence.keys import PASSPHRASE
+
+    told = os.environ.get(PASSPHRASE)
+    return told.encode() if told else None
+
+
+def signer_of(key: Path | None) -> Signer | None:
+    """What signs with the key in a file. Raises UserError where that holds none."""
+    from sharpaudit.evidence.keys import read_signer
+
+    return read_signer(key, passphrase()) if key else None

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from pipelines import signals
-from pipelines.commands.options import config_argument, limit_option, set_option, with_limit
+from pipelines.commands.options import config_argument, key_option, limit_option, set_option, signer_of, with_limit
 from sharpaudit import config as configuration
 
 
@@ -17,7 +17,10 @@ from sharpaudit import config as configuration
 @click.option("--update", is_flag=True, help="Redo what a changed configuration changes, after saying what that is.")
 @set_option
 @limit_option
-def run(config: Path, out: Path | None, update: bool, overrides: tuple[str, ...], limit: int | None) -> None:
+@key_option
+def run(
+    config: Path, out: Path | None, update: bool, overrides: tuple[str, ...], limit: int | None, key: Path | None
+) -> None:
     """Run the audit of CONFIG; the same command resumes it.
 
     \b
@@ -27,8 +30,9 @@ def run(config: Path, out: Path | None, update: bool, overrides: tuple[str, ...]
     from pipelines.summary import exit_code, summary
 
     signals.install()
+    signer = signer_of(key)
     loaded = configuration.load(config, with_limit(overrides, limit))
     folder = out or Path("runs") / loaded.name
-    outcome = run_audit(loaded, folder.absolute(), update=update)
+    outcome = run_audit(loaded, folder.absolute(), update=update, signer=signer)
     click.echo(summary(outcome, folder))
     raise click.exceptions.Exit(exit_code(outcome, loaded))

@@ -12,21 +12,23 @@ from pipelines.commands.options import run_argument
 @click.command()
 @run_argument
 @click.option("--replay", "n", type=click.IntRange(0), default=0, show_default=True, help="Findings to make again.")
-def verify(run_folder: Path, n: int) -> None:
+@click.option("--public-key", type=click.Path(path_type=Path), help="PEM file of who must have signed the run.")
+def verify(run_folder: Path, n: int, public_key: Path | None) -> None:
     """Check RUN against its seal, its manifests and itself; name every file that is not what it should be.
 
     Tables, pictures, identities and the report are also held against each other, since a seal can be written anew.
     Neither model nor index is needed, but for --replay. Exit code 1 where something is wrong.
 
     \b
-    Example: sharpaudit verify runs/quickstart --replay 2
+    Example: sharpaudit verify runs/quickstart --replay 2 --public-key auditor.pem.pub
     """
     from pipelines.verifying import faults, replays
     from sharpaudit.errors import printable
+    from sharpaudit.evidence.keys import read_public
     from sharpaudit.evidence.seal import read_seal
 
     root = run_folder.absolute()
-    found = faults(root)
+    found = faults(root, read_public(public_key) if public_key else None)
     for line in found:
         click.echo(printable(line, 2000), err=True)
     same = True
@@ -36,3 +38,17 @@ def verify(run_folder: Path, n: int) -> None:
     if found or not same:
         raise click.exceptions.Exit(1)
     click.echo(f"{len(read_seal(root)):,} files are as sealed; tables, pictures, identities and report agree")
+    click.echo(_vouched(root, checked=public_key is not None))
+
+
+def _vouched(root: Path, *, checked: bool) -> str:
+    """One line: which revision of the seal this is, and who signed it."""
+    from sharpaudit.evidence.attest import read_attestation
+    from sharpaudit.evidence.seal import revision
+
+    told, keys = revision(root), sorted(read_attestation(root).signatures)
+    seal = f"revision {told['revision']} of the seal, of {told['sealed_at']}"
+    if not keys:
+        return f"{seal}: unsigned, nobody vouches for it"
+    signed = f"{seal}: signed by the key {', '.join(keys)}"
+    return f"{signed}, as required" if checked else f"{signed}, not checked: give --public-key"

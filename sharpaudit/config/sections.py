@@ -134,9 +134,9 @@ class ScoresConfig(Section):
 
     n_seeds: int = identity("fit_unconditional", default=1, ge=1, le=64)
     """Noise draws per prompt; the score is the mean over them."""
-    components: int | str = identity("fit_subspace", default=20)
-    """Directions of harmless change that residual_gap removes, never more than a fifth of the fit prompts; "auto"
-    chooses their number by cross-validation inside the fit set."""
+    components: int | str = identity("fit_subspace", default="auto")
+    """Directions of harmless change that residual_gap removes: a number, never more than a fifth of the fit prompts, or
+    "auto", which chooses it by cross-validation inside the fit set."""
     metrics: tuple[MetricName, ...] = identity(
         "fit_thresholds", "score", default=("residual_gap", "noise_gap", "sharpness"), min_length=1
     )

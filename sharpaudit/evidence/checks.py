@@ -11,8 +11,23 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from securesystemslib.exceptions import VerificationError
+from securesystemslib.signer import Key
+
 from sharpaudit.errors import IntegrityError
-from sharpaudit.evidence.seal import MANIFEST, evidence, read_seal, sha256_of
+from sharpaudit.evidence.attest import PAYLOAD_TYPE, read_attestation, statement
+from sharpaudit.evidence.seal import (
+    ATTESTATION,
+    EARLIER,
+    MANIFEST,
+    REVISION,
+    earlier,
+    evidence,
+    read_seal,
+    revision,
+    sha256_of,
+)
+from sharpaudit.tables.records import canonical
 from sharpaudit.tables.runs import UNSEALED, Identity, RunFolder
 from sharpaudit.tables.shards import Manifest, TableFolder, keys_digest
 
@@ -32,6 +47,41 @@ def seal_faults(root: Path) -> Iterator[str]:
         elif sha256_of(root / name) != digest:
             yield f"{root / name}: not the bytes that {MANIFEST} names"
     yield from (f"{root / name}: not in {MANIFEST}" for name in sorted(there - set(sealed)))
+
+
+def revision_faults(root: Path) -> Iterator[str]:
+    """A seal that does not follow from the one before, which is kept."""
+    kept = earlier(root)
+    for number, path in enumerate(kept, 1):
+        if path.name != f"{number:04d}.sha256":
+            yield f"{root / EARLIER}: seal {number} of {len(kept)} earlier ones is missing"
+            return
+        try:
+            read_seal(root, path.relative_to(root).as_posix())
+        except IntegrityError as error:
+            yield str(error)
+    told = revision(root)
+    if told["revision"] != len(kept) + 1:
+        yield f"{root / REVISION}: revision {told['revision']}, and {len(kept)} earlier seals are there"
+    elif told["previous"] != (sha256_of(kept[-1]) if kept else None):
+        yield f"{root / REVISION}: does not name the seal before, {kept[-1] if kept else 'of which there is none'}"
+
+
+def attestation_faults(root: Path, key: Key | None = None) -> Iterator[str]:
+    """An attestation that is not of this run as it is sealed, or that `key` did not sign."""
+    path = root / ATTESTATION
+    envelope = read_attestation(root)
+    if envelope.payload_type != PAYLOAD_TYPE:
+        yield f"{path}: not an in-toto statement"
+    elif envelope.payload != canonical(statement(root)):
+        yield f"{path}: states something else than the sealed run"
+    if key is None:
+        return
+    try:
+        envelope.verify([key], 1)
+    except VerificationError:
+        signed = ", ".join(sorted(envelope.signatures)) or "nobody"
+        yield f"{path}: not signed by the key {key.keyid}; signed by {signed}"
 
 
 def table_faults(run: RunFolder) -> Iterator[str]:

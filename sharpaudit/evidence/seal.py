@@ -1,29 +1,32 @@
 """The seal: MANIFEST.sha256, the digest of every file that a run holds as evidence.
 
 `sha256sum -c MANIFEST.sha256` checks it without this program. Outside the seal are what changes while a run works or
-is looked at: locks, progress, logs, the workers' scratch and attempts.
+is looked at: locks, progress, logs, the workers' scratch and attempts, and the attestation, which names the seal.
 
-A run is sealed when a call of `run` ends (`resealed`). A sealed file that changed before that call is no work of ours:
-the call refuses to seal over it. A call that is cut off leaves a mark with what it found, so that the next one seals
-what both wrote and nothing else.
+Sealing again makes the next revision: seal.json, itself under the seal, names its number and the digest of the seal
+before, which is kept as seals/NNNN.sha256. So what an earlier seal named, and a file that has gone since, stays on
+record.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from sharpaudit.errors import IntegrityError, printable
 from sharpaudit.tables.files import IN_PROGRESS, Files, crash_point
-from sharpaudit.tables.records import replace_file
-from sharpaudit.tables.runs import OWN_NAMES, UNSEALED
+from sharpaudit.tables.records import replace_file, sealed, unseal
+from sharpaudit.tables.runs import OWN_NAMES
 
 MANIFEST = "MANIFEST.sha256"
-OUTSIDE = (OWN_NAMES | {MANIFEST}) - {"config.toml", "inputs.json"}
+ATTESTATION = "attestation.dsse.json"
+REVISION = "seal.json"
+EARLIER = "seals"
+OUTSIDE = (OWN_NAMES | {MANIFEST, ATTESTATION}) - {"config.toml", "inputs.json"}
 CHUNK = 2**20
 LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 
@@ -68,64 +71,52 @@ def seal(root: Path, foreign: Collection[str] = (), files: Files | None = None) 
                 f"{root / name}: changed since the run was sealed, and not by this program; put the sealed file back, "
                 f"or remove {MANIFEST} to give up the seal"
             )
-    replace_file(root / MANIFEST, "".join(f"{d}  {name}\n" for name, d in digests.items()).encode(), files)
+    _keep(root, files)
+    write_revision(root, files)
+    for path in [root / REVISION, *(root / EARLIER).glob("*")]:
+        digests[path.relative_to(root).as_posix()] = sha256_of(path)
+    lines = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
+    replace_file(root / MANIFEST, lines.encode(), files)
     crash_point("sealed")
 
 
-@contextmanager
-def resealed(
-    root: Path, *, whole: bool = True, guard: Callable[[], None] = lambda: None, files: Files | None = None
-) -> Iterator[None]:
-    """Seal at the end of the block what it wrote; nothing is touched where it wrote nothing and the run is sealed.
-
-    whole: whether the block ends with a complete run; otherwise the mark stays where it wrote anything. guard: raises
-    when this process no longer works for the driver that holds the run.
-    """
-    mark = root / UNSEALED
-    # Of the first call since the last seal: calls that were cut off do not blur what they found.
-    before = _read_mark(mark)
-    if before is None:
-        before = _states(root)
-        replace_file(mark, json.dumps(before).encode(), files)
-    try:
-        yield
-    except BaseException:
-        with suppress(OSError, IntegrityError):
-            if _states(root) == before:
-                mark.unlink(missing_ok=True)
-        raise
-    after = _states(root)
-    guard()
-    if after != before or (whole and not (root / MANIFEST).exists()):
-        if not whole:
-            return
-        seal(root, [name for name, state in after.items() if before.get(name) == state], files)
-    mark.unlink(missing_ok=True)
+def _keep(root: Path, files: Files | None) -> None:
+    """Put the present seal, and its attestation, among the earlier ones, unless a call that was cut off already did."""
+    kept = earlier(root)
+    present = (root / MANIFEST).read_bytes() if (root / MANIFEST).exists() else None
+    if present is None or (kept and kept[-1].read_bytes() == present):
+        return
+    (root / EARLIER).mkdir(exist_ok=True, mode=0o700)
+    number = f"{len(kept) + 1:04d}"
+    if (root / ATTESTATION).exists():
+        replace_file(root / EARLIER / f"{number}.dsse.json", (root / ATTESTATION).read_bytes(), files)
+    replace_file(root / EARLIER / f"{number}.sha256", present, files)
 
 
-def _states(root: Path) -> dict[str, list[int]]:
-    """What tells that a file was written: inode, size and time of change."""
-    found = {}
-    for name in evidence(root):
-        state = (root / name).stat()
-        found[name] = [state.st_ino, state.st_size, state.st_mtime_ns]
-    return found
+def write_revision(root: Path, files: Files | None = None) -> None:
+    """seal.json of the revision that follows the earlier ones."""
+    kept = earlier(root)
+    told = {
+        "revision": len(kept) + 1,
+        "previous": sha256_of(kept[-1]) if kept else None,
+        "sealed_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    replace_file(root / REVISION, sealed(told), files)
 
 
-def _read_mark(mark: Path) -> dict[str, list[int]] | None:
-    """The states that a call at work or cut off began with; none of them known where the mark cannot be read."""
-    if not mark.exists():
-        return None
-    try:
-        found = json.loads(mark.read_bytes())
-    except ValueError:
-        found = {}
-    return found if isinstance(found, dict) else {}
+def revision(root: Path) -> dict[str, Any]:
+    """revision (from 1), previous (digest of the seal before, null for the first), sealed_at of the present seal."""
+    return unseal(root / REVISION)
 
 
-def read_seal(root: Path) -> dict[str, str]:
+def earlier(root: Path) -> list[Path]:
+    """The seals before the present one, first to last."""
+    return sorted((root / EARLIER).glob("[0-9][0-9][0-9][0-9].sha256"))
+
+
+def read_seal(root: Path, name: str = MANIFEST) -> dict[str, str]:
     """Digest of each sealed file. Raises IntegrityError without a whole manifest."""
-    path = root / MANIFEST
+    path = root / name
     if not path.is_file():
         raise IntegrityError(f"{path}: missing; the run was not finished, or its seal was removed")
     found: dict[str, str] = {}

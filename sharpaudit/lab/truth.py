@@ -20,10 +20,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from sharpaudit.config import ScoresConfig
 from sharpaudit.denoisers.base import Denoiser
@@ -33,9 +35,10 @@ from sharpaudit.lab.trainingset import Plan, Prompt
 from sharpaudit.samples.generate import generate
 from sharpaudit.scores.metrics import METRICS
 from sharpaudit.scores.plan import places
+from sharpaudit.scores.residual_gap import RESIDUAL_GAP, residual_gap
 from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
 from sharpaudit.scores.sharpness import SHARPNESS_JVP
-from sharpaudit.scores.subspace import fit_subspace
+from sharpaudit.scores.subspace import NOTHING, fit_subspace
 from sharpaudit.seeds import generator, rank_hash
 
 N_GENERATIONS = 8
@@ -49,8 +52,11 @@ N_OTHERS = 200
 STEPS, GUIDANCE, BATCH = 25, 5.0, 64
 SCORES = ScoresConfig()
 """An audit's defaults."""
-RANKING = tuple(metric for metric in METRICS.values() if metric is not SHARPNESS_JVP)
-"""The metrics by which never-planted prompts are ranked; the exact path of sharpness ranks as the other does."""
+RANKING = tuple(metric for metric in METRICS.values() if metric not in (RESIDUAL_GAP, SHARPNESS_JVP))
+"""Metrics by which never-planted prompts are ranked, beside the residual gap; the exact path of sharpness ranks as the
+other does."""
+COMPONENTS: tuple[int | str, ...] = (20, "auto")
+"""Of the residual gap."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +152,7 @@ def _distances(cosines: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 def to_generate(denoiser: Denoiser, prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
     """The planted prompts, the top 5% of the others by any metric at one seed, and 200 more."""
     others = [prompt for prompt in prompts if not prompt.planted]
-    values = _screened(denoiser, [prompt.caption for prompt in others], seed)
+    values = _screened(denoiser, others, seed)
     top: set[int] = set()
     for column in values.T:
         top |= set(np.argsort(-column)[: round(TOP_SHARE * len(others))].tolist())
@@ -155,19 +161,24 @@ def to_generate(denoiser: Denoiser, prompts: Sequence[Prompt], seed: int) -> lis
     return [prompt for prompt in prompts if prompt.planted] + [others[i] for i in chosen]
 
 
-def _screened(denoiser: Denoiser, captions: list[str], seed: int) -> npt.NDArray[np.float64]:
-    """Every metric of every caption, with shape (N, M). Each half is scored on a subspace fitted on the other."""
+def _screened(denoiser: Denoiser, prompts: Sequence[Prompt], seed: int) -> npt.NDArray[np.float64]:
+    """Every metric of every prompt, with shape (N, M).
+
+    The residual gap stands there with each of COMPONENTS; each half is scored on a subspace fitted on the other.
+    """
     config = ScreenConfig(1, seed, SCORES.step, BATCH)
+    captions, families = [prompt.caption for prompt in prompts], [prompt.family.name for prompt in prompts]
     metrics = [m for m in RANKING if denoiser.records_attention or "attention" not in m.needs]
-    known = unconditional_predictions(denoiser, config, places(metrics))
+    known = unconditional_predictions(denoiser, config, places([*metrics, RESIDUAL_GAP]))
     found = differences(denoiser, captions, known, config)
     moved_ND = np.stack([row for row in found if not isinstance(row, Status)])
-    values = np.empty((len(captions), len(metrics)))
-    for half in (0, 1):
-        subspace = fit_subspace(moved_ND[1 - half :: 2], SCORES.components)
-        rows = screen(denoiser, captions[half::2], known, subspace, config, metrics)
-        values[half::2] = [[v[0] for v in row.seed_values.values()] for row in rows if not isinstance(row, Status)]
-    return values
+    gaps = np.empty((len(prompts), len(COMPONENTS)))
+    for half, (i, components) in product((0, 1), enumerate(COMPONENTS)):
+        subspace = fit_subspace(moved_ND[1 - half :: 2], components, families[1 - half :: 2])
+        gaps[half::2, i] = residual_gap(torch.from_numpy(moved_ND[half::2]), subspace)
+    rows = screen(denoiser, captions, known, NOTHING, config, metrics)
+    others = np.array([[v[0] for v in row.seed_values.values()] for row in rows if not isinstance(row, Status)])
+    return np.concatenate([gaps, others], axis=1)
 
 
 def generations(

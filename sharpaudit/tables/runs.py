@@ -139,7 +139,7 @@ class RunFolder:
 
 
 UNSEALED = ".unsealed"
-"""The mark of a call that is at work, or was cut off; see evidence/seal.py."""
+"""The mark of a call that is at work, or was cut off; see evidence/sealing.py."""
 OWN_NAMES = frozenset(
     {
         "run.lock",

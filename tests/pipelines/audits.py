@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from securesystemslib.signer import Signer
+
 from pipelines.audit import Outcome, run_audit
 from pipelines.progress import Reporter
 from pipelines.stages import STAGES
@@ -53,10 +55,11 @@ def load(path: Path, *overrides: str) -> AuditConfig:
     return configuration.load(path, overrides)
 
 
-def audit(path: Path, root: Path, *overrides: str, update: bool = False) -> Outcome:
+def audit(path: Path, root: Path, *overrides: str, update: bool = False, signer: Signer | None = None) -> Outcome:
     """Run in this process, saying nothing."""
     with Path(os.devnull).open("w") as quiet:
-        return run_audit(load(path, *overrides), root, update=update, reporter=Reporter(root, quiet))
+        reporter = Reporter(root, quiet)
+        return run_audit(load(path, *overrides), root, update=update, reporter=reporter, signer=signer)
 
 
 def command(*args: str | Path, crash: str = "", **kwargs: Any) -> subprocess.Popen[str]:
