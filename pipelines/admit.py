@@ -6,9 +6,11 @@ A run is bound to what it audits: other input files or columns are refused. Iden
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from pipelines.stage import Facts
@@ -22,8 +24,36 @@ from sharpaudit.errors import UserError, printable
 from sharpaudit.tables.runs import Change, RunFolder, changes
 
 
-def admit(run: RunFolder, config: AuditConfig, facts: Facts, *, update: bool, say: Callable[[str], None]) -> None:
-    """Write run.json and config.toml, or raise UserError naming the fields that speak against it."""
+def with_extensions(run: RunFolder, config: AuditConfig) -> AuditConfig:
+    """`config` with the audited files that `sharpaudit extend` added to the run: they stay part of it."""
+    record = run.record()
+    if record is None or not (run.root / "config.toml").exists():
+        return config
+    there = {Path(path).name for path in config.corpus.audit}
+    added = [path for path in run.config().corpus.audit[1:] if Path(path).name not in there]
+    return with_audited(config, added)
+
+
+def with_audited(config: AuditConfig, paths: Sequence[str]) -> AuditConfig:
+    """`config` with more audited files. Raises UserError for two of one name."""
+    if not paths:
+        return config
+    return configuration.override(config, [f"corpus.audit={json.dumps([*config.corpus.audit, *paths])}"])
+
+
+def admit(
+    run: RunFolder,
+    config: AuditConfig,
+    facts: Facts,
+    *,
+    update: bool,
+    extend: bool = False,
+    say: Callable[[str], None],
+) -> None:
+    """Write run.json and config.toml, or raise UserError naming the fields that speak against it.
+
+    extend: audited files may be new.
+    """
     made = identities(config, facts)
     before = run.record()
     record = {
@@ -37,7 +67,7 @@ def admit(run: RunFolder, config: AuditConfig, facts: Facts, *, update: bool, sa
         "stages": {name: asdict(entry) | {"fingerprint": entry.fingerprint} for name, entry in made.items()},
     }
     if before is not None:
-        _refuse_other_inputs(run, before, record)
+        _refuse_other_inputs(run, before, record, extend=extend)
         found = changes(before, made)
         if found:
             lines = _plan(run, found)
@@ -61,7 +91,7 @@ def given(config: AuditConfig) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def _refuse_other_inputs(run: RunFolder, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def _refuse_other_inputs(run: RunFolder, before: Mapping[str, Any], now: Mapping[str, Any], *, extend: bool) -> None:
     for name, value in now["given"].items():
         if before["given"].get(name) != value:
             raise UserError(
@@ -70,6 +100,8 @@ def _refuse_other_inputs(run: RunFolder, before: Mapping[str, Any], now: Mapping
             )
     then, today = ({entry["source"]: entry["sha256"] for entry in tree["inputs"]} for tree in (before, now))
     for source in sorted(then | today):
+        if source not in then and source.startswith("audit:") and extend:
+            continue
         if then.get(source) != today.get(source):
             what = (
                 "is not part of this run"
@@ -80,7 +112,7 @@ def _refuse_other_inputs(run: RunFolder, before: Mapping[str, Any], now: Mapping
             )
             raise UserError(
                 f"{run.root}: input {printable(source)} {what} since the run began; "
-                "a run is bound to what it audits: name a new folder with --out"
+                "a run is bound to what it audits: name a new folder with --out, or add prompts by `sharpaudit extend`"
             )
 
 

@@ -13,13 +13,15 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from securesystemslib.signer import Signer
 
-from pipelines.admit import admit
+from pipelines.admit import admit, with_extensions
 from pipelines.calibration import allowed
+from pipelines.deadline import Deadline
 from pipelines.execute import Run, executor
 from pipelines.progress import Reporter
 from pipelines.stage import Receipt, Stage, Work, table_commit
@@ -27,6 +29,7 @@ from pipelines.stages import STAGES, ingest
 from pipelines.stages.fit import role_of
 from pipelines.stages.report import write_report
 from pipelines.survey import survey
+from pipelines.upkeep import retry_failed
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import load_tokenizer
 from sharpaudit.errors import IntegrityError
@@ -41,11 +44,15 @@ from sharpaudit.tables.shards import TableFolder, probe_links
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call of `run` came to. evaluations: network evaluations made by this call. facts: the report's."""
+    """What a call of `run` came to. evaluations: network evaluations made by this call. facts: the report's.
+
+    late: whether the deadline came before the work was done.
+    """
 
     evaluations: int
     quarantined: list[dict[str, Any]]
     facts: dict[str, Any]
+    late: bool = False
 
 
 def run_audit(
@@ -53,25 +60,33 @@ def run_audit(
     root: Path,
     *,
     update: bool = False,
+    extend: bool = False,
+    retry: bool = False,
     reporter: Reporter | None = None,
     until: str | None = None,
     signer: Signer | None = None,
 ) -> Outcome:
     """Run or resume the audit in `root`; with `until` up to that stage only, without a report. signer: of its seal.
 
+    extend: whether the configuration may name audited files that the run does not have yet. retry: whether shards with
+    failed rows are done again.
+
     Raises UserError where another driver holds the run, or where the folder's run is of another configuration
     and `update` is false.
     """
     RunFolder.create(root)
     probe_links(root)
-    reporter = reporter or Reporter(root)
+    reporter, deadline = reporter or Reporter(root), Deadline(config.run.deadline)
     with hold(root, reporter.say) as driver, reporter, ExitStack() as stack:
         guard = Guard(root, driver.id)
         run = RunFolder(root, guard=guard)
         # Left in the opposite order: workers end, then the run is sealed, then the lock is given back.
         stack.enter_context(resealed(root, whole=until is None, signer=signer, guard=guard))
-        admit(run, config, survey(config), update=update, say=reporter.say)
+        config = with_extensions(run, config)
+        admit(run, config, survey(config), update=update, extend=extend, say=reporter.say)
         _sweep(run)
+        if retry:
+            retry_failed(run, reporter.say)
         added = ingest.ingest(run, config, load_tokenizer(config.model))
         if added:
             reporter.say(f"ingest: {added:,} source rows read")
@@ -80,33 +95,54 @@ def run_audit(
         # The executor starts with its first piece of work, so that a finished run starts none.
         start = cache(lambda: stack.enter_context(executor(root, config, driver, STAGES)))
         wanted = list(STAGES.values())[: None if until is None else list(STAGES).index(until) + 1]
-        results = [_run_stage(stage, run, config, start, reporter) for stage in wanted]
+        results = [_run_stage(stage, run, config, start, reporter, deadline) for stage in wanted]
         quarantined = [entry for _, lost in results for entry in lost]
         evaluations = sum(made for made, _ in results)
         facts = write_report(run, config, quarantined) if until is None else {}
-    return Outcome(evaluations, quarantined, facts)
+    return Outcome(evaluations, quarantined, facts, late=bool(deadline.left))
 
 
 def _run_stage(
-    stage: Stage, run: RunFolder, config: AuditConfig, start: Callable[[], Run], reporter: Reporter
+    stage: Stage,
+    run: RunFolder,
+    config: AuditConfig,
+    start: Callable[[], Run],
+    reporter: Reporter,
+    deadline: Deadline,
 ) -> tuple[int, list[dict[str, Any]]]:
-    """Do what is missing of a stage and commit its table; return the evaluations made and the shards set aside."""
+    """Do what is missing of a stage and commit its table; return the evaluations made and the shards set aside.
+
+    Raises InterruptedRunError where the deadline left what later stages need.
+    """
     folder = run.table(stage.table)
     work = stage.work(run, config)
     missing = [item for item in work if not _committed(folder, item)]
     lost: list[Receipt] = []
     evaluations = 0
-    if missing:
+    taken = deadline.taken(stage, missing)
+    first = next(taken, None)
+    if first is not None:
         total = sum(item.rows for item in work)
         done = total - sum(item.rows for item in missing)
-        for receipt in reporter.watch(stage.name, total, done, start()(missing)):
+        for receipt in reporter.watch(stage.name, total, done, start()(chain([first], taken))):
             evaluations += receipt.manifest.evaluations if receipt.manifest else 0
             if receipt.manifest is None:
                 lost.append(receipt)
                 reporter.say(f"{stage.name}: shard {receipt.work.shard} set aside: it {receipt.reason}")
-    folder.commit_table(table_commit(stage, work, [receipt.work.shard for receipt in lost]))
+    left = deadline.left_of(stage)
+    folder.commit_table(table_commit(stage, work, [receipt.work.shard for receipt in [*lost, *left]]))
+    deadline.require(stage)
     named = [{"stage": stage.name, "shard": r.work.shard, "rows": r.work.rows, "reason": r.reason} for r in lost]
-    return evaluations, named
+    return evaluations, named + _left(stage, left, reporter)
+
+
+def _left(stage: Stage, left: list[Receipt], reporter: Reporter) -> list[dict[str, Any]]:
+    """What the deadline left of a stage, as one entry: a long night leaves thousands of shards."""
+    if not left:
+        return []
+    rows = sum(receipt.work.rows for receipt in left)
+    reporter.say(f"{stage.name}: {len(left):,} shards, {rows:,} rows: {left[0].reason}")
+    return [{"stage": stage.name, "shard": f"{len(left):,} shards", "rows": rows, "reason": left[0].reason}]
 
 
 def _committed(folder: TableFolder, item: Work) -> bool:

@@ -14,10 +14,12 @@ from pathlib import Path
 import click
 
 from pipelines.commands.bench import bench
+from pipelines.commands.extend import extend
 from pipelines.commands.index import index
 from pipelines.commands.init import init
 from pipelines.commands.key import key
 from pipelines.commands.lab import lab
+from pipelines.commands.prune import prune
 from pipelines.commands.query import query
 from pipelines.commands.replay import replay
 from pipelines.commands.run import run
@@ -39,7 +41,7 @@ def cli() -> None:
     """Learn which prompts make a text-to-image diffusion model reproduce its training images."""
 
 
-for command in (run, validate, status, query, replay, verify, sign, key, init, index, lab, bench):
+for command in (run, extend, validate, status, query, replay, verify, sign, key, prune, init, index, lab, bench):
     cli.add_command(command)
 
 

@@ -8,11 +8,11 @@ from types import FrameType
 
 
 class InterruptedRunError(BaseException):
-    """Raised in the main thread by the first signal. A BaseException: no handler of errors may swallow it."""
+    """Ends a run that the same command resumes. A BaseException: no handler of errors may swallow it."""
 
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"interrupted by {signal.Signals(signum).name}; the same command resumes")
-        self.exit_code = 128 + signum
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def install() -> None:
@@ -23,7 +23,10 @@ def install() -> None:
         if asked:
             os._exit(128 + signum)
         asked.append(signum)
-        raise InterruptedRunError(signum)
+        # In the main thread, wherever it stands.
+        raise InterruptedRunError(
+            f"interrupted by {signal.Signals(signum).name}; the same command resumes", 128 + signum
+        )
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, handle)

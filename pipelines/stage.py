@@ -65,7 +65,8 @@ class Stage(ABC):
     """One step of the flow.
 
     key: a column whose values must be the same set in the input and the output of `process`, or None. keyed: whether
-    manifests list their keys, for a stage whose work is "what no manifest lists".
+    manifests list their keys, for a stage whose work is "what no manifest lists". whole: whether what it learns is
+    worth nothing unless all of its input is there.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Stage(ABC):
     upstream: tuple[str, ...] = ()
     key: str | None = None
     keyed: bool = False
+    whole: bool = False
 
     def outside(self, config: AuditConfig, facts: Facts) -> dict[str, Any]:
         """Identity values that are no field of the configuration and of no upstream stage; none, for most."""

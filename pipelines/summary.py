@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.audit import Outcome
+from pipelines.deadline import EXIT_CODE
 from sharpaudit.config import AuditConfig
 
 REJECTED = 3
 
 
 def exit_code(outcome: Outcome, config: AuditConfig) -> int:
-    """0 complete; 1 a shard was set aside or a sum does not agree; 3 more rows rejected than `run.max_rejected`."""
+    """0 complete; 143 the deadline came first; 1 a shard was set aside or a sum does not agree; 3 more rows rejected
+    than `run.max_rejected`."""
+    if outcome.late and outcome.facts["reconciles"]:
+        return EXIT_CODE
     if outcome.quarantined or not outcome.facts["reconciles"]:
         return 1
     return REJECTED if rejected_share(outcome.facts) > config.run.max_rejected else 0

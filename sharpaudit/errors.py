@@ -68,7 +68,7 @@ _SENTENCES = {
     Status.FAMILY_REPRESENTED: "Another prompt of the same family already stands for it in the calibration set.",
     Status.NON_FINITE: "The model's output was NaN or infinite.",
     Status.OUT_OF_MEMORY: "A single prompt did not fit into the device's memory.",
-    Status.QUARANTINED: "The shard that held the row ended several workers and was set aside.",
+    Status.QUARANTINED: "The row's shard was set aside: it ended several workers, or the deadline came first.",
     Status.NO_SCORE: "An earlier stage rejected the prompt, so there is nothing to decide.",
     Status.UNREADABLE_IMAGE: "The picture could not be decoded within the limits.",
     Status.NO_DESCRIPTOR: "The picture has no usable descriptor (constant or non-finite).",

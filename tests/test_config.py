@@ -54,7 +54,7 @@ def test_every_field_is_classified() -> None:
 
 def test_paths_are_relative_to_the_config_and_lab_paths_to_the_package(tmp_path: Path) -> None:
     loaded = load(write(tmp_path), ["model.path=lab:analytic/model.json"])
-    assert loaded.corpus.audit == str(tmp_path / "prompts.csv")
+    assert loaded.corpus.audit == (str(tmp_path / "prompts.csv"),)
     assert loaded.model.path == str(LAB / "analytic/model.json")
 
 

@@ -15,11 +15,18 @@ from sharpaudit import config as configuration
 @config_argument
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; runs/NAME of the config by default.")
 @click.option("--update", is_flag=True, help="Redo what a changed configuration changes, after saying what that is.")
+@click.option("--retry-failed", "retry", is_flag=True, help="Do shards with rows that failed again.")
 @set_option
 @limit_option
 @key_option
 def run(
-    config: Path, out: Path | None, update: bool, overrides: tuple[str, ...], limit: int | None, key: Path | None
+    config: Path,
+    out: Path | None,
+    update: bool,
+    retry: bool,
+    overrides: tuple[str, ...],
+    limit: int | None,
+    key: Path | None,
 ) -> None:
     """Run the audit of CONFIG; the same command resumes it.
 
@@ -33,6 +40,6 @@ def run(
     signer = signer_of(key)
     loaded = configuration.load(config, with_limit(overrides, limit))
     folder = out or Path("runs") / loaded.name
-    outcome = run_audit(loaded, folder.absolute(), update=update, signer=signer)
+    outcome = run_audit(loaded, folder.absolute(), update=update, retry=retry, signer=signer)
     click.echo(summary(outcome, folder))
     raise click.exceptions.Exit(exit_code(outcome, loaded))

@@ -29,16 +29,18 @@ class BandsStage(Stage):
     table = BANDS
     scope = "corpus"
     upstream = ("sample",)
+    whole = True
 
     def outside(self, config: AuditConfig, facts: Facts) -> dict[str, Any]:
         """The reference index."""
         return {"index digest": facts.index_digest}
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
-        """One shard, named by the band samples that it learns from."""
-        print_ = run.table(SAMPLES).fingerprint
-        ids = [sample_id(*key, print_) for key in selection(run, ("band",))["band"]]
-        digest = digest_of(ids)
+        """One shard, named by the band samples that it learns from and the shards that hold them."""
+        folder = run.table(SAMPLES)
+        ids = {sample_id(*key, folder.fingerprint) for key in selection(run, ("band",))["band"]}
+        holding = [(m.sha256, sorted(ids & {key[0] for key in m.keys})) for m in folder.current()]
+        digest = digest_of(sorted([sha256, held] for sha256, held in holding if held))
         return [Work(self.name, f"all-{digest[:8]}", 1, digest)]
 
     def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:

@@ -26,7 +26,7 @@ from sharpaudit.scores.screen import ScreenConfig, differences, noise_floor, req
 from sharpaudit.scores.subspace import Subspace, fit_subspace
 from sharpaudit.tables.records import digest_of
 from sharpaudit.tables.runs import RunFolder
-from sharpaudit.tables.schemas import CORPUS, DIFFERENCES, SUBSPACE, UNCONDITIONAL
+from sharpaudit.tables.schemas import CORPUS, DIFFERENCES, SUBSPACE, UNCONDITIONAL, Table
 from sharpaudit.tables.shards import Manifest
 
 FLOOR_QUANTILE = 0.1
@@ -138,6 +138,7 @@ class SubspaceStage(Stage):
     table = SUBSPACE
     scope = "corpus"
     upstream = ("fit_differences",)
+    whole = True
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
         """One shard, named by the differences that it learns from."""
@@ -206,10 +207,20 @@ def _refuse_noise(floor: float, gaps: np.ndarray) -> None:
         )
 
 
-def corpus_work(stage: str, run: RunFolder, roles: tuple[str, ...]) -> list[Work]:
-    """A shard for each corpus shard whose prompts have one of the roles."""
-    found = [m for m in run.table(CORPUS).current() if role_of(m) in roles]
-    return [Work(stage, m.shard, m.rows, m.keys_digest) for m in found]
+def corpus_work(stage: str, run: RunFolder, roles: tuple[str, ...], made_with: tuple[Table, ...] = ()) -> list[Work]:
+    """A shard for each corpus shard whose prompts have one of the roles, in their order.
+
+    made_with: tables that the rows are made with. A shard's name holds the digest of their content, so that shards made
+    with what was fitted before a shard of fit prompts came back are never taken for those that should be there.
+    """
+    found = [m for role in roles for m in run.table(CORPUS).current() if role_of(m) == role]
+    if not made_with:
+        return [Work(stage, m.shard, m.rows, m.keys_digest, {"corpus": m.shard}) for m in found]
+    fitted = digest_of([[m.table, m.shard, m.sha256] for table in made_with for m in run.table(table).current()])
+    return [
+        Work(stage, f"{m.shard}-{fitted[:8]}", m.rows, digest_of([m.keys_digest, fitted]), {"corpus": m.shard})
+        for m in found
+    ]
 
 
 def role_of(manifest: Manifest) -> str:
@@ -221,7 +232,7 @@ def role_of(manifest: Manifest) -> str:
 def read_prompts(run: RunFolder, work: Work) -> pa.Table:
     """prompt_id and prompt of a corpus shard."""
     folder = run.table(CORPUS)
-    return folder.read_all([m for m in folder.current() if m.shard == work.shard], ["prompt_id", "prompt"])
+    return folder.read_all([m for m in folder.current() if m.shard == work.payload["corpus"]], ["prompt_id", "prompt"])
 
 
 def screen_config(config: AuditConfig) -> ScreenConfig:

@@ -36,7 +36,7 @@ def sources(config: AuditConfig) -> list[Source]:
     """The input files, in the order in which they claim prompts."""
     corpus, calibration = config.corpus, config.calibration
     uses = [
-        ("audit", corpus.audit),
+        *(("audit", path) for path in corpus.audit),
         ("positive_control", corpus.positive_controls),
         ("fit", calibration.fit),
         ("calibration", calibration.calibrate),
@@ -112,7 +112,7 @@ def _require_audited(origins: pa.Table, config: AuditConfig) -> None:
     rows = origins.filter(pc.starts_with(origins["source"], "audit:"))
     if rows.num_rows and not pc.any(pc.equal(rows["status"], Status.OK)).as_py():
         reasons = ", ".join(f"{e['counts']} {e['values']}" for e in rows["status"].value_counts().to_pylist())
-        raise UserError(f"{config.corpus.audit}: no row holds a prompt that can be audited ({reasons})")
+        raise UserError(f"{', '.join(config.corpus.audit)}: no row holds a prompt that can be audited ({reasons})")
 
 
 def _stop(source: Source, config: AuditConfig) -> int | None:

@@ -15,6 +15,7 @@ from sharpaudit.config import AuditConfig
 from sharpaudit.errors import Status
 from sharpaudit.matches.decide import Bands, band_of
 from sharpaudit.tables.pictures import store_image
+from sharpaudit.tables.records import digest_of
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import BANDS, MATCHES, SAMPLES
 
@@ -29,14 +30,18 @@ class MatchStage(Stage):
     key = "sample_id"
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
-        """A shard a shard of samples."""
-        manifests = run.table(SAMPLES).current()
-        return [Work(self.name, m.shard, m.rows, m.keys_digest) for m in manifests]
+        """A shard a shard of samples, named by these pictures and by the bands that they are held against."""
+        bands = [m.sha256 for m in run.table(BANDS).current()]
+        found = []
+        for m in run.table(SAMPLES).current():
+            digest = digest_of([m.sha256, bands])
+            found.append(Work(self.name, f"{m.shard}-{digest[:8]}", m.rows, digest, {"samples": m.shard}))
+        return found
 
     def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:
         """The samples of the shard."""
         folder = run.table(SAMPLES)
-        return folder.read_all([m for m in folder.current() if m.shard == work.shard])
+        return folder.read_all([m for m in folder.current() if m.shard == work.payload["samples"]])
 
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker that holds the index and the bands."""

@@ -24,7 +24,9 @@ from sharpaudit.scores.plan import evaluations
 from sharpaudit.scores.screen import PromptScores
 from sharpaudit.scores.subspace import Subspace
 from sharpaudit.tables.runs import RunFolder
-from sharpaudit.tables.schemas import SCORES
+from sharpaudit.tables.schemas import SCORES, SUBSPACE, THRESHOLDS, UNCONDITIONAL
+
+ROLES = ("calibration", "positive_control", "audit")
 
 
 class ScoreStage(Stage):
@@ -37,8 +39,8 @@ class ScoreStage(Stage):
     key = "prompt_id"
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
-        """A shard for each corpus shard."""
-        return corpus_work(self.name, run, ("audit", "positive_control", "calibration"))
+        """A shard for each corpus shard; calibration prompts first, without which no other prompt's score says much."""
+        return corpus_work(self.name, run, ROLES, (UNCONDITIONAL, SUBSPACE, THRESHOLDS))
 
     def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:
         """The prompts of the shard."""

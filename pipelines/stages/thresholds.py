@@ -23,6 +23,7 @@ class ThresholdsStage(Stage):
     table = THRESHOLDS
     scope = "corpus"
     upstream = ("fit_subspace",)
+    whole = True
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
         """One shard, named by the differences that it learns from."""

@@ -16,6 +16,7 @@ from sharpaudit.config.sections import (
     ScoresConfig,
     TierConfig,
     TriageConfig,
+    moment,
 )
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "TriageConfig",
     "fields",
     "load",
+    "moment",
     "override",
     "parse",
     "resolve_paths",

@@ -86,9 +86,11 @@ def parse(tree: dict[str, Any], source: str) -> AuditConfig:
 def resolve_paths(config: AuditConfig, base: Path) -> AuditConfig:
     """`config` with every input path absolute: relative ones start at `base`, `lab:` ones in the package."""
 
-    def place(path: str | None) -> str | None:
+    def place(path: Any) -> Any:
         if path is None:
             return None
+        if isinstance(path, list):
+            return [place(entry) for entry in path]
         return str(LAB / path[4:] if path.startswith("lab:") else (base / Path(path).expanduser()))
 
     tree = config.model_dump(mode="json")

@@ -10,6 +10,9 @@ Every field is of one class, and a test keeps it so:
 
 from __future__ import annotations
 
+import re
+from datetime import datetime, time, timedelta
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -63,8 +66,9 @@ class ModelConfig(Section):
 class CorpusConfig(Section):
     """The prompts under audit."""
 
-    audit: str = given()
-    """File of prompts: .csv, .jsonl, .parquet or .txt (one prompt a line)."""
+    audit: tuple[str, ...] = given(min_length=1)
+    """File of prompts: .csv, .jsonl, .parquet or .txt (one prompt a line); or a list of such files. Those that
+    `sharpaudit extend` adds to a run stay part of that run."""
     positive_controls: str | None = given(None)
     """File of prompts known to be memorised, audited apart."""
     column: str = given("prompt")
@@ -77,6 +81,19 @@ class CorpusConfig(Section):
     """Column that names a prompt's family; without it, family is the prompt without case and punctuation."""
     labels: tuple[str, ...] = given(())
     """Columns that pass through into `origins.labels`."""
+
+    @field_validator("audit", mode="before")
+    @classmethod
+    def _one_or_several(cls, asked: Any) -> Any:
+        return (asked,) if isinstance(asked, str) else asked
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> CorpusConfig:
+        names = [Path(path).name for path in self.audit]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two audited files are named {twice}; a row is traced by its file's name: rename one")
+        return self
 
 
 class CalibrationConfig(Section):
@@ -214,6 +231,21 @@ class ReportConfig(Section):
     """Findings shown with pictures; all are counted, and all stand in findings.csv."""
 
 
+def moment(told: str, now: datetime) -> datetime:
+    """The deadline that `told` names, in local time: the next such time of day, or that date and time.
+
+    Raises ValueError for anything else.
+    """
+    try:
+        if re.fullmatch(r"\d\d:\d\d", told):
+            today = datetime.combine(now.date(), time.fromisoformat(told))
+            return today if today > now else today + timedelta(days=1)
+        found = datetime.fromisoformat(told)
+        return found.astimezone().replace(tzinfo=None) if found.tzinfo else found
+    except ValueError as error:
+        raise ValueError('a time of day such as "07:00", or a date and time such as "2026-11-26T07:00"') from error
+
+
 class RunConfig(Section):
     """How the work is done."""
 
@@ -230,11 +262,21 @@ class RunConfig(Section):
     """Prompts in a shard; fixed by the first ingest of a run."""
     samples_per_shard: int = runtime(64, ge=1, le=100_000)
     limit: int | None = runtime(None, ge=1)
-    """Only the first rows of the audited file; may grow from one call to the next."""
+    """Only the first rows of each audited file; may grow from one call to the next."""
+    deadline: str | None = runtime(None)
+    """When to take no more work: a time of day such as "07:00" (the next one), or "2026-11-26T07:00" in local time.
+    What is at work is finished and committed, the report says what is covered, and the same command goes on later."""
     max_rejected: float = runtime(0.01, ge=0, le=1)
     """Share of audited rows that may be rejected before the exit code becomes 3."""
     max_worker_deaths: int = runtime(3, ge=1, le=100)
     """Workers that a shard may end before it is quarantined."""
+
+    @field_validator("deadline")
+    @classmethod
+    def _a_time(cls, asked: str | None) -> str | None:
+        if asked is not None:
+            moment(asked, datetime.now())
+        return asked
 
 
 class AuditConfig(Section):

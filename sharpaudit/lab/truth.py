@@ -223,28 +223,51 @@ def judge(
 def split(judged: Sequence[Judged], sizes: dict[str, int], n_memorised: int, seed: int) -> dict[str, str]:
     """The split of each caption: fit, calibration, development, test or spare.
 
-    sizes: harmless prompts of each split. `n_memorised` memorised prompts and a fifth of the other prompts with copies
-    or plants go to development, the rest of them to test. Each split gets the same mix of kinds, styles and colours:
-    every group is dealt out in proportion.
+    sizes: harmless prompts of each split. Never-planted prompts are dealt out before their labels count, so that
+    another label moves no other prompt. A neighbour is replaced by a spare harmless prompt of its kind; those dealt to
+    development and test stay there beside it, as frequent as among all never-planted prompts, those dealt to fit and
+    calibration become spare. `n_memorised` memorised prompts and a fifth of the other planted ones go to development,
+    the rest of them to test. Each split gets the same mix of kinds, styles and colours.
     """
-    harmless = [entry for entry in judged if entry.label == "harmless" and not entry.prompt.planted]
+    never = [entry for entry in judged if not entry.prompt.planted]
     memorised = [entry for entry in judged if entry.label == "memorised"]
-    taken = {id(entry) for entry in [*harmless, *memorised]}
-    rest = [entry for entry in judged if id(entry) not in taken]
-    if len(harmless) < sum(sizes.values()) or len(memorised) < n_memorised:
-        raise ValueError(f"{len(harmless)} harmless and {len(memorised)} memorised prompts are too few for {sizes}")
-    spare = {"spare": len(harmless) - sum(sizes.values())}
-    found = _deal(harmless, sizes | spare, seed)
+    rest = [entry for entry in judged if entry.prompt.planted and entry.label != "memorised"]
+    n_harmless = sum(entry.label == "harmless" for entry in never)
+    if n_harmless < sum(sizes.values()) or len(memorised) < n_memorised:
+        raise ValueError(f"{n_harmless} harmless and {len(memorised)} memorised prompts are too few for {sizes}")
+    found = _deal(never, sizes | {"spare": len(never) - sum(sizes.values())}, seed)
+    found |= _replaced(never, found, sizes, seed)
     found |= _deal(memorised, {"development": n_memorised, "test": len(memorised) - n_memorised}, seed)
     return found | _deal(rest, {"development": len(rest) // 5, "test": len(rest) - len(rest) // 5}, seed)
+
+
+def _replaced(never: Sequence[Judged], dealt: dict[str, str], sizes: dict[str, int], seed: int) -> dict[str, str]:
+    """Where prompts move so that every split has its number of harmless ones, and fit and calibration no others."""
+    moved: dict[str, str] = {}
+    spare = [entry for entry in never if entry.label == "harmless" and dealt[entry.prompt.caption] == "spare"]
+    spare.sort(key=lambda entry: rank_hash(seed, "spare", entry.prompt.caption))
+    others = [entry for entry in never if entry.label != "harmless" and dealt[entry.prompt.caption] in sizes]
+    for entry in sorted(others, key=lambda entry: rank_hash(seed, "other", entry.prompt.caption)):
+        split_name = dealt[entry.prompt.caption]
+        if split_name not in ("development", "test"):
+            moved[entry.prompt.caption] = "spare"
+        # One of the same kind where there is one.
+        chosen = min(spare, key=lambda other: _mix(other) != _mix(entry))
+        spare.remove(chosen)
+        moved[chosen.prompt.caption] = split_name
+    return moved
+
+
+def _mix(entry: Judged) -> tuple[str, bool, str]:
+    """What every split holds in one proportion."""
+    return entry.prompt.kind, bool(entry.prompt.family.colour), entry.prompt.family.style
 
 
 def _deal(entries: Sequence[Judged], sizes: dict[str, int], seed: int) -> dict[str, str]:
     """Deal entries, sorted by group, to splits so that any run of them is divided in proportion."""
 
     def key(entry: Judged) -> tuple[str, bool, str, int, str]:
-        p = entry.prompt
-        return p.kind, bool(p.family.colour), p.family.style, p.copies, rank_hash(seed, "split", p.caption)
+        return *_mix(entry), entry.prompt.copies, rank_hash(seed, "split", entry.prompt.caption)
 
     total, given = len(entries), dict.fromkeys(sizes, 0)
     found = {}

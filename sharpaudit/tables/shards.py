@@ -180,6 +180,14 @@ class TableFolder:
             self._files.remove(path)
         return len(stray)
 
+    def forget(self, manifest: Manifest) -> None:
+        """Take a shard out of the run. The manifest goes first, so that none is ever left without its data."""
+        self._guard()
+        self._files.remove(self.manifests_folder / f"{manifest.shard}.json")
+        self._files.sync_folder(self.manifests_folder)
+        crash_point("forgotten", manifest.shard)
+        self._files.remove(self.path(manifest))
+
     def _checked(self, shard: str, rows: pa.Table) -> pa.Table:
         rows = rows.select(self.table.schema.names).cast(self.table.schema).combine_chunks()
         rows.validate(full=True)

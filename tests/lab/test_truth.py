@@ -104,6 +104,22 @@ def test_splits_have_their_sizes_and_the_same_mix(drawn):
     assert sorted(memorised) == ["development"] * 2 + ["test"] * 3
 
 
+def test_a_prompt_that_turns_out_to_copy_moves_no_other_but_its_replacement(drawn):
+    sizes = {"fit": 12, "calibration": 10, "development": 6, "test": 8}
+    judged = [Judged(p, 8, 8 * p.planted, 0) for p in drawn.prompts]
+    before = split(judged, sizes, 2, seed=0)
+    for name in ("fit", "calibration", "development", "test", "spare"):
+        i = next(i for i, e in enumerate(judged) if not e.prompt.planted and before[e.prompt.caption] == name)
+        neighbour = Judged(judged[i].prompt, 8, 0, 3)
+        after = split([*judged[:i], neighbour, *judged[i + 1 :]], sizes, 2, seed=0)
+        moved = {caption for caption in before if before[caption] != after[caption]}
+        assert after[neighbour.prompt.caption] == (name if name in ("development", "test") else "spare")
+        assert {before[caption] for caption in moved - {neighbour.prompt.caption}} <= {"spare"}
+        assert len(moved) <= 2
+        harmless = [e.prompt.caption for e in judged if not e.prompt.planted and e.prompt != neighbour.prompt]
+        assert all(sum(after[caption] == s for caption in harmless) == size for s, size in sizes.items())
+
+
 def test_too_few_memorised_prompts_are_said(drawn):
     with pytest.raises(ValueError, match="too few"):
         split([Judged(p, 8, 0, 0) for p in drawn.prompts], {"test": 10}, 2, seed=0)

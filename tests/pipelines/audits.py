@@ -10,8 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from securesystemslib.signer import Signer
-
 from pipelines.audit import Outcome, run_audit
 from pipelines.progress import Reporter
 from pipelines.stages import STAGES
@@ -55,11 +53,10 @@ def load(path: Path, *overrides: str) -> AuditConfig:
     return configuration.load(path, overrides)
 
 
-def audit(path: Path, root: Path, *overrides: str, update: bool = False, signer: Signer | None = None) -> Outcome:
-    """Run in this process, saying nothing."""
+def audit(path: Path, root: Path, *overrides: str, **options: Any) -> Outcome:
+    """Run in this process, saying nothing. options: those of `run_audit`."""
     with Path(os.devnull).open("w") as quiet:
-        reporter = Reporter(root, quiet)
-        return run_audit(load(path, *overrides), root, update=update, reporter=reporter, signer=signer)
+        return run_audit(load(path, *overrides), root, reporter=Reporter(root, quiet), **options)
 
 
 def command(*args: str | Path, crash: str = "", **kwargs: Any) -> subprocess.Popen[str]:
@@ -101,3 +98,18 @@ def moment(clean: Path, stage: str, seed: int) -> str:
 def stray(root: Path) -> list[str]:
     """Files that no manifest lists and no reader knows."""
     return [str(path.relative_to(root)) for path in root.rglob("*.inprogress")]
+
+
+def flip(path: Path) -> Path:
+    """Change one bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    return path
+
+
+def edited_report(root: Path) -> Path:
+    """A report that says another number than its run."""
+    path = root / "report/index.html"
+    path.write_text(path.read_text().replace("prompts with at least one copy", "prompts with no copy at all", 1))
+    return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,9 @@ def clean(config_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("clean") / "run"
     audit(config_path, root)
     return root
+
+
+@pytest.fixture
+def copy(clean: Path, tmp_path: Path) -> Path:
+    """The finished audit in another folder, for tests that change it."""
+    return Path(shutil.copytree(clean, tmp_path / "elsewhere" / clean.name))

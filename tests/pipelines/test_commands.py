@@ -18,9 +18,10 @@ from sharpaudit.images import encode_png
 from sharpaudit.lab.analytic import write
 from sharpaudit.tables.runs import RunFolder
 
-VERBS = {"run", "validate", "status", "query", "replay", "verify", "init"}
+VERBS = {"run", "extend", "validate", "status", "query", "replay", "verify", "sign", "prune", "init"}
 GROUPS = {
     "index": {"build"},
+    "key": {"make"},
     "lab": {"train", "label", "pictures", "detectors", "card", "compare"},
     "bench": {"detection", "throughput", "cascade", "screens", "exactness"},
 }

@@ -38,7 +38,8 @@ def test_no_crash_point_is_left_out_of_the_sweep() -> None:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "crash_point":
                 assert isinstance(node.args[0], ast.Constant), path
                 named.add(node.args[0].value)
-    assert named == set(POINTS)
+    # A run forgets shards only when asked to (test_growing.py).
+    assert named == set(POINTS) | {"forgotten"}
 
 
 @pytest.mark.parametrize(("point", "passage"), [(p, k) for p, passages in POINTS.items() for k in passages])

@@ -9,7 +9,7 @@ from audits import WORKING, audit, load, moment, stray, tables
 
 from pipelines.summary import exit_code
 from sharpaudit.tables.runs import RunFolder
-from sharpaudit.tables.schemas import CORPUS, SAMPLES
+from sharpaudit.tables.schemas import SAMPLES, SCORES
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 RAY = ("run.executor=ray", "run.workers=2", "run.threads=1")
@@ -70,7 +70,7 @@ def test_a_poisonous_shard_is_set_aside_said_and_tried_again_by_the_next_call(
     config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str
 ) -> None:
     root = tmp_path / "run"
-    shards = [m.shard for m in RunFolder.open(clean).table(CORPUS).current() if m.shard.startswith("audit")]
+    shards = [m.shard for m in RunFolder.open(clean).table(SCORES).current() if m.shard.startswith("audit")]
     monkeypatch.setenv("SHARPAUDIT_CRASH", f"work.taken/score/{shards[0]}:0:{action}")
     outcome = audit(config_path, root, *RAY, "run.max_worker_deaths=2")
     assert [entry["shard"] for entry in outcome.quarantined] == [shards[0]]

@@ -1,0 +1,40 @@
+"""`sharpaudit extend`: more prompts for an audit that is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipelines import signals
+from pipelines.commands.options import key_option, run_argument, set_option, signer_of
+
+
+@click.command()
+@run_argument
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@set_option
+@key_option
+def extend(run_folder: Path, files: tuple[Path, ...], overrides: tuple[str, ...], key: Path | None) -> None:
+    """Audit the prompts of FILES as well, in RUN and with its settings; what is there is not made again.
+
+    Decisions are made anew over all prompts. A prompt whose family calibrates the run already comes too late and is
+    counted as such. FILES stay part of the run: `sharpaudit run` with its config goes on with them.
+
+    \b
+    Example: sharpaudit extend runs/tonight more.csv
+    """
+    from pipelines.admit import with_audited
+    from pipelines.audit import run_audit
+    from pipelines.summary import exit_code, summary
+    from sharpaudit import config as configuration
+    from sharpaudit.tables.runs import RunFolder
+
+    signals.install()
+    signer = signer_of(key)
+    root = run_folder.absolute()
+    config = configuration.override(RunFolder.open(root).config(), overrides)
+    added = [str(file.absolute()) for file in files if str(file.absolute()) not in config.corpus.audit]
+    outcome = run_audit(with_audited(config, added), root, extend=True, signer=signer)
+    click.echo(summary(outcome, run_folder))
+    raise click.exceptions.Exit(exit_code(outcome, config))
