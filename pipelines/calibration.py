@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from sharpaudit.config import AuditConfig
 from sharpaudit.errors import UserError
 from sharpaudit.statistics.conformal import fpr_interval, rank_at, smallest_p
+from sharpaudit.statistics.fdr import calibration_needed, penalty
+
+PREVALENCES = (0.01, 0.001, 0.0001)
+"""Shares of memorised prompts for which the size of the calibration set is told."""
 
 
 def allowed(config: AuditConfig, n: int) -> str:
@@ -22,3 +27,20 @@ def allowed(config: AuditConfig, n: int) -> str:
         f"calibration: {n:,} prompts; at alpha {alpha:g} the false-positive rate lies between {interval.low:.2%} and "
         f"{interval.high:.2%} (95%); the smallest p is {smallest_p(n):.2g}"
     )
+
+
+def wanted(config: AuditConfig, n: int, m: int) -> Iterator[str]:
+    """Lines on what n calibration prompts and the controls cannot show, of m audited prompts."""
+    triage = config.triage
+    sizes = [(share, calibration_needed(triage.q, share, penalty(m, triage.procedure))) for share in PREVALENCES]
+    told = ", ".join(f"{size:,} where {share:g} of the prompts are memorised" for share, size in sizes)
+    enough = [share for share, size in sizes if n >= size]
+    can = f"these {n:,} suffice from a share of {min(enough):g}" if enough else f"these {n:,} suffice for none of them"
+    yield f"a false-discovery rate of {triage.q:g} needs calibration prompts: {told}; {can}"
+    if triage.controls:
+        # None of n controls with a copy bounds their share by about 3 / n (the rule of three).
+        yield (
+            f"controls: {triage.controls:,} of {m:,} audited prompts; with no copy among them about "
+            f"{min(m, 3 * m / triage.controls):,.0f} memorised prompts could be unflagged (95%, all strata alike); "
+            "more controls bound it tighter in proportion"
+        )

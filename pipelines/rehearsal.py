@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 
-from pipelines.calibration import allowed
+from pipelines.calibration import allowed, wanted
 from pipelines.stage import Facts
 from pipelines.stages.fit import screen_config
 from pipelines.stages.ingest import sources
@@ -35,6 +35,7 @@ from sharpaudit.scores.cascade import tiers, total_seeds
 from sharpaudit.scores.plan import evaluations, places
 from sharpaudit.scores.screen import PromptScores, require, screen, unconditional_predictions
 from sharpaudit.scores.subspace import Subspace
+from sharpaudit.statistics.conformal import rank_at
 from sharpaudit.tables.pictures import store_image
 from sharpaudit.tables.runs import RunFolder
 
@@ -65,6 +66,7 @@ def rehearse(config: AuditConfig, measure_s: float = MEASURE_S) -> Iterator[str]
     counts = {role: rows.num_rows for role, rows in made.corpus.items()}
     yield f"corpus: {', '.join(f'{n:,} {role}' for role, n in counts.items())}; {rejected:,} rows rejected"
     yield allowed(config, counts["calibration"])
+    yield from wanted(config, counts["calibration"], counts["audit"])
     yield f"end to end: {_one_prompt(config, denoiser, made)}"
     rate = _rate(config, denoiser, made, measure_s)
     yield f"rate: {rate:,.1f} evaluations a second in one worker"
@@ -143,8 +145,9 @@ def _plan(config: AuditConfig, counts: dict[str, int], rate: float, denoiser: De
     wanted = places([metric for tier in cascade for metric in tier.metrics])
     scored = sum(n for role, n in counts.items() if role != "fit")
     flagged = math.ceil(config.triage.alpha * counts["audit"])
+    checked = rank_at(config.triage.alpha, counts["calibration"])
     samples = (
-        (flagged + counts.get("positive_control", 0)) * config.samples.per_flagged
+        (flagged + checked + counts.get("positive_control", 0)) * config.samples.per_flagged
         + min(config.triage.controls, counts["audit"]) * config.samples.per_control
         + min(config.samples.band_prompts, counts["fit"]) * config.samples.per_band
     )

@@ -44,6 +44,7 @@ class Status(StrEnum):
     NO_SCORE = "no_score"
     UNREADABLE_IMAGE = "unreadable_image"
     NO_DESCRIPTOR = "no_descriptor"
+    EXCLUDED = "excluded"
 
     def describe(self) -> str:
         """The sentence that a reader of the report sees."""
@@ -72,6 +73,7 @@ _SENTENCES = {
     Status.NO_SCORE: "An earlier stage rejected the prompt, so there is nothing to decide.",
     Status.UNREADABLE_IMAGE: "The picture could not be decoded within the limits.",
     Status.NO_DESCRIPTOR: "The picture has no usable descriptor (constant or non-finite).",
+    Status.EXCLUDED: "The calibration prompt was excluded by the configuration, so it calibrates nothing.",
 }
 
 

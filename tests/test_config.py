@@ -35,6 +35,9 @@ STAGES = {
 }
 
 
+SECOND_TIER = 'scores.then=[{above=0.5, metrics=["sharpness_jvp"]}]'
+
+
 def write(folder: Path, text: str = BASE) -> Path:
     path = folder / "audit.toml"
     path.write_text(text)
@@ -93,6 +96,16 @@ def test_a_mistake_is_one_line_that_names_it(tmp_path: Path, overrides: list[str
     assert "more)" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("metrics", ['scores.metrics=["residual_gap", "hessian_trace"]', SECOND_TIER])
+def test_a_metric_that_rounding_changes_is_measured_in_float32(tmp_path: Path, metrics: str) -> None:
+    path = write(tmp_path)
+    assert load(path).model.dtype == "auto"
+    assert load(path, [metrics]).model.dtype == "float32"
+    assert load(path, [metrics, "model.dtype=float32"]).model.dtype == "float32"
+    with pytest.raises(UserError, match=r'model\.dtype = "bfloat16" is not offered for (hessian_trace|sharpness_jvp)'):
+        load(path, [metrics, "model.dtype=bfloat16"])
 
 
 def test_no_calibration_prompts_is_said_with_the_remedy(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def _source(config: AuditConfig, use: Any, path: str) -> Source:
         delimiter=corpus.delimiter if audited else calibration.delimiter or corpus.delimiter,
         id_column=corpus.id_column if audited else None,
         family_column=corpus.family_column if audited else calibration.family_column or corpus.family_column,
+        style_column=corpus.style_column if audited else calibration.style_column or corpus.style_column,
         labels=corpus.labels if audited else (),
     )
 

@@ -39,7 +39,7 @@ class TriageStage(Stage):
     def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:
         """Every prompt's role and family, with the score of the last tier that it reached where there is one."""
         folder = run.table(CORPUS)
-        corpus = folder.read_all(folder.current(), ["prompt_id", "role", "family_id"])
+        corpus = folder.read_all(folder.current(), ["prompt_id", "role", "family_id", "style"])
         # A join keeps no order; a shard's rows must not depend on chance.
         return corpus.join(_deciding(run, config), "prompt_id", join_type="left outer").sort_by("prompt_id")
 
@@ -54,7 +54,7 @@ class TriageWorker:
 
     def process(self, rows: pa.Table) -> pa.Table:
         """One row a prompt, whatever its role."""
-        corpus = rows.select(["prompt_id", "role", "family_id"])
+        corpus = rows.select(["prompt_id", "role", "family_id", "style"])
         scores = rows.select(["prompt_id", *SCORE]).filter(pc.is_valid(rows["status"]))
         return select(decide(corpus, scores, self._config), self._config)
 

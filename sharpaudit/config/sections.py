@@ -47,7 +47,8 @@ class ModelConfig(Section):
     revision: str | None = runtime(None, pattern=r"^[0-9a-f]{40}$")
     """Commit of `repo`, 40 hex digits."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = identity("fit_unconditional", "sample", default="auto")
-    """Precision of the network; differences and norms are always float32."""
+    """Precision of the network; differences and norms are always float32. "auto" is bfloat16 where the device has it
+    and every metric allows it, else float32."""
     device: Literal["auto", "cpu", "cuda"] = identity("fit_unconditional", "sample", default="auto")
     batch_size: int = runtime(32, ge=1, le=4096)
     """Latents in one forward pass; halved by itself when the device's memory is short."""
@@ -79,6 +80,8 @@ class CorpusConfig(Section):
     """Column whose value becomes `external_id`."""
     family_column: str | None = given(None)
     """Column that names a prompt's family; without it, family is the prompt without case and punctuation."""
+    style_column: str | None = given(None)
+    """Column that names a prompt's style: p is then the rank among calibration prompts of the same style."""
     labels: tuple[str, ...] = given(())
     """Columns that pass through into `origins.labels`."""
 
@@ -106,6 +109,7 @@ class CalibrationConfig(Section):
     """As in [corpus], which it defaults to."""
     delimiter: str | None = given(None, min_length=1, max_length=1)
     family_column: str | None = given(None)
+    style_column: str | None = given(None)
 
     @model_validator(mode="after")
     def _file_or_both(self) -> CalibrationConfig:
@@ -128,6 +132,10 @@ MetricName = Literal[
     "score_norm",
     "hessian_trace",
 ]
+
+
+FLOAT32_ONLY = ("hessian_trace", "sharpness_jvp")
+"""Metrics whose ranks a network of lower precision changes (`sharpaudit bench exactness`), and the reference path."""
 
 
 class TierConfig(Section):
@@ -193,6 +201,10 @@ class TriageConfig(Section):
     """False-positive rate at which a prompt is flagged."""
     q: float = identity("triage", default=0.1, gt=0, lt=1)
     """False-discovery rate, where flag_by = "q"."""
+    procedure: Literal["benjamini-hochberg", "benjamini-yekutieli"] = identity("triage", default="benjamini-hochberg")
+    """How q comes from p. The second holds under any dependence among the prompts, and finds less."""
+    exclude_calibration: tuple[str, ...] = identity("triage", default=())
+    """Ids of calibration prompts that shall not calibrate, since their pictures showed them to be memorised."""
     controls: int = identity("triage", default=60, ge=0, le=1_000_000)
     """Unflagged prompts that are generated as well, drawn by strata of p."""
 
@@ -294,3 +306,16 @@ class AuditConfig(Section):
     matches: MatchesConfig
     report: ReportConfig = runtime(ReportConfig())
     run: RunConfig = runtime(RunConfig())
+
+    @model_validator(mode="after")
+    def _precision(self) -> AuditConfig:
+        asked = [*self.scores.metrics, *(name for tier in self.scores.then for name in tier.metrics)]
+        exact = [name for name in asked if name in FLOAT32_ONLY]
+        if not exact or self.model.dtype == "float32":
+            return self
+        if self.model.dtype == "auto":
+            return self.model_copy(update={"model": self.model.model_copy(update={"dtype": "float32"})})
+        raise ValueError(
+            f'model.dtype = "{self.model.dtype}" is not offered for {exact[0]}, whose ranks it changes: use "float32" '
+            'or "auto", or leave the metric out'
+        )

@@ -1,7 +1,7 @@
 """Roles: every prompt gets exactly one, and every source row exactly one outcome.
 
-Prompts are told apart by `prompt_id` and kept together by `family_id`; a prompt's family is that of its first row.
-Audited means audit or positive control, harmless means fit or calibration.
+Prompts are told apart by `prompt_id` and kept together by `family_id`; a prompt's family and style are those of its
+first row. Audited means audit or positive control, harmless means fit or calibration.
 
 - No family is both audited and harmless. Among rows read together the audited side wins and the harmless
   rows become `in_audit`; against an earlier call, whose prompts already fit or calibrate, an audited row comes too late
@@ -28,7 +28,7 @@ import pyarrow as pa
 from sharpaudit.corpus.check import check
 from sharpaudit.corpus.dedup import family_id, prompt_id
 from sharpaudit.corpus.read import read_rows
-from sharpaudit.corpus.rows import Source
+from sharpaudit.corpus.rows import Row, Source
 from sharpaudit.denoisers.base import Tokenizer
 from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.seeds import rank_hash
@@ -65,7 +65,7 @@ class _Read:
     """All rows as columns, so that a million of them need a fraction of a gigabyte.
 
     rows: the columns of origins. uses: the use of each row's source. asked: by use, the distinct prompts in order of
-    appearance. texts, families: by prompt_id; texts of new prompts only.
+    appearance. texts, families, styles: by prompt_id; texts of new prompts only.
     """
 
     rows: dict[str, list[Any]]
@@ -73,6 +73,7 @@ class _Read:
     asked: dict[str, dict[str, None]]
     texts: dict[str, str]
     families: dict[str, str]
+    styles: dict[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -105,14 +106,14 @@ def assign(
 
 
 def _read(sources: Iterable[tuple[Source, int, int | None]], known: Known) -> _Read:
-    read = _Read({name: [] for name in ORIGINS.schema.names}, [], {use: {} for use in _USES}, {}, {})
+    read = _Read({name: [] for name in ORIGINS.schema.names}, [], {use: {} for use in _USES}, {}, {}, {})
     for source, start, stop in sources:
         for row in read_rows(source, start, stop):
             text, status = check(row.prompt) if row.problem is None else (None, row.problem)
             entry = {
                 "source": source.name,
                 "source_row": row.source_row,
-                "prompt_id": None if text is None else _claim(read, known, source.use, text, row.family),
+                "prompt_id": None if text is None else _claim(read, known, source.use, text, row),
                 "external_id": row.external_id,
                 "labels": list(row.labels.items()) if source.labels else None,
                 "status": status,
@@ -124,12 +125,12 @@ def _read(sources: Iterable[tuple[Source, int, int | None]], known: Known) -> _R
     return read
 
 
-def _claim(read: _Read, known: Known, use: str, text: str, family: str | None) -> str:
+def _claim(read: _Read, known: Known, use: str, text: str, row: Row) -> str:
     """Note that `use` asks for the prompt, and return its id."""
     name = prompt_id(text)
     read.asked[use].setdefault(name)
     if name not in read.families:
-        read.families[name] = family_id(text, family)
+        read.families[name], read.styles[name] = family_id(text, row.family), row.style
         if name not in known.prompts:
             read.texts[name] = text
     return name
@@ -247,6 +248,7 @@ def _prompts(names: Sequence[str], role: str, read: _Read, tokenizer: Tokenizer)
             "prompt": texts,
             "role": [role] * len(batch),
             "family_id": [read.families[name] for name in batch],
+            "style": [read.styles[name] for name in batch],
             "n_tokens": [t.n_tokens for t in tokens],
             "truncated": [t.truncated for t in tokens],
             "model_input_id": [t.model_input_id for t in tokens],

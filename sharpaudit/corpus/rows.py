@@ -28,12 +28,13 @@ class Source:
     delimiter: str = ","
     id_column: str | None = None
     family_column: str | None = None
+    style_column: str | None = None
     labels: tuple[str, ...] = ()
 
     @property
     def columns(self) -> list[str]:
         """The columns that are read, each once, the prompt's first."""
-        named = [self.column, self.id_column, self.family_column, *self.labels]
+        named = [self.column, self.id_column, self.family_column, self.style_column, *self.labels]
         return list(dict.fromkeys(name for name in named if name is not None))
 
 
@@ -45,6 +46,7 @@ class Row:
     prompt: bytes | None
     external_id: str | None = None
     family: str | None = None
+    style: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
     problem: Status | None = None
     detail: str | None = None
@@ -67,9 +69,9 @@ def make_row(
 ) -> Row:
     """A row with what the columns beside the prompt say."""
     labels = {name: text for name in source.labels if (text := _text(cells.get(name))) is not None}
-    external_id = _text(cells.get(source.id_column)) if source.id_column is not None else None
-    family = _text(cells.get(source.family_column)) if source.family_column is not None else None
-    return Row(index, prompt, external_id or None, family or None, labels, problem, detail)
+    named = (source.id_column, source.family_column, source.style_column)
+    external_id, family, style = (_text(cells.get(name)) or None if name is not None else None for name in named)
+    return Row(index, prompt, external_id, family, style, labels, problem, detail)
 
 
 def _text(value: Any) -> str | None:

@@ -1,10 +1,9 @@
 """Everything the report says, as JSON: computed from the tables by SQL, with intervals and with its sums checked.
 
 What is undefined is null and shown as "undefined"; nothing is invented. Rates carry two-sided 95% Clopper-Pearson
-intervals. The control sample bounds what the flags missed: in each stratum of N unflagged prompts, of which n were
-drawn and c copied, at most N * U(c, n) memorised ones remain, U the upper bound at level 1 - 0.05 / strata; the
-sum holds with 95% confidence for all strata together. A control that was drawn and has a picture that was not made
-or not matched counts as copied: a failure may depend on the prompt, so it must not make the bound smaller.
+intervals. What the flags missed is estimated and bounded from the control sample (statistics/missed.py). A control that
+was drawn and has a picture that was not made or not matched counts as copied in the bound: a failure may depend on the
+prompt, so it must not make the bound smaller.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ from typing import Any
 
 from sharpaudit.errors import Status
 from sharpaudit.matches.decide import false_match_bound
-from sharpaudit.report import screening
+from sharpaudit.report import decisions, screening
 from sharpaudit.report.reading import Row, one, rows_of
-from sharpaudit.statistics.intervals import clopper_pearson, upper_bound
+from sharpaudit.statistics.intervals import clopper_pearson
+from sharpaudit.statistics.missed import Drawn, least_recall, missed
 from sharpaudit.tables.query import Connection, view_name
 from sharpaudit.tables.schemas import RUN_TABLES
 
-VERSION = 2
-MISS_LEVEL = 0.05
+VERSION = 3
 
 LIMITS = (
     "A finding is a picture, not a verdict: whether it infringes is a legal question that similarity cannot answer.",
@@ -50,6 +49,9 @@ def collect(connection: Connection, run: Mapping[str, Any]) -> Row:
         "differences": differences,
         "tiers": screening.tiers(connection),
         "calibration": screening.calibration(connection, triage, level),
+        "discoveries": decisions.discoveries(connection, triage),
+        "styles": decisions.styles(connection),
+        "calibration_check": decisions.calibration_check(connection, triage),
         "histogram": screening.histogram(connection, level),
         "borderline": screening.borderline(connection, level),
         "findings": _findings(connection),
@@ -192,13 +194,22 @@ def _controls(connection: Connection) -> Row:
                count(*) FILTER (drawn AND NOT copied AND incomplete) AS not_examined
         FROM told GROUP BY stratum ORDER BY min(p_value)""",
     )
-    for row in rows:
-        worst = row["copied"] + row["not_examined"]
-        row["missed_high"] = row["size"] * upper_bound(worst, row["drawn"], 1 - MISS_LEVEL / len(rows))
-    missed = sum(row["missed_high"] for row in rows)
+    told = missed([Drawn(row["size"], row["drawn"], row["copied"], row["not_examined"]) for row in rows])
+    for row, high in zip(rows, told.high, strict=True):
+        row["missed_high"] = high
     found = one(connection, "SELECT count(*) FROM findings WHERE selected_for = 'flagged'")
-    recall = found / (found + missed) if found + missed > 0 else None
-    return {"strata": rows, "missed_high": missed, "found": found, "recall_low": recall}
+    return {
+        "strata": rows,
+        "missed_high": told.total_high,
+        "missed_estimate": told.estimate,
+        "found": found,
+        "recall_low": least_recall(found, told.total_high),
+        "memorised": {
+            "low": found + sum(row["copied"] for row in rows),
+            "estimate": None if told.estimate is None else found + told.estimate,
+            "high": found + told.total_high,
+        },
+    }
 
 
 def _positive_controls(connection: Connection) -> Row:

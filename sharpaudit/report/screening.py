@@ -24,23 +24,26 @@ def level_of(connection: Connection, triage: Mapping[str, Any]) -> float | None:
     return found
 
 
-def _n_calibration(connection: Connection) -> int:
-    return int(one(connection, "SELECT count(*) FROM triage WHERE role = 'calibration' AND status = 'ok'"))
+def _ranked_among(connection: Connection) -> list[int]:
+    """Calibration prompts of each stratum of style that has some."""
+    sql = "SELECT count(*) FROM triage WHERE role = 'calibration' AND status = 'ok' GROUP BY calibrated_by ORDER BY 1"
+    return [int(row[0]) for row in connection.sql(sql).fetchall()]
 
 
 def calibration(connection: Connection, triage: Mapping[str, Any], level: float | None) -> Row:
     """What the flags rest on. The false-positive rate is of p <= alpha, and undefined without calibration prompts."""
-    n = _n_calibration(connection)
-    interval = fpr_interval(triage["alpha"], n) if n else None
+    sizes = _ranked_among(connection)
+    n = sum(sizes)
+    intervals = [fpr_interval(triage["alpha"], size) for size in sizes]
     line = _flag_line(connection, level)
     return {
         "n": n,
         "flag_by": triage["flag_by"],
         "alpha": triage["alpha"],
         "q": triage["q"],
-        "fpr_low": interval.low if interval else None,
-        "fpr_high": interval.high if interval else None,
-        "smallest_p": smallest_p(n) if n else None,
+        "fpr_low": min((interval.low for interval in intervals), default=None),
+        "fpr_high": max((interval.high for interval in intervals), default=None),
+        "smallest_p": min((smallest_p(size) for size in sizes), default=None),
         "flag_tier": line[0] if line else None,
         "flag_line": line[1] if line else None,
         "fit": one(connection, "SELECT count(*) FROM corpus WHERE role = 'fit'"),
@@ -48,10 +51,13 @@ def calibration(connection: Connection, triage: Mapping[str, Any], level: float 
 
 
 def _flag_line(connection: Connection, level: float | None) -> tuple[int, float] | None:
-    """Tier and score of the calibration prompt that must be exceeded for p <= level; null if nothing can be flagged."""
-    if level is None:
+    """Tier and score of the calibration prompt that must be exceeded for p <= level; null if nothing can be flagged.
+
+    Null as well where strata of style have lines of their own.
+    """
+    if level is None or len(_ranked_among(connection)) > 1:
         return None
-    sql = "SELECT tier, value FROM triage WHERE role = 'calibration' AND value IS NOT NULL ORDER BY ALL DESC"
+    sql = "SELECT tier, value FROM triage WHERE role = 'calibration' AND status = 'ok' ORDER BY ALL DESC"
     scores = connection.sql(sql).fetchall()
     k = rank_at(level, len(scores))
     return scores[k - 1] if 0 < k <= len(scores) else None
@@ -81,7 +87,7 @@ def borderline(connection: Connection, level: float | None) -> list[str]:
     """
     if level is None:
         return []
-    rank = 1 / (_n_calibration(connection) + 1) + 1e-9
+    rank = 1 / (min(_ranked_among(connection), default=0) + 1) + 1e-9
     sql = f"""
         SELECT prompt_id FROM triage WHERE role = 'audit' AND abs(p_value - {level}) <= {rank}
         UNION

@@ -1,39 +1,73 @@
 """False-discovery rates (Benjamini and Hochberg, JRSS B 1995), over prompts or over families of prompts.
 
 q_(i) = min over j >= i of m p_(j) / j. Rejecting q <= Q keeps the expected share of false discoveries below Q,
-also for conformal p-values, which share one calibration set and are positively dependent. With families there is
-one hypothesis a family, p_F = min(1, |F| min p), and its members inherit q_F. m counts the hypotheses that have a p
-and |F| the members that have one: NaN is a failed row, which was never tested, and stays NaN.
+also for conformal p-values, which share one calibration set and are positively dependent where the harmless prompts are
+independent (Bates et al., Annals of Statistics 2023). Under any dependence m sum_{i <= m} 1/i takes the place of m
+(Benjamini and Yekutieli, Annals of Statistics 2001). With families there is one hypothesis a family,
+p_F = min(1, |F| min p), and its members inherit q_F. m counts the hypotheses that have a p and |F| the members that
+have one: NaN is a failed row, which was never tested, and stays NaN.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from sharpaudit.statistics.conformal import TOLERANCE
+
 Values = npt.NDArray[np.float64]
+Procedure = Literal["benjamini-hochberg", "benjamini-yekutieli"]
 
 
-def q_values(p: Values) -> Values:
-    """Benjamini-Hochberg q-value of each p."""
+def q_values(p: Values, procedure: Procedure = "benjamini-hochberg") -> Values:
+    """q-value of each p."""
     found = np.full(len(p), np.nan)
     known = np.flatnonzero(~np.isnan(p))
     order = known[np.argsort(p[known], kind="stable")]
     m = len(order)
-    scaled = p[order] * m / np.arange(1, m + 1)
+    scaled = p[order] * m * penalty(m, procedure) / np.arange(1, m + 1)
     found[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
     return found
 
 
-def family_q_values(p: Values, families: npt.NDArray[Any]) -> Values:
-    """q-value of each prompt's family, where `families` names it; NaN where the prompt has no p."""
-    found = np.full(len(p), np.nan)
+def penalty(m: int, procedure: Procedure) -> float:
+    """The factor that m hypotheses cost more than by Benjamini and Hochberg: 1, or the m-th harmonic number."""
+    return 1.0 if procedure == "benjamini-hochberg" else float((1 / np.arange(1, m + 1)).sum())
+
+
+def family_p_values(p: Values, families: npt.NDArray[Any]) -> tuple[Values, npt.NDArray[np.intp]]:
+    """p of each family of those with a p, with shape (F,), and the family of each of their prompts."""
     known = np.flatnonzero(~np.isnan(p))
     # Names are compared as they are: a fixed-width string array would drop trailing NULs and merge families.
     _, member, sizes = np.unique(families[known], return_inverse=True, return_counts=True)
     smallest = np.full(len(sizes), np.inf)
     np.minimum.at(smallest, member, p[known])
-    found[known] = q_values(np.minimum(1.0, sizes * smallest))[member]
+    return np.minimum(1.0, sizes * smallest), member
+
+
+def family_q_values(p: Values, families: npt.NDArray[Any], procedure: Procedure = "benjamini-hochberg") -> Values:
+    """q-value of each prompt's family, where `families` names it; NaN where the prompt has no p."""
+    found = np.full(len(p), np.nan)
+    of_families, member = family_p_values(p, families)
+    found[~np.isnan(p)] = q_values(of_families, procedure)[member]
     return found
+
+
+def harmless_share(p: Values, above: float = 0.5) -> float:
+    """Storey's estimate of the share of true null hypotheses, from the p above `above`; 1 where there is no p.
+
+    min(1, (1 + #{p > above}) / (m (1 - above))) (Storey, Taylor and Siegmund, JRSS B 2004). Reported; no flag uses it.
+    """
+    known = p[~np.isnan(p)]
+    return min(1.0, float(1 + (known > above).sum()) / (len(known) * (1 - above))) if len(known) else 1.0
+
+
+def calibration_needed(q: float, prevalence: float, excess: float = 1.0) -> int:
+    """Calibration prompts without which a share `prevalence` of all hypotheses cannot be found at rate q.
+
+    The smallest p is 1 / (n + 1), so finding R of m needs n + 1 >= m / (q R). excess: `penalty`.
+    """
+    return math.ceil(excess / (q * prevalence) - TOLERANCE) - 1

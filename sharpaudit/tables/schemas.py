@@ -51,10 +51,12 @@ CORPUS = _table(
         "prompt": pa.string(),
         "role": pa.string(),
         "family_id": pa.string(),
+        "style": pa.string(),
         "n_tokens": pa.int32(),
         "truncated": pa.bool_(),
         "model_input_id": pa.string(),
     },
+    version=2,
 )
 UNCONDITIONAL = _table(
     "fit/unconditional",
@@ -119,12 +121,14 @@ TRIAGE = _table(
         "value": pa.float64(),
         "p_value": pa.float64(),
         "q_value": pa.float64(),
+        "calibrated_by": pa.string(),
         "flagged": pa.bool_(),
         "selected_for": pa.string(),
         "n_samples": pa.int32(),
         "stratum": pa.string(),
         "inclusion_probability": pa.float64(),
     },
+    version=2,
 )
 SAMPLES = _table(
     "samples",

@@ -4,9 +4,16 @@ A score is the last tier reached and the deciding metric there, compared in this
 is given to audited prompts and positive controls, q to audited prompts only: controls are known to be memorised and
 must not feed the discovery rate. With flag_by = "q" a positive control is therefore still flagged by p. A prompt
 without a finite score has no p, no q and no flag, and calibrates nothing.
+
+Memorised prompts may hide among the calibration prompts: those at or above the line, where an audited prompt would be
+flagged, are marked to be looked at. All calibrate nevertheless, which can only make a p larger; acting on what is found
+is a decision, `triage.exclude_calibration`.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,29 +21,35 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sharpaudit.config import AuditConfig, TriageConfig
-from sharpaudit.errors import Status, UserError
-from sharpaudit.statistics.conformal import TOLERANCE, lexicographic, p_values
+from sharpaudit.errors import Status, UserError, printable
+from sharpaudit.statistics.conformal import TOLERANCE, lexicographic
 from sharpaudit.statistics.fdr import family_q_values
+from sharpaudit.triage.calibrators import among_themselves, ranked, strata
 
 DECIDED = ("audit", "positive_control")
 
 
 def decide(corpus: pa.Table, scores: pa.Table, config: AuditConfig) -> pa.Table:
-    """One row a prompt of `corpus`, in its order.
+    """One row a prompt of `corpus`, in its order, with what `select` needs beside the triage table: `at_line`.
 
-    corpus: prompt_id, role, family_id. scores: prompt_id, tier, metric, value, status, reason of the deciding metric
-    at the last tier that the prompt reached; a prompt that should have a score and has no row was in a quarantined
-    shard, and fit prompts have none. Raises UserError without a calibration score, ValueError where a prompt has two.
+    corpus: prompt_id, role, family_id, style. scores: prompt_id, tier, metric, value, status, reason of the deciding
+    metric at the last tier that the prompt reached; a prompt that should have a score and has no row was in a
+    quarantined shard, and fit prompts have none. Raises UserError without a calibration score and for an excluded
+    prompt that calibrates nothing, ValueError where a prompt has two scores.
     """
-    outcome = _outcomes(corpus, scores)
+    outcome = _excluding(corpus, _outcomes(corpus, scores), config.triage.exclude_calibration)
     role = corpus["role"].to_numpy()
     score = lexicographic(outcome["tier"].to_numpy(zero_copy_only=False), outcome["value"].to_numpy())
+    score[outcome["status"].to_numpy() == Status.EXCLUDED] = np.nan
     scored = ~np.isnan(score)
+    calibrates = _calibrates((role == "calibration") & scored)
     decided = np.isin(role, DECIDED) & scored
     audited = decided & (role == "audit")
-    p, q = np.full(len(score), np.nan), np.full(len(score), np.nan)
-    p[decided] = p_values(score[decided], _calibration(score[(role == "calibration") & scored]))
-    q[audited] = family_q_values(p[audited], corpus["family_id"].to_numpy()[audited])
+    stratum = strata(corpus["style"].to_pylist(), calibrates, math.ceil(1 / config.triage.alpha - TOLERANCE) - 1)
+    ranks = ranked(score, stratum, calibrates)
+    p, q = np.where(decided, ranks, np.nan), np.full(len(score), np.nan)
+    q[audited] = family_q_values(p[audited], corpus["family_id"].to_numpy()[audited], config.triage.procedure)
+    flagged = _flags(p, q, audited, config.triage)
     columns = {
         "prompt_id": corpus["prompt_id"],
         "role": corpus["role"],
@@ -45,11 +58,23 @@ def decide(corpus: pa.Table, scores: pa.Table, config: AuditConfig) -> pa.Table:
         "value": outcome["value"],
         "p_value": pa.array(p, from_pandas=True),
         "q_value": pa.array(q, from_pandas=True),
-        "flagged": pa.array(_flags(p, q, audited, config.triage)),
+        "calibrated_by": pa.array(stratum, pa.string(), mask=~(decided | calibrates)),
+        "flagged": pa.array(flagged),
+        "at_line": pa.array(
+            _at_line(among_themselves(ranks, stratum, calibrates), p[audited & flagged], config.triage)
+        ),
         "status": outcome["status"],
         "reason": outcome["reason"],
     }
     return pa.table(columns)
+
+
+def _at_line(
+    ranks: npt.NDArray[np.float64], flagged_p: npt.NDArray[np.float64], triage: TriageConfig
+) -> npt.NDArray[np.bool_]:
+    """Calibration prompts that stand where prompts are flagged. ranks: of them among themselves."""
+    line = triage.alpha if triage.flag_by == "p" else flagged_p.max(initial=0.0)
+    return ranks <= line + TOLERANCE
 
 
 def _flags(
@@ -60,12 +85,31 @@ def _flags(
     return np.where(audited, q <= triage.q + TOLERANCE, by_p) if triage.flag_by == "q" else by_p
 
 
-def _calibration(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    if not len(values):
+def _calibrates(rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    if not rows.any():
         raise UserError(
             "no calibration prompt has a score, so no p-value can be given; check [calibration] and the model"
         )
-    return values
+    return rows
+
+
+def _excluding(corpus: pa.Table, outcome: pa.Table, excluded: Sequence[str]) -> pa.Table:
+    """`outcome` with the status of calibration prompts that shall not calibrate."""
+    if not excluded:
+        return outcome
+    calibrating = corpus.filter(pc.equal(corpus["role"], "calibration"))["prompt_id"]
+    strange = sorted(set(excluded) - set(calibrating.to_pylist()))
+    if strange:
+        raise UserError(
+            f'triage.exclude_calibration: "{printable(strange[0])}" is the id of no calibration prompt of this run; '
+            "those worth a look have selected_for = calibration_check in its triage table"
+        )
+    out = pc.is_in(corpus["prompt_id"], value_set=pa.array(excluded, pa.string()))
+    told = {"status": str(Status.EXCLUDED), "reason": Status.EXCLUDED.describe()}
+    for name, value in told.items():
+        changed = pc.if_else(out, pa.scalar(value), outcome[name])
+        outcome = outcome.set_column(outcome.column_names.index(name), name, changed)
+    return outcome
 
 
 def _outcomes(corpus: pa.Table, scores: pa.Table) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Select: what is generated. Flagged prompts, positive controls, band prompts, and a control sample.
+"""Select: what is generated. Flagged prompts, positive controls, band prompts, controls, and calibration checks.
 
 Controls are unflagged audited prompts, drawn by strata of p so that the miss rate can be bounded where it matters.
 Within a stratum the smallest hashes of (run seed, prompt_id) are drawn: a random sample that depends on no
@@ -26,7 +26,7 @@ LABELS = ("p<=0.01", "0.01<p<=0.05", "0.05<p<=0.2", "0.2<p<=0.5", "0.5<p<=1")
 
 
 def select(decided: pa.Table, config: AuditConfig) -> pa.Table:
-    """The triage table: `decided` with what each prompt is selected for, how many samples, and its stratum."""
+    """The triage table: what `decide` gave, with each prompt's purpose, number of samples, and stratum."""
     ids = decided["prompt_id"].to_pylist()
     role = decided["role"].to_numpy()
     ok = decided["status"].to_numpy() == Status.OK
@@ -40,6 +40,7 @@ def select(decided: pa.Table, config: AuditConfig) -> pa.Table:
     chosen[certain] = "flagged"
     chosen[controls] = "control"
     chosen[(role == "positive_control") & ok] = "positive_control"
+    chosen[decided["at_line"].to_numpy(zero_copy_only=False)] = "calibration_check"
     chosen[_smallest(ids, np.flatnonzero(role == "fit"), config.samples.band_prompts, config.seed, "band")] = "band"
     columns = {
         "selected_for": pa.array(chosen, pa.string()),
@@ -67,7 +68,7 @@ def _controls(
 def _n_samples(chosen: npt.NDArray[Any], config: AuditConfig) -> npt.NDArray[np.int32]:
     samples = config.samples
     found = np.zeros(len(chosen), dtype=np.int32)
-    found[np.isin(chosen, ("flagged", "positive_control"))] = samples.per_flagged
+    found[np.isin(chosen, ("flagged", "positive_control", "calibration_check"))] = samples.per_flagged
     found[chosen == "control"] = samples.per_control
     found[chosen == "band"] = samples.per_band
     return found

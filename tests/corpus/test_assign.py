@@ -226,6 +226,17 @@ def test_ids_and_labels_pass_through(tmp_path):
     assert made.origins.schema.field("labels").type == pa.map_(pa.string(), pa.string())
 
 
+def test_a_style_is_that_of_the_first_row_and_may_be_missing(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text("prompt,style\na,photo\nb,\na,sketch\n")
+    (styled, plain) = (
+        assign([(Source("audit:p.csv", "audit", path, style_column=column), 0, None)], Known(), Words(), 0)
+        for column in ("style", None)
+    )
+    assert styled.corpus["audit"].column("style").to_pylist() == ["photo", None]
+    assert plain.corpus["audit"].column("style").to_pylist() == [None, None]
+
+
 def test_a_named_family_binds_prompts_together(tmp_path):
     path = tmp_path / "h.csv"
     path.write_text("prompt,f\n" + "".join(f"prompt {i},{i // 3}\n" for i in range(60)))

@@ -150,6 +150,8 @@ CHANGED = {
     "triage.flag_by": "q",
     "triage.alpha": 0.3,
     "triage.q": 0.2,
+    "triage.procedure": "benjamini-yekutieli",
+    "triage.exclude_calibration": ["c0ffee"],
     "triage.controls": 7,
     "samples.steps": 5,
     "samples.guidance": 2.0,

@@ -66,8 +66,9 @@ def test_validate_says_what_a_night_would_cost(config_path: Path) -> None:
     lines = list(rehearse(load(config_path), 0.1))
     assert lines[-1] == "valid: this audit would run"
     plan = next(line for line in lines if line.startswith("plan:"))
-    # 120 fit prompts and a seed; 49 audited and 120 calibration prompts at 3; 1 flagged, 6 controls, 10 band prompts.
-    assert f"fit 121, score {3 * 169}, sample {(2 + 12 + 20) * 20}" in plan
+    # 120 fit prompts and a seed; 49 audited and 120 calibration prompts at 3; 1 flagged, 2 calibration prompts at the
+    # line, 6 controls, 10 band prompts.
+    assert f"fit 121, score {3 * 169}, sample {(2 + 4 + 12 + 20) * 20}" in plan
 
 
 def test_validate_refuses_an_alpha_that_flags_nothing(config_path: Path) -> None:

@@ -49,6 +49,7 @@ def _triage(prompt_id: str) -> dict[str, Any]:
     selected = SELECTED.get(prompt_id, "none")
     row = {"prompt_id": prompt_id, "role": role, "metric": "gap@1", "tier": 1, "value": value, "p_value": p}
     row |= {"flagged": p is not None and p <= 0.01, "selected_for": selected, "n_samples": 2 * (selected != "none")}
+    row["calibrated_by"] = "all" if decided or role == "calibration" else None
     row["stratum"] = "0.5<p<=1" if role == "audit" and p is not None and p > 0.01 else None
     return row | (OK if value is not None or role == "fit" else {"status": "non_finite", "reason": "NaN"})
 
@@ -106,7 +107,7 @@ def told(show_images: bool = False, max_findings: int = 200) -> dict[str, Any]:
         "settings": {
             "seed": 0,
             "scores": {"metrics": ["residual_gap", "noise_gap", "sharpness"], "n_seeds": 1, "then": []},
-            "triage": {"flag_by": "p", "alpha": 0.01, "q": 0.1},
+            "triage": {"flag_by": "p", "alpha": 0.01, "q": 0.1, "procedure": "benjamini-hochberg"},
             "samples": {"steps": 10, "guidance": 5.0},
             "report": {"show_images": show_images, "max_findings": max_findings},
         },

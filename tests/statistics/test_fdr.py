@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import false_discovery_control
 
 from sharpaudit.statistics.conformal import p_values
-from sharpaudit.statistics.fdr import family_q_values, q_values
+from sharpaudit.statistics.fdr import calibration_needed, family_q_values, harmless_share, penalty, q_values
 
 quick = settings(deadline=None, max_examples=60)
 probabilities = st.sampled_from([0.001, 0.01, 0.02, 0.5, 1.0]) | st.floats(0, 1)
@@ -25,6 +25,7 @@ def split(pairs):
 @given(p_lists.filter(len))
 def test_q_agrees_with_scipy(p):
     assert q_values(p) == pytest.approx(false_discovery_control(p))
+    assert q_values(p, "benjamini-yekutieli") == pytest.approx(false_discovery_control(p, method="by"))
 
 
 @quick
@@ -92,3 +93,41 @@ def test_the_discovery_rate_holds_with_one_calibration_set_and_copied_prompts():
     assert np.mean(power) > 0.5
     # The standard error of the mean is below 0.01.
     assert np.mean(false) <= rate + 0.02
+
+
+def test_any_dependence_is_what_benjamini_and_yekutieli_pay_for():
+    """Their worst case (2001, theorem 1.3): one p decides which share of all is small. Only the second rule holds."""
+    rng, m, rate = np.random.default_rng(2), 50, 0.3
+    false = {"benjamini-hochberg": 0, "benjamini-yekutieli": 0}
+    draws = 4000
+    for _ in range(draws):
+        # j of the m hypotheses have p in ((j - 1) rate / m, j rate / m], with chances that make each p uniform.
+        chances = np.append(rate / (np.arange(1, m + 1)), 0)
+        chances[-1] = 1 - chances[:-1].sum()
+        j = int(rng.choice(m + 1, p=np.maximum(chances, 0) / np.maximum(chances, 0).sum())) + 1
+        p = rate + (1 - rate) * rng.random(m)
+        if j <= m:
+            p[rng.permutation(m)[:j]] = (j - rng.random(j)) * rate / m
+        for procedure in false:
+            false[procedure] += bool((q_values(p, procedure) <= rate).any())
+    assert false["benjamini-hochberg"] / draws > rate + 0.1
+    assert false["benjamini-yekutieli"] / draws <= rate + 0.02
+
+
+def test_the_harmless_share_is_that_of_the_corpus():
+    rng = np.random.default_rng(3)
+    p = np.concatenate([rng.random(9_000), 0.05 * rng.random(1_000)])
+    assert harmless_share(p) == pytest.approx(0.9, abs=0.03)
+    assert harmless_share(np.append(p, np.nan)) == harmless_share(p)
+    assert harmless_share(np.empty(0)) == harmless_share(np.ones(5)) == 1.0
+
+
+@pytest.mark.parametrize("procedure", ["benjamini-hochberg", "benjamini-yekutieli"])
+@pytest.mark.parametrize(("q", "prevalence", "m"), [(0.1, 0.01, 1000), (0.05, 0.004, 500), (0.2, 0.1, 40)])
+def test_so_many_calibrators_are_needed_and_one_fewer_finds_nothing(procedure, q, prevalence, m):
+    memorised = round(prevalence * m)
+    score = np.where(np.arange(m) < memorised, 2.0, -1.0)
+    n = calibration_needed(q, prevalence, penalty(m, procedure))
+    for size, found in ((n, memorised), (n - 1, 0)):
+        q_of = q_values(p_values(score, np.zeros(size)), procedure)
+        assert int((q_of <= q + 1e-9).sum()) == found

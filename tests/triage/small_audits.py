@@ -26,6 +26,7 @@ class Prompt:
     family: str | None = None
     status: str | None = "ok"
     tier: int = TIER
+    style: str | None = None
 
 
 def settings_of(seed=0, triage=None, samples=None):
@@ -50,6 +51,7 @@ def tables(prompts: Sequence[Prompt]) -> tuple[pa.Table, pa.Table]:
         "prompt_id": [p.name for p in prompts],
         "role": [p.role for p in prompts],
         "family_id": [p.family or p.name for p in prompts],
+        "style": pa.array([p.style for p in prompts], pa.string()),
     }
     scores = {
         "prompt_id": pa.array([p.name for p in scored], pa.string()),

@@ -46,6 +46,7 @@ def test_the_table_has_its_schema_and_what_was_decided_stands_in_it(prompts):
     for field in ("selected_for", "n_samples", "flagged", "status"):
         assert table[field].null_count == 0
     for row, before in zip(table.to_pylist(), decided(prompts).values(), strict=True):
+        before.pop("at_line")
         assert {name: row[name] for name in before} == before
 
 
@@ -53,11 +54,14 @@ def test_the_table_has_its_schema_and_what_was_decided_stands_in_it(prompts):
 @given(audits(), st.integers(0, 12))
 def test_who_is_selected_for_what(prompts, controls):
     config = settings_of(triage={"alpha": 0.5, "controls": controls}, samples={"band_prompts": 3})
+    at_line = {name: row["at_line"] for name, row in decided(prompts, config).items()}
     for row in triaged(prompts, config).to_pylist():
         if row["role"] == "fit":
             assert row["selected_for"] in ("band", "none")
-        elif row["status"] != "ok" or row["role"] == "calibration":
+        elif row["status"] != "ok":
             assert row["selected_for"] == "none"
+        elif row["role"] == "calibration":
+            assert row["selected_for"] == ("calibration_check" if at_line[row["prompt_id"]] else "none")
         elif row["role"] == "positive_control":
             assert row["selected_for"] == "positive_control"
         else:
@@ -68,7 +72,8 @@ def test_samples_per_purpose_are_those_of_the_config():
     prompts = [*CROWD, *named("audit", [9.0], prefix="high"), *named("positive_control", [9.0, -9.0])]
     rows = rows_of(prompts, samples={"per_flagged": 7, "per_control": 3, "per_band": 5, "band_prompts": 4})
     found = {(row["selected_for"], row["n_samples"]) for row in rows}
-    assert found == {("flagged", 7), ("positive_control", 7), ("control", 3), ("band", 5), ("none", 0)}
+    looked_at = {("flagged", 7), ("positive_control", 7), ("calibration_check", 7), ("control", 3), ("band", 5)}
+    assert found == {*looked_at, ("none", 0)}
 
 
 @quick

@@ -1,0 +1,109 @@
+"""What the report says of the decisions: discoveries, strata of style, memorised prompts in the calibration set.
+
+Shapes: N prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sharpaudit.report.reading import Row, one, rows_of
+from sharpaudit.statistics.conformal import TOLERANCE, lexicographic, smallest_p
+from sharpaudit.statistics.fdr import calibration_needed, family_q_values, harmless_share, penalty
+from sharpaudit.tables.query import Connection
+from sharpaudit.triage.calibrators import ALL, ranked
+
+PREVALENCES = (0.01, 0.001, 0.0001)
+
+
+def discoveries(connection: Connection, triage: Mapping[str, Any]) -> Row:
+    """What can be said of the false-discovery rate at triage.q: the prompts and families with q at or below it.
+
+    Without any there is a ranked list and no claim: `least` families would have had to reach the smallest p.
+    """
+    # Families, not prompts, leave DuckDB: there may be millions of both.
+    found = connection.sql(
+        """
+        SELECT count(*) AS prompts, least(1, count(*) * min(p_value)) AS p, min(q_value) AS q
+        FROM triage JOIN corpus USING (prompt_id)
+        WHERE triage.role = 'audit' AND p_value IS NOT NULL GROUP BY family_id"""
+    ).fetchnumpy()
+    p_of_families, claimed = np.asarray(found["p"], float), np.asarray(found["q"]) <= triage["q"] + TOLERANCE
+    n = int(one(connection, "SELECT count(*) FROM triage WHERE role = 'calibration' AND status = 'ok'"))
+    m, procedure = len(p_of_families), triage["procedure"]
+    excess = penalty(m, procedure)
+    return {
+        "q": triage["q"],
+        "procedure": procedure,
+        "families": m,
+        "prompts": int(np.asarray(found["prompts"])[claimed].sum()),
+        "families_claimed": int(claimed.sum()),
+        "least": int(np.ceil(m * excess * smallest_p(n) / triage["q"])) if n else None,
+        "harmless_share": harmless_share(p_of_families) if m else None,
+        "needed": [
+            {"prevalence": share, "calibration": calibration_needed(triage["q"], share, excess)}
+            for share in PREVALENCES
+        ],
+    }
+
+
+def styles(connection: Connection) -> list[Row]:
+    """Of each stratum of style: its audited and its calibration prompts; empty where no style was named."""
+    if not one(connection, "SELECT count(style) FROM corpus"):
+        return []
+    rows = rows_of(
+        connection,
+        """
+        SELECT calibrated_by AS stratum, count(*) FILTER (t.role = 'audit') AS audited,
+               count(*) FILTER (t.role = 'audit' AND t.flagged) AS flagged,
+               count(*) FILTER (t.role = 'calibration') AS calibrating,
+               list(DISTINCT coalesce(c.style, '') ORDER BY coalesce(c.style, '')) AS styles
+        FROM triage t JOIN corpus c USING (prompt_id) WHERE calibrated_by IS NOT NULL GROUP BY ALL ORDER BY ALL""",
+    )
+    everyone = sum(row["calibrating"] for row in rows)
+    for row in rows:
+        row["ranked_among"] = everyone if row["stratum"] == ALL else row["calibrating"]
+    return rows
+
+
+def calibration_check(connection: Connection, triage: Mapping[str, Any]) -> Row:
+    """Calibration prompts at or above the line that were generated: how many copy, and what p is without those.
+
+    flagged_without: audited prompts that would be flagged were the copying ones excluded. Nothing is changed by that.
+    """
+    checked = rows_of(
+        connection,
+        """
+        SELECT t.prompt_id, coalesce(bool_or(m.band = 'copy'), false) AS copied
+        FROM triage t LEFT JOIN samples s USING (prompt_id)
+        LEFT JOIN matches m ON m.sample_id = s.sample_id AND m.rank = 1
+        WHERE t.selected_for = 'calibration_check' GROUP BY ALL ORDER BY ALL""",
+    )
+    copied = [row["prompt_id"] for row in checked if row["copied"]]
+    flagged = one(connection, "SELECT count(*) FROM triage WHERE role = 'audit' AND flagged")
+    without = _flagged_without(connection, copied, triage) if copied else flagged
+    excluded = one(connection, "SELECT count(*) FROM triage WHERE status = 'excluded'")
+    return {"n": len(checked), "copied": copied, "flagged": flagged, "flagged_without": without, "excluded": excluded}
+
+
+def _flagged_without(connection: Connection, out: list[str], triage: Mapping[str, Any]) -> int:
+    found = connection.sql(
+        """
+        SELECT t.tier::DOUBLE AS tier, t.value, t.calibrated_by, t.role = 'audit' AS audited,
+               t.role = 'calibration' AND NOT list_contains($out, t.prompt_id) AS calibrates,
+               dense_rank() OVER (ORDER BY c.family_id) AS family
+        FROM triage t JOIN corpus c USING (prompt_id)
+        WHERE t.calibrated_by IS NOT NULL AND t.role IN ('audit', 'calibration')""",
+        params={"out": out},
+    ).fetchnumpy()
+    columns = {name: np.asarray(values) for name, values in found.items()}
+    audited = columns["audited"]
+    score_N = lexicographic(columns["tier"], columns["value"])
+    p_N = ranked(score_N, columns["calibrated_by"].astype(object), columns["calibrates"])[audited]
+    if triage["flag_by"] == "p":
+        return int((p_N <= triage["alpha"] + TOLERANCE).sum())
+    q_N = family_q_values(p_N, columns["family"][audited], triage["procedure"])
+    return int((q_N <= triage["q"] + TOLERANCE).sum())

@@ -1,0 +1,142 @@
+"""What the report says of discoveries, styles and calibration prompts, against tables whose every count is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from handmade import OK, Rows, told
+
+from sharpaudit.report.html import render
+from sharpaudit.statistics.conformal import p_values
+from sharpaudit.statistics.fdr import family_q_values, harmless_share
+
+Facts = Callable[..., dict[str, Any]]
+
+
+def no_pictures(path: str) -> bytes:
+    raise AssertionError(f"{path}: pictures are hidden")
+
+
+def row_of(rows: Rows, table: str, prompt_id: str) -> dict[str, Any]:
+    return next(row for row in rows[table] if row["prompt_id"] == prompt_id)
+
+
+def with_q(rows: Rows, procedure: str = "benjamini-hochberg") -> None:
+    """Give the audited rows the q of their p."""
+    family = {row["prompt_id"]: row["family_id"] for row in rows["corpus"]}
+    audited = [row for row in rows["triage"] if row["role"] == "audit" and row["p_value"] is not None]
+    p = np.array([row["p_value"] for row in audited])
+    q = family_q_values(p, np.array([family[row["prompt_id"]] for row in audited], dtype=object), procedure)  # type: ignore[arg-type]
+    for row, value in zip(audited, q, strict=True):
+        row["q_value"] = float(value)
+
+
+def test_a_rate_that_was_reached_is_claimed_of_prompts_and_families(rows: Rows, facts: Facts) -> None:
+    """Nine hypotheses, two of them at p = 1/100: q = 9 / (100 * 2)."""
+    with_q(rows)
+    found = facts(rows)["discoveries"]
+    assert (found["families"], found["prompts"], found["families_claimed"]) == (9, 2, 2)
+    p = np.array([row["p_value"] for row in rows["triage"] if row["role"] == "audit" and row["p_value"] is not None])
+    assert found["harmless_share"] == harmless_share(p)
+    assert found["needed"][0] == {"prevalence": 0.01, "calibration": 999}
+
+
+def test_one_family_is_one_hypothesis(rows: Rows, facts: Facts) -> None:
+    for prompt_id in ("a0", "a1", "a2"):
+        row_of(rows, "corpus", prompt_id)["family_id"] = "same"
+    with_q(rows)
+    # p of the family: 3 / 100; of seven families it is the first: q = .21.
+    found = facts(rows)["discoveries"]
+    assert (found["families"], found["prompts"], found["families_claimed"]) == (7, 0, 0)
+    run = told()
+    run["settings"]["triage"]["q"] = 0.3
+    found = facts(rows, run)["discoveries"]
+    assert (found["prompts"], found["families_claimed"]) == (3, 1)
+
+
+def test_a_rate_out_of_reach_leaves_a_ranked_list(rows: Rows, facts: Facts) -> None:
+    with_q(rows)
+    run = told()
+    run["settings"]["triage"]["q"] = 0.01
+    found = facts(rows, run)
+    assert found["discoveries"]["prompts"] == 0
+    # Nine families at p = 1/100 each need nine hits for q = .01.
+    assert found["discoveries"]["least"] == 9
+    page = render(found, no_pictures)
+    assert "ranked list without a claim on the false-discovery rate" in page
+    assert "stand out" not in page
+
+
+def test_without_calibration_prompts_nothing_is_said_to_be_in_reach(rows: Rows, facts: Facts) -> None:
+    rows["triage"] = [row for row in rows["triage"] if row["role"] != "calibration"]
+    assert facts(rows)["discoveries"]["least"] is None
+
+
+def test_styles_are_shown_where_some_are_named(rows: Rows, facts: Facts) -> None:
+    assert facts(rows)["styles"] == []
+    for row in rows["corpus"]:
+        number = int(row["prompt_id"][1:])
+        row["style"] = "photo" if row["role"] == "calibration" and number < 60 else "sketch" if number % 2 else None
+    style = {row["prompt_id"]: row["style"] for row in rows["corpus"]}
+    for row in rows["triage"]:
+        if row["calibrated_by"]:
+            row["calibrated_by"] = "style: photo" if style[row["prompt_id"]] == "photo" else "all"
+    found = {row["stratum"]: row for row in facts(rows)["styles"]}
+    assert found["style: photo"] == {
+        "stratum": "style: photo",
+        "styles": ["photo"],
+        "audited": 0,
+        "flagged": 0,
+        "calibrating": 60,
+        "ranked_among": 60,
+    }
+    assert (found["all"]["audited"], found["all"]["flagged"], found["all"]["ranked_among"]) == (9, 2, 99)
+    assert found["all"]["styles"] == ["", "sketch"]
+    assert "style: photo" in render(facts(rows), no_pictures)
+
+
+def checked(rows: Rows, copies: bool) -> None:
+    """The highest calibration prompt, looked at."""
+    row_of(rows, "triage", "c98").update(selected_for="calibration_check", n_samples=1)
+    sample = {"sample_id": "s-c98-0", "prompt_id": "c98", "seed_index": 0}
+    source = row_of(rows, "samples", "a0")
+    rows["samples"].append({**source, **sample} | OK)
+    match = {"profile": "px", "rank": 1, "reference_id": "r", "similarity": 0.99 if copies else 0.1}
+    rows["matches"].append({**match, "sample_id": "s-c98-0", "band": "copy" if copies else "none"} | OK)
+
+
+@pytest.mark.parametrize("copies", [True, False])
+def test_calibration_prompts_that_copy_are_named_and_p_is_told_without_them(
+    rows: Rows, facts: Facts, copies: bool
+) -> None:
+    checked(rows, copies)
+    # Without c98 (1.98) a prompt at 1.975 ranks above all: 1 / 99, no longer 2 / 100.
+    row_of(rows, "triage", "a2").update(value=1.975, p_value=0.02)
+    row_of(rows, "scores", "a2")["value"] = 1.975
+    run = told()
+    run["settings"]["triage"]["alpha"] = 0.0102
+    found = facts(rows, run)["calibration_check"]
+    values = np.array([row["value"] for row in rows["triage"] if row["role"] == "audit" and row["value"] is not None])
+    others = np.array(
+        [row["value"] for row in rows["triage"] if row["role"] == "calibration" and row["prompt_id"] != "c98"]
+    )
+    without = int((p_values(values, others) <= 0.0102).sum())
+    assert found == {
+        "n": 1,
+        "copied": ["c98"] if copies else [],
+        "flagged": 2,
+        "flagged_without": without if copies else 2,
+        "excluded": 0,
+    }
+    assert without == 3
+    page = render(facts(rows, run), no_pictures)
+    assert ("triage.exclude_calibration" in page) == copies
+
+
+def test_excluded_calibration_prompts_are_counted(rows: Rows, facts: Facts) -> None:
+    row_of(rows, "triage", "c5").update(status="excluded", calibrated_by=None)
+    found = facts(rows)
+    assert (found["calibration_check"]["excluded"], found["calibration"]["n"]) == (1, 98)
