@@ -6,11 +6,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Line:
-    """A value. low, high: its 95% interval, where there is one. n: observations. goal: the least it should be."""
+    """A value. low, high: its 95% interval, where there is one. n: observations.
+
+    goal: the least it should be, or the most where `at_most`.
+    """
 
     name: str
     value: float
@@ -19,17 +23,24 @@ class Line:
     low: float | None = None
     high: float | None = None
     goal: float | None = None
+    at_most: bool = False
 
     @property
     def met(self) -> bool | None:
         """Whether the goal is reached; None without one."""
-        return None if self.goal is None else self.value >= self.goal
+        if self.goal is None:
+            return None
+        return self.value <= self.goal if self.at_most else self.value >= self.goal
+
+    def as_json(self) -> dict[str, Any]:
+        """What stands in the file."""
+        return {name: value for name, value in asdict(self).items() if name != "at_most"} | {"met": self.met}
 
 
 def write_json(path: Path, lines: Sequence[Line]) -> None:
     """Write the lines as JSON, in one step."""
     attempt = path.with_name(f".{path.name}.inprogress")
-    attempt.write_text(json.dumps([asdict(line) | {"met": line.met} for line in lines], indent=1) + "\n")
+    attempt.write_text(json.dumps([line.as_json() for line in lines], indent=1) + "\n")
     attempt.replace(path)
 
 

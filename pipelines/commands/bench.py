@@ -103,8 +103,11 @@ def screens(folder: Path, split: str, seeds: int) -> None:
 @bench.command()
 @click.argument("folder", type=FOLDER, default=LAB / "emoji")
 @click.option("--split", type=click.Choice(["development", "test"]), default="development", show_default=True)
+@click.option(
+    "--emulated", is_flag=True, help="bfloat16 also on a CPU without it: half as fast or, on AVX2, never done."
+)
 @click.option("--json", "json_path", type=FOLDER, help="Write {name, value, low, high, unit, n, goal, met} there.")
-def exactness(folder: Path, split: str, json_path: Path | None) -> None:
+def exactness(folder: Path, split: str, emulated: bool, json_path: Path | None) -> None:
     """Finite differences against forward mode, bfloat16 against float32, on the lab FOLDER.
 
     \b
@@ -112,7 +115,7 @@ def exactness(folder: Path, split: str, json_path: Path | None) -> None:
     """
     from pipelines.bench.exactness import bench_lines, markdown, precisions, steps
 
-    found, precise = steps(folder, split), precisions(folder, split)
+    found, precise = steps(folder, split), precisions(folder, split, emulated=emulated)
     click.echo(markdown(found, precise), nl=False)
     _finish(list(bench_lines(found, precise)), ["exactness.fd_h1.correlation"], json_path)
 
@@ -139,6 +142,21 @@ def throughput(folder: Path, sd1: bool, threads: int | None, json_path: Path | N
     found = measure(folder, sd1=sd1)
     click.echo(markdown(found), nl=False)
     _finish(found.lines, needed(found, sd1=sd1), json_path)
+
+
+@bench.command()
+@click.option("--json", "json_path", type=FOLDER, help="Write {name, value, low, high, unit, n, goal, met} there.")
+def decisions(json_path: Path | None) -> None:
+    """What decisions promise, simulated: false-positive and false-discovery rates, power, the bound on misses.
+
+    \b
+    Example: sharpaudit bench decisions
+    """
+    from pipelines.bench.decisions import bench_lines, markdown, simulate
+
+    found = simulate()
+    click.echo(markdown(found), nl=False)
+    _finish(list(bench_lines(found)), [], json_path)
 
 
 def _finish(lines: list[Line], wanted: list[str], json_path: Path | None) -> NoReturn:
