@@ -5,7 +5,7 @@ With x = a x0 + sigma eps and a^2 + sigma^2 = 1, the network's output becomes
     epsilon:       x0_hat = (x - sigma eps) / a
     v_prediction:  x0_hat = a x - sigma v            v = a eps - sigma x0 (Salimans and Ho, ICLR 2022)
 
-The network computes in its own precision; its output becomes float32 before anything is subtracted. The
+The network computes in its own precision between a first and a last layer in float32 (precision.py). The
 autoencoder always computes in float32. Of the scheduler only betas and prediction type count: sampling steps are
 always "leading" with offset 1, as Stable Diffusion's pipeline enforces.
 
@@ -38,6 +38,7 @@ from sharpaudit.denoisers import snapshot
 from sharpaudit.denoisers.attention import cross_attention_layers, recorded
 from sharpaudit.denoisers.base import SCREEN_STEPS, Conditioning, NoiseLevel, Prediction, Tokens
 from sharpaudit.denoisers.devices import forbid_tf32
+from sharpaudit.denoisers.precision import keep_ends_exact
 from sharpaudit.denoisers.schedule import leading_timesteps, linear_alphas_cumprod, scaled_linear_alphas_cumprod
 from sharpaudit.errors import UserError, printable
 from sharpaudit.seeds import digest
@@ -161,6 +162,7 @@ class DiffusionDenoiser:
         # sdpa by name: a config may ask for another attention, even for one that is downloaded.
         self._text_encoder = _network(CLIPTextModel, folder / "text_encoder", device, dtype, attn_implementation="sdpa")
         self._unet = _network(UNet2DConditionModel, folder / "unet", device, dtype, low_cpu_mem_usage=False)
+        keep_ends_exact(self._unet)
         self._vae = _network(AutoencoderKL, folder / "vae", device, torch.float32, low_cpu_mem_usage=False)
         self.latent_shape = _latent_shape(folder, self._unet.config, self._vae.config)
         self.records_attention = bool(cross_attention_layers(self._unet))
@@ -182,13 +184,13 @@ class DiffusionDenoiser:
         nothing: AbstractContextManager[list[torch.Tensor]] = nullcontext([])
         with recorded(self._unet) if record_attention else nothing as maps:
             output_BCHW = self.network(x_BCHW, t, conditioning)
-        x0_BCHW = self._schedule.x0_hat(x_BCHW, output_BCHW.to(torch.float32), t)
+        x0_BCHW = self._schedule.x0_hat(x_BCHW, output_BCHW, t)
         return Prediction(x0_BCHW.contiguous(), maps[0] if maps else None)
 
     def network(self, x_BCHW: torch.Tensor, t: int, conditioning: Conditioning) -> torch.Tensor:
-        """What the UNet itself gives, in its own precision, with shape (B, C, H, W)."""
+        """What the UNet itself gives, float32 with shape (B, C, H, W)."""
         output_BCHW: torch.Tensor = self._unet(
-            x_BCHW.to(self._dtype, memory_format=torch.channels_last),
+            x_BCHW.to(torch.float32, memory_format=torch.channels_last),
             torch.tensor(t, device=self.device),
             encoder_hidden_states=conditioning.tensors["prompt"].to(self._dtype),
             return_dict=False,

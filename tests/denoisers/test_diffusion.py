@@ -229,21 +229,17 @@ def test_weights_want_no_gradient(model):
     assert not any(network.training for network in networks)
 
 
-class ConstantNetwork(torch.nn.Module):
-    """A network that remembers the precision it was asked in, and answers in it."""
-
-    def forward(self, x, t, encoder_hidden_states, return_dict):
-        self.dtypes = {x.dtype, encoder_hidden_states.dtype}
-        return (torch.full_like(x, 1 / 3),)
-
-
-def test_low_precision_ends_at_the_network(folders):
-    model = open_model(folders["epsilon"], torch.bfloat16)
-    model._unet, x, level = ConstantNetwork(), noise(2), model.level(981)
-    x0_hat = model.predict(x, 981, model.encode(["a", "b"])).x0_hat
-    third = float(torch.tensor(1 / 3, dtype=torch.bfloat16))
-    assert model._unet.dtypes == {torch.bfloat16}
-    assert torch.equal(x0_hat, (x - level.sigma * torch.full_like(x, third)) / level.a)
+def test_low_precision_ends_before_the_first_and_last_layer(folders):
+    model, exact = (open_model(folders["epsilon"], dtype) for dtype in (torch.bfloat16, torch.float32))
+    x, seen = noise(2), {}
+    layers = {"in": model._unet.conv_in, "middle": model._unet.mid_block.resnets[0].conv1, "out": model._unet.conv_out}
+    for name, layer in layers.items():
+        layer.register_forward_pre_hook(lambda layer, inputs, name=name: seen.update({name: inputs[0].dtype}))
+    output = model.network(x, 981, model.encode(["a", "b"]))
+    assert seen == {"in": torch.float32, "middle": torch.bfloat16, "out": torch.float32}
+    assert output.dtype == torch.float32
+    assert not torch.equal(output, output.to(torch.bfloat16).float())
+    torch.testing.assert_close(output, exact.network(x, 981, exact.encode(["a", "b"])), atol=0.05, rtol=0.05)
     assert {p.dtype for p in model._vae.parameters()} == {torch.float32}
 
 

@@ -71,7 +71,7 @@ def test_the_matched_filter_names_the_reference(data: Data) -> None:
 
 
 def test_pairs_of_seeds_and_scatter_are_their_definitions(data: Data) -> None:
-    rests = [screens.left(fit, rows, screens.K) for fit, rows in zip(data.fit_SFD, data.moved_SND, strict=True)]
+    rests = [screens.left(fit, rows) for fit, rows in zip(data.fit_SFD, data.moved_SND, strict=True)]
     pairs = [(rests[k] * rests[j]).sum(1) for k in range(S) for j in range(S) if k != j]
     np.testing.assert_allclose(crossed(data), np.mean(pairs, axis=0), rtol=1e-8)
     spread = [np.cov(data.moved_SND[:, i].T).trace() for i in range(4)]

@@ -124,9 +124,9 @@ def test_both_tiers_are_evaluated_as_an_audit_does(folder: Path) -> None:
 def test_finite_differences_approach_forward_mode_until_rounding(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exactness, "FEW", 12)
     found = exactness.steps(folder, "test")
-    assert [step.h for step in found] == list(exactness.STEPS)
-    error = {step.h: step.median_error for step in found}
-    assert error[1.0] < error[10.0]
+    assert [(step.form, step.h) for step in found] == [(form, h) for form in exactness.FORMS for h in exactness.STEPS]
+    error = {(step.form, step.h): step.median_error for step in found}
+    assert all(error[form, 1.0] < error[form, 10.0] for form in exactness.FORMS)
     assert min(step.correlation for step in found if step.h in (0.3, 1.0)) > 0.99
 
 
