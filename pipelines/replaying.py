@@ -10,13 +10,13 @@ from typing import Any
 
 from pipelines.stages.search import SampleSearch
 from pipelines.survey import identities, survey
-from pipelines.tables import open_connection
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.images import encode_png
 from sharpaudit.samples.generate import generate
 from sharpaudit.tables.pictures import store_image
+from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.runs import RunFolder, changes
 
 TOLERANCE = 1e-4

@@ -18,7 +18,6 @@ from pipelines.replaying import replay_prompt
 from pipelines.stage import Facts
 from pipelines.stages.report import made_of
 from pipelines.survey import identities
-from pipelines.tables import open_connection
 from sharpaudit import __version__
 from sharpaudit.errors import IntegrityError
 from sharpaudit.evidence.checks import (
@@ -32,6 +31,7 @@ from sharpaudit.evidence.checks import (
 from sharpaudit.report.facts import collect
 from sharpaudit.report.html import findings_csv, render
 from sharpaudit.seeds import rank_hash
+from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.records import unseal
 from sharpaudit.tables.runs import RunFolder, changes
 

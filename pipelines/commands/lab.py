@@ -124,10 +124,10 @@ def compare(run_folder: Path, folder: Path | None) -> None:
     \b
     Example: sharpaudit lab compare runs/quickstart
     """
-    from pipelines.tables import open_connection
     from sharpaudit.config import LAB
     from sharpaudit.lab.comparison import AUDITED, Audited, compare
     from sharpaudit.tables.query import query
+    from sharpaudit.tables.reading import open_connection
     from sharpaudit.tables.runs import RunFolder
 
     with open_connection(RunFolder.open(run_folder.absolute())) as connection:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.stages.ingest import rows_read
-from pipelines.tables import current_files, open_connection
 from sharpaudit.config import AuditConfig
 from sharpaudit.matches.index import open_index
 from sharpaudit.report.facts import collect
 from sharpaudit.report.html import findings_csv, render
 from sharpaudit.tables.files import crash_point
 from sharpaudit.tables.query import materialise
+from sharpaudit.tables.reading import current_files, open_connection
 from sharpaudit.tables.records import digest_of, replace_file, sealed, unseal
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import RUN_TABLES

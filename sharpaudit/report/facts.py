@@ -17,8 +17,9 @@ from sharpaudit.report import decisions, screening
 from sharpaudit.report.reading import Row, one, rows_of
 from sharpaudit.statistics.intervals import clopper_pearson
 from sharpaudit.statistics.missed import Drawn, least_recall, missed
-from sharpaudit.tables.query import Connection, view_name
+from sharpaudit.tables.query import Connection
 from sharpaudit.tables.schemas import RUN_TABLES
+from sharpaudit.tables.views import view_name
 
 VERSION = 3
 

@@ -3,14 +3,8 @@
 `connect` opens views over files that the caller has verified (lists from manifests, never globs), with the
 rest of the machine locked away; `query` admits one reading statement; `materialise` writes `audit.duckdb`, real tables
 and the same views in one file that opens anywhere and in older clients. Numbers that are not finite are null
-in every view, alone or in a list, so that NaN can never top a list (DuckDB orders it above everything).
-
-Views beside the tables (fit/unconditional is fit_unconditional, and so on):
-
-    findings           audited prompts with at least one sample whose best match is a copy, one row a prompt
-    copies             how many source rows each prompt stands for
-    indistinguishable  prompts that the model cannot tell apart (equal after truncation)
-    outcomes           rows of every table by status
+in every view, alone or in a list, so that NaN can never top a list (DuckDB orders it above everything). views.py
+says which views and macros stand beside the tables.
 """
 
 from __future__ import annotations
@@ -21,19 +15,22 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sharpaudit.errors import UserError, printable
 from sharpaudit.tables.files import IN_PROGRESS
 from sharpaudit.tables.schemas import RUN_TABLES, Table
+from sharpaudit.tables.views import CURRENT, WIDE, quoted, statements, view_name, wide
 
 Connection = duckdb.DuckDBPyConnection
+Answer = TypeVar("Answer")
 STORAGE_VERSION = "v1.2.0"
 READING = "give exactly one reading statement (select, from, values, describe, summarize, show)"
 _REFUSALS = ("Expected a single SELECT statement", "must be at the top level")
@@ -42,39 +39,6 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _OPTIONS: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
-}
-
-# Only what the current triage selects: samples of an earlier selection stay on disk and out of the tables.
-_CURRENT = {
-    "samples": "SELECT s.* FROM stored_samples s JOIN triage t USING (prompt_id) WHERE s.seed_index < t.n_samples",
-    "matches": "SELECT m.* FROM stored_matches m SEMI JOIN samples s USING (sample_id)",
-}
-# One sample is the best one, with all that belongs to it: ties go to the smallest seed, so that evidence is stable.
-_VIEWS = {
-    "findings": """
-        WITH placed AS (
-            SELECT s.prompt_id, s.sample_id, s.seed_index, s.image_path, s.image_sha256, m.band, m.similarity,
-                   m.reference_id, m.thumbnail_path,
-                   row_number() OVER (PARTITION BY s.prompt_id
-                                      ORDER BY m.band = 'copy' DESC NULLS LAST, m.similarity DESC NULLS LAST,
-                                               s.seed_index) AS place
-            FROM samples s LEFT JOIN matches m ON m.sample_id = s.sample_id AND m.rank = 1
-        ), told AS (
-            SELECT prompt_id, count(*) AS n_samples, count(*) FILTER (band = 'copy') AS n_copies
-            FROM placed GROUP BY prompt_id
-        )
-        SELECT t.prompt_id, c.prompt, t.role, t.selected_for, t.tier, t.metric, t.value, t.p_value, t.q_value,
-               t.stratum,
-               told.n_samples, told.n_copies, b.similarity AS best_similarity, b.sample_id AS best_sample_id,
-               b.seed_index AS best_seed_index, b.image_path AS best_image_path,
-               b.image_sha256 AS best_image_sha256, b.reference_id AS best_reference_id, b.thumbnail_path
-        FROM told JOIN placed b ON b.prompt_id = told.prompt_id AND b.place = 1
-        JOIN triage t ON t.prompt_id = told.prompt_id JOIN corpus c ON c.prompt_id = told.prompt_id
-        WHERE t.role = 'audit' AND told.n_copies > 0""",
-    "copies": "SELECT prompt_id, count(*) AS n_copies FROM origins WHERE status = 'ok' GROUP BY prompt_id",
-    "indistinguishable": """
-        SELECT model_input_id, count(*) AS n_prompts, list(prompt_id ORDER BY prompt_id) AS prompt_ids
-        FROM corpus GROUP BY model_input_id HAVING count(*) > 1""",
 }
 
 
@@ -92,7 +56,7 @@ def connect(files: Mapping[str, Sequence[Path]], root: Path) -> Connection:
     files: Parquet files of each table by its name in schemas.py; a table without one is empty.
     """
     connection = _open(files)
-    connection.execute(f"SET allowed_directories = [{_quoted(str(root))}]")
+    connection.execute(f"SET allowed_directories = [{quoted(str(root))}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection
@@ -100,11 +64,26 @@ def connect(files: Mapping[str, Sequence[Path]], root: Path) -> Connection:
 
 def query(connection: Connection, sql: str) -> Result:
     """The rows of one reading statement. Raises UserError, one line, for anything else and for mistakes in it."""
+    return _read(connection, sql, lambda relation: Result(list(relation.columns), relation.fetchall()))
+
+
+def table_of(connection: Connection, sql: str) -> pa.Table:
+    """The same as an Arrow table."""
+    return _read(connection, sql, lambda relation: relation.to_arrow_table())
+
+
+def parquet(table: pa.Table) -> bytes:
+    """The table as a Parquet file."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return bytes(sink.getvalue())
+
+
+def _read(connection: Connection, sql: str, fetch: Callable[[duckdb.DuckDBPyRelation], Answer]) -> Answer:
     try:
         # As the argument of query() a statement can be nothing but a single select. As it stands it could write
         # below the root, which must be readable: EXPLAIN ANALYZE COPY and WITH x AS (COPY ...) do.
-        relation = connection.sql(f"FROM query({_quoted(sql)})")
-        return Result(list(relation.columns), relation.fetchall())
+        return fetch(connection.sql(f"FROM query({quoted(sql)})"))
     except (duckdb.Error, UnicodeEncodeError) as error:
         told = " ".join(str(error).split())
         if any(refusal in told for refusal in _REFUSALS):
@@ -141,9 +120,8 @@ def materialise(files: Mapping[str, Sequence[Path]], out: Path) -> None:
     attempt = out.with_name(f".{out.name}-{uuid.uuid4().hex}{IN_PROGRESS}")
     try:
         with _open(files) as connection:
-            connection.execute(f"ATTACH {_quoted(str(attempt))} AS target (STORAGE_VERSION '{STORAGE_VERSION}')")
-            for table in RUN_TABLES:
-                name = view_name(table)
+            connection.execute(f"ATTACH {quoted(str(attempt))} AS target (STORAGE_VERSION '{STORAGE_VERSION}')")
+            for name in [*map(view_name, RUN_TABLES), WIDE]:
                 connection.execute(f"CREATE TABLE target.{name} AS SELECT * FROM memory.{name}")  # noqa: S608
             connection.execute("USE target")
             _create_views(connection)
@@ -153,11 +131,6 @@ def materialise(files: Mapping[str, Sequence[Path]], out: Path) -> None:
     finally:
         attempt.unlink(missing_ok=True)
         attempt.with_name(f"{attempt.name}.wal").unlink(missing_ok=True)
-
-
-def view_name(table: Table) -> str:
-    """The table's name in SQL."""
-    return table.name.replace("/", "_")
 
 
 def plain(value: Any) -> Any:
@@ -177,23 +150,19 @@ def _open(files: Mapping[str, Sequence[Path]]) -> Connection:
     connection = duckdb.connect(":memory:", config=_OPTIONS)
     for table in RUN_TABLES:
         name = view_name(table)
-        stored = f"stored_{name}" if name in _CURRENT else name
+        stored = f"stored_{name}" if name in CURRENT else name
         connection.execute(f"CREATE VIEW {stored} AS {_source(connection, table, files.get(table.name, ()))}")
-    for name, sql in _CURRENT.items():
+    for name, sql in CURRENT.items():
         connection.execute(f"CREATE VIEW {name} AS {sql}")
     _create_views(connection)
+    measured = connection.sql("SELECT DISTINCT tier, metric FROM scores ORDER BY ALL").fetchall()
+    connection.execute(f"CREATE VIEW {WIDE} AS {wide(measured)}")
     return connection
 
 
 def _create_views(connection: Connection) -> None:
-    for name, sql in _VIEWS.items():
-        connection.execute(f"CREATE VIEW {name} AS {sql}")
-    counts = " UNION ALL ".join(
-        f"SELECT '{table.stage}' AS stage, '{view_name(table)}' AS table_name, status, count(*) AS n "  # noqa: S608
-        f"FROM {view_name(table)} GROUP BY status"
-        for table in RUN_TABLES
-    )
-    connection.execute(f"CREATE VIEW outcomes AS {counts}")
+    for statement in statements():
+        connection.execute(statement)
 
 
 def _source(connection: Connection, table: Table, paths: Sequence[Path]) -> str:
@@ -203,7 +172,7 @@ def _source(connection: Connection, table: Table, paths: Sequence[Path]) -> str:
         connection.execute(f"CREATE TABLE {name} ({', '.join(f'{f.name} {_sql_type(f.type)}' for f in table.schema)})")
         return f"SELECT * FROM {name}"  # noqa: S608
     columns = [f"{_finite(field)} AS {field.name}" for field in table.schema]
-    listed = ", ".join(_quoted(str(path)) for path in paths)
+    listed = ", ".join(quoted(str(path)) for path in paths)
     return f"SELECT {', '.join(columns)} FROM read_parquet([{listed}])"  # noqa: S608
 
 
@@ -223,10 +192,6 @@ def _sql_type(kind: pa.DataType) -> str:
         return f"MAP({_sql_type(kind.key_type)}, {_sql_type(kind.item_type)})"
     names = {"string": "VARCHAR", "int64": "BIGINT", "int32": "INTEGER", "bool": "BOOLEAN", "float": "FLOAT"}
     return names.get(str(kind), "DOUBLE")
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _shown(value: Any) -> str:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from audits import audit, tables
 
-from pipelines.tables import open_connection
 from sharpaudit.denoisers.base import Conditioning, Prediction
 from sharpaudit.denoisers.gaussian import GaussianDenoiser
+from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.runs import RunFolder
 
 REAL = GaussianDenoiser.predict

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from audits import command, finish, tables
 
-from pipelines.tables import open_connection
 from sharpaudit.errors import IntegrityError, UserError
 from sharpaudit.tables.query import Result, connect, csv_text, query, render
+from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import RUN_TABLES, SCORES
 

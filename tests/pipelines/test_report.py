@@ -13,13 +13,13 @@ import html5lib
 import pytest
 from audits import audit, command, finish, tables
 
-from pipelines.tables import open_connection
 from sharpaudit.images import decode
 from sharpaudit.report.chart import histogram
 from sharpaudit.report.facts import collect
 from sharpaudit.report.html import findings_csv, number, percent, render
 from sharpaudit.statistics.intervals import clopper_pearson
 from sharpaudit.tables.query import connect
+from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.runs import RunFolder
 
 
@@ -105,7 +105,7 @@ def test_what_is_undefined_is_said(clean: Path) -> None:
 
 def test_sums_that_do_not_agree_are_named(clean: Path) -> None:
     run = RunFolder.open(clean)
-    from pipelines.tables import current_files
+    from sharpaudit.tables.reading import current_files
 
     files = current_files(run)
     files["scores"] = files["scores"][1:]

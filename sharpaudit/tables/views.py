@@ -1,0 +1,154 @@
+"""The views and macros over a run's tables: what people ask of an audit, written once.
+
+generated          one row for each prompt with samples: how many, how many copies, and its best sample's match
+findings           audited prompts with at least one sample whose best match is a copy, one row a prompt
+risk               every audited prompt with its decision and its strongest evidence, one row a prompt
+prompt_metrics     every scored prompt with one column a metric; of later tiers METRIC_tier_2 and so on
+families           audited prompts by family: the smallest p, flags and findings
+coverage           how many prompts of each role came how far
+errors             every row that was rejected or failed, with its table, its key and the reason
+copies             how many source rows each prompt stands for
+indistinguishable  prompts that the model cannot tell apart (equal after truncation)
+outcomes           rows of every table by status
+
+by_label('name')   prompts, flags and findings for each value of a label that corpus.labels passed through
+matches_of('id')   the matches of a prompt's samples, best first
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sharpaudit.tables.schemas import RUN_TABLES, Table
+
+CURRENT = {
+    "samples": "SELECT s.* FROM stored_samples s JOIN triage t USING (prompt_id) WHERE s.seed_index < t.n_samples",
+    "matches": "SELECT m.* FROM stored_matches m SEMI JOIN samples s USING (sample_id)",
+}
+"""Only what the current triage selects: samples of an earlier selection stay on disk and out of the tables."""
+
+WIDE = "prompt_metrics"
+"""The view that a database file holds as a table."""
+VIEWS = (
+    "findings",
+    "risk",
+    "prompt_metrics",
+    "families",
+    "coverage",
+    "errors",
+    "generated",
+    "copies",
+    "indistinguishable",
+    "outcomes",
+)
+"""Beside the tables; `by_label` and `matches_of` are macros."""
+
+# One sample is the best one, with all that belongs to it: ties go to the smallest seed, so that evidence is stable.
+_VIEWS = {
+    "generated": """
+        WITH placed AS (
+            SELECT s.prompt_id, s.sample_id, s.seed_index, s.image_path, s.image_sha256, m.band, m.similarity,
+                   m.reference_id, m.thumbnail_path,
+                   row_number() OVER (PARTITION BY s.prompt_id
+                                      ORDER BY m.band = 'copy' DESC NULLS LAST, m.similarity DESC NULLS LAST,
+                                               s.seed_index) AS place
+            FROM samples s LEFT JOIN matches m ON m.sample_id = s.sample_id AND m.rank = 1
+        ), told AS (
+            SELECT prompt_id, count(*) AS n_samples, count(*) FILTER (band = 'copy') AS n_copies
+            FROM placed GROUP BY prompt_id
+        )
+        SELECT told.prompt_id, told.n_samples, told.n_copies, b.similarity AS best_similarity,
+               b.sample_id AS best_sample_id, b.seed_index AS best_seed_index, b.image_path AS best_image_path,
+               b.image_sha256 AS best_image_sha256, b.reference_id AS best_reference_id, b.thumbnail_path
+        FROM told JOIN placed b ON b.prompt_id = told.prompt_id AND b.place = 1""",
+    "findings": """
+        SELECT t.prompt_id, c.prompt, t.role, t.selected_for, t.tier, t.metric, t.value, t.p_value, t.q_value,
+               t.stratum, g.* EXCLUDE (prompt_id)
+        FROM generated g JOIN triage t ON t.prompt_id = g.prompt_id JOIN corpus c ON c.prompt_id = g.prompt_id
+        WHERE t.role = 'audit' AND g.n_copies > 0""",
+    "risk": """
+        SELECT t.prompt_id, c.prompt, c.family_id, c.style, t.tier, t.metric, t.value, t.p_value, t.q_value,
+               t.calibrated_by, t.flagged, t.selected_for, coalesce(g.n_samples, 0) AS n_samples,
+               coalesce(g.n_copies, 0) AS n_copies, g.best_similarity,
+               CASE WHEN g.n_copies > 0 THEN 'copy' WHEN g.n_samples > 0 THEN 'generated, no copy'
+                    WHEN t.p_value IS NOT NULL THEN 'score only' ELSE 'none' END AS evidence
+        FROM triage t JOIN corpus c ON c.prompt_id = t.prompt_id LEFT JOIN generated g ON g.prompt_id = t.prompt_id
+        WHERE t.role = 'audit'""",
+    "families": """
+        SELECT family_id, arg_min(prompt, (coalesce(p_value, 2), prompt_id)) AS prompt, count(*) AS n_prompts,
+               min(p_value) AS smallest_p, min(q_value) AS q_value, count(*) FILTER (flagged) AS n_flagged,
+               count(*) FILTER (n_copies > 0) AS n_findings, max(best_similarity) AS best_similarity
+        FROM risk GROUP BY family_id""",
+    "coverage": """
+        SELECT c.role, count(*) AS prompts, count(*) FILTER (s.prompt_id IS NOT NULL) AS scored,
+               count(*) FILTER (t.p_value IS NOT NULL) AS decided, count(*) FILTER (t.flagged) AS flagged,
+               count(*) FILTER (t.selected_for <> 'none') AS selected,
+               count(*) FILTER (g.prompt_id IS NOT NULL) AS generated,
+               count(*) FILTER (g.best_similarity IS NOT NULL) AS matched
+        FROM corpus c LEFT JOIN triage t ON t.prompt_id = c.prompt_id
+        LEFT JOIN (SELECT DISTINCT prompt_id FROM scores WHERE value IS NOT NULL) s ON s.prompt_id = c.prompt_id
+        LEFT JOIN generated g ON g.prompt_id = c.prompt_id GROUP BY c.role""",
+    "copies": "SELECT prompt_id, count(*) AS n_copies FROM origins WHERE status = 'ok' GROUP BY prompt_id",
+    "indistinguishable": """
+        SELECT model_input_id, count(*) AS n_prompts, list(prompt_id ORDER BY prompt_id) AS prompt_ids
+        FROM corpus GROUP BY model_input_id HAVING count(*) > 1""",
+}
+_MACROS = {
+    # map_extract gives a list in every version of DuckDB; map[key] changed.
+    "by_label(label)": """
+        SELECT list_extract(map_extract(o.labels, label), 1) AS value, count(DISTINCT o.prompt_id) AS n_prompts,
+               count(DISTINCT o.prompt_id) FILTER (r.flagged) AS n_flagged,
+               count(DISTINCT o.prompt_id) FILTER (r.n_copies > 0) AS n_findings
+        FROM origins o JOIN risk r ON r.prompt_id = o.prompt_id GROUP BY 1""",
+    "matches_of(id)": """
+        SELECT s.seed_index, m.rank, m.reference_id, m.similarity, m.band, s.image_path, m.thumbnail_path
+        FROM samples s JOIN matches m ON m.sample_id = s.sample_id WHERE s.prompt_id = id
+        ORDER BY m.similarity DESC NULLS LAST, s.seed_index, m.rank""",
+}
+
+
+def view_name(table: Table) -> str:
+    """The table's name in SQL: fit/unconditional is fit_unconditional."""
+    return table.name.replace("/", "_")
+
+
+def statements() -> Iterator[str]:
+    """What makes the views and macros where the tables stand, but for the wide one."""
+    for name, sql in _VIEWS.items():
+        yield f"CREATE VIEW {name} AS {sql}"
+    yield f"CREATE VIEW outcomes AS {_of_each_table('status, count(*) AS n', 'GROUP BY status')}"
+    yield f"CREATE VIEW errors AS {_of_each_table('{key} AS key, status, reason', _FAILED)}"
+    for head, sql in _MACROS.items():
+        yield f"CREATE MACRO {head} AS TABLE {sql}"
+
+
+def wide(measured: Sequence[tuple[int, str]]) -> str:
+    """The wide view's select. measured: the tiers and metrics of the scores."""
+    columns = [
+        f"max(value) FILTER (metric = {quoted(metric)} AND tier = {int(tier)}) AS {_identifier(tier, metric)}"
+        for tier, metric in measured
+    ]
+    chosen = ", ".join(["s.prompt_id", "any_value(c.role) AS role", *columns])
+    return f"SELECT {chosen} FROM scores s JOIN corpus c ON c.prompt_id = s.prompt_id GROUP BY s.prompt_id"  # noqa: S608
+
+
+def quoted(text: str) -> str:
+    """A string literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+_FAILED = "WHERE status NOT IN ('ok', 'cleared')"
+
+
+def _of_each_table(columns: str, rest: str) -> str:
+    parts = []
+    for table in RUN_TABLES:
+        key = "concat_ws(' ', " + ", ".join(f"{name}::VARCHAR" for name in table.key) + ")"
+        told = f"'{table.stage}' AS stage, '{view_name(table)}' AS table_name, {columns.replace('{key}', key)}"
+        parts.append(f"SELECT {told} FROM {view_name(table)} {rest}")  # noqa: S608
+    return " UNION ALL ".join(parts)
+
+
+def _identifier(tier: int, metric: str) -> str:
+    name = metric if tier == 1 else f"{metric}_tier_{tier}"
+    return '"' + name.replace('"', '""') + '"'
