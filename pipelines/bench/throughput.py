@@ -28,7 +28,7 @@ from pipelines.bench.detection import audit_of
 from pipelines.bench.lines import Line
 from pipelines.bench.timing import ROUNDS, Row, Timed, ratio, timed
 from pipelines.stages.score import ScoreWorker
-from sharpaudit.config import AuditConfig, override
+from sharpaudit.config import AuditConfig, ScoresConfig, override
 from sharpaudit.denoisers.base import Conditioning, Denoiser
 from sharpaudit.denoisers.devices import choose_device, cpu_has_bf16
 from sharpaudit.denoisers.diffusion import DiffusionDenoiser
@@ -46,7 +46,6 @@ from sharpaudit.seeds import screen_latent
 
 SEEDS = 4
 BATCH = 64
-FIT_PROMPTS = 200
 CORPUS = 400
 """Prompts of the cascade's corpus."""
 GOALS = {
@@ -111,7 +110,7 @@ def bench_of(denoiser: Denoiser, prompts: Sequence[str], fit: Sequence[str]) -> 
     known = unconditional_predictions(denoiser, config, places(named(METRICS)))
     found = differences(denoiser, fit, known, config)
     moved = np.stack([row for row in found if not isinstance(row, Status)])
-    return Bench(denoiser, known, fit_subspace(moved, 20), list(prompts))
+    return Bench(denoiser, known, fit_subspace(moved, ScoresConfig().components), list(prompts))
 
 
 def cascade_row(name: str, what: str, bench: Bench, fit: Sequence[str], memorised: Sequence[str]) -> Row:
@@ -120,7 +119,8 @@ def cascade_row(name: str, what: str, bench: Bench, fit: Sequence[str], memorise
     config = bench.config(1)
     known = unconditional_predictions(bench.denoiser, bench.config(total_seeds(cascade)))
     moved = np.stack([row for row in differences(bench.denoiser, fit, known, config) if not isinstance(row, Status)])
-    threshold = float(np.quantile(scores_as_strangers("residual_gap", moved, 20), DEFAULT))
+    k = len(bench.subspace.directions_KD)
+    threshold = float(np.quantile(scores_as_strangers("residual_gap", moved, k), DEFAULT))
     prompts = [*memorised[: round(0.01 * CORPUS)], *bench.prompts][:CORPUS]
     if len(prompts) < CORPUS:
         raise UserError(f"{len(prompts)} prompts in the lab's test split; {CORPUS} are needed to time a cascade")
@@ -187,7 +187,7 @@ def measure(folder: Path, *, sd1: bool = True, rounds: int = ROUNDS) -> Throughp
     truth = [row for row in read_truth(folder) if row.split in ("test", "fit")]
     prompts = [row.prompt for row in truth if row.split == "test" and row.label == "harmless"]
     memorised = [row.prompt for row in truth if row.split == "test" and row.label == "memorised"]
-    fit = [row.prompt for row in truth if row.split == "fit"][:FIT_PROMPTS]
+    fit = [row.prompt for row in truth if row.split == "fit"]
     device = choose_device("auto")
     config = override(audit_of(folder, "test", 0, every=False), _settings(device))
     bench = bench_of(load_denoiser(config.model), prompts, fit)

@@ -145,6 +145,25 @@ def throughput(folder: Path, sd1: bool, threads: int | None, json_path: Path | N
 
 
 @bench.command()
+@click.option("--rows", type=click.IntRange(1), default=10_000_000, show_default=True, help="Rows of scores.")
+@click.option("--out", type=FOLDER, default=Path("runs/sql"), show_default=True, help="Keeps the synthetic run.")
+@click.option("--json", "json_path", type=FOLDER, help="Write {name, value, low, high, unit, n, goal, met} there.")
+def sql(rows: int, out: Path, json_path: Path | None) -> None:
+    """How fast a synthetic run of ten million scores answers, and in how much memory its facts are built.
+
+    A second call asks the run of the first again. Nothing else should run beside it.
+
+    \b
+    Example: sharpaudit bench sql --json sql.json
+    """
+    from pipelines.bench.sql import bench_lines, markdown, measure
+
+    found = measure(out.absolute() / f"rows-{rows}", rows)
+    click.echo(markdown(found), nl=False)
+    _finish(list(bench_lines(found)), [], json_path)
+
+
+@bench.command()
 @click.option("--json", "json_path", type=FOLDER, help="Write {name, value, low, high, unit, n, goal, met} there.")
 def decisions(json_path: Path | None) -> None:
     """What decisions promise, simulated: false-positive and false-discovery rates, power, the bound on misses.

@@ -34,7 +34,7 @@ def write_report(run: RunFolder, config: AuditConfig, quarantined: Sequence[dict
     outputs = [facts_path, facts_path.with_name("index.html"), *map(run.root.joinpath, OUTPUTS)]
     if stamp.exists() and unseal(stamp) == {"digest": digest} and all(path.exists() for path in outputs):
         return dict(json.loads(facts_path.read_bytes()))
-    with open_connection(run) as connection:
+    with open_connection(run, lean=True) as connection:
         facts = collect(connection, told)
     facts_path.parent.mkdir(exist_ok=True)
     run.write_json("inputs.json", told["inputs"])

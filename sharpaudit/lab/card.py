@@ -49,7 +49,9 @@ pictures that are no plant; templates are compared outside the varied region. Of
 *memorised* prompt copies its plant in at least 4, a *partly* memorised one in 1 to 3. A *neighbour* was never planted,
 or its own plant was not copied, and copies another plant: a finding in an audit, in a table of detectors neither
 positive nor negative. Planted prompts, the top 5% of the others by any first-step metric and 200 more got
-generations; the rest are *harmless* by that rule alone (decided_by = screen in truth.csv).
+generations; the rest are *harmless* by that rule alone (decided_by = screen in truth.csv). Never-planted prompts are
+dealt out to the splits whatever their labels, so that development and test hold neighbours as often as they occur; in
+fit and calibration harmless ones take their places.
 
 """
 
@@ -95,7 +97,7 @@ def _touches(folder: Path) -> str:
         return ""
     noted = json.loads((folder / TOUCHES).read_text(encoding="utf-8"))
     rows = [[entry["date"], entry["why"], ", ".join(entry["metrics"])] for entry in noted]
-    head = "## Looks at the test split\n\nEvery choice was made on the development split.\n\n"
+    head = "## Looks at the test split\n\nEvery choice was made on the development split as it stood then.\n\n"
     return head + _markdown(["date", "why", "metrics"], rows)
 
 

@@ -5,6 +5,7 @@ Shapes: N prompts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from sharpaudit.report.reading import Row, one, rows_of
 from sharpaudit.statistics.conformal import TOLERANCE, lexicographic, smallest_p
-from sharpaudit.statistics.fdr import calibration_needed, family_q_values, harmless_share, penalty
+from sharpaudit.statistics.fdr import HALF, calibration_needed, family_q_values, penalty, share_of_harmless
 from sharpaudit.tables.query import Connection
 from sharpaudit.triage.calibrators import ALL, ranked
 
@@ -24,25 +25,31 @@ def discoveries(connection: Connection, triage: Mapping[str, Any]) -> Row:
 
     Without any there is a ranked list and no claim: `least` families would have had to reach the smallest p.
     """
-    # Families, not prompts, leave DuckDB: there may be millions of both.
-    found = connection.sql(
-        """
-        SELECT count(*) AS prompts, least(1, count(*) * min(p_value)) AS p, min(q_value) AS q
-        FROM triage JOIN corpus USING (prompt_id)
-        WHERE triage.role = 'audit' AND p_value IS NOT NULL GROUP BY family_id"""
-    ).fetchnumpy()
-    p_of_families, claimed = np.asarray(found["p"], float), np.asarray(found["q"]) <= triage["q"] + TOLERANCE
+    # Counts alone leave DuckDB: there may be millions of families.
+    counts = rows_of(
+        connection,
+        f"""
+        WITH families AS (
+            SELECT count(*) AS prompts, least(1, count(*) * min(p_value)) AS p, min(q_value) AS q
+            FROM triage JOIN corpus USING (prompt_id)
+            WHERE triage.role = 'audit' AND p_value IS NOT NULL GROUP BY family_id
+        )
+        SELECT count(*) AS m, count(*) FILTER (p > {HALF}) AS above,
+               coalesce(sum(prompts) FILTER (q <= {triage["q"] + TOLERANCE}), 0)::BIGINT AS prompts,
+               count(*) FILTER (q <= {triage["q"] + TOLERANCE}) AS claimed
+        FROM families""",  # noqa: S608 - numbers alone
+    )[0]
     n = int(one(connection, "SELECT count(*) FROM triage WHERE role = 'calibration' AND status = 'ok'"))
-    m, procedure = len(p_of_families), triage["procedure"]
+    m, procedure = counts["m"], triage["procedure"]
     excess = penalty(m, procedure)
     return {
         "q": triage["q"],
         "procedure": procedure,
         "families": m,
-        "prompts": int(np.asarray(found["prompts"])[claimed].sum()),
-        "families_claimed": int(claimed.sum()),
-        "least": int(np.ceil(m * excess * smallest_p(n) / triage["q"])) if n else None,
-        "harmless_share": harmless_share(p_of_families) if m else None,
+        "prompts": counts["prompts"],
+        "families_claimed": counts["claimed"],
+        "least": math.ceil(m * excess * smallest_p(n) / triage["q"]) if n else None,
+        "harmless_share": share_of_harmless(counts["above"], m) if m else None,
         "needed": [
             {"prevalence": share, "calibration": calibration_needed(triage["q"], share, excess)}
             for share in PREVALENCES

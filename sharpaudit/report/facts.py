@@ -153,7 +153,10 @@ def _stray_keys(connection: Connection) -> list[str]:
     found = []
     for table in RUN_TABLES:
         name, key = view_name(table), ", ".join(table.key)
-        n = one(connection, f"SELECT count(*) - count(DISTINCT row({key})) FROM {name}")  # noqa: S608
+        # As many hashes as rows prove that no key stands twice, in a quarter of the memory that the keys would take.
+        n = one(connection, f"SELECT count(*) - count(DISTINCT hash({key})) FROM {name}")  # noqa: S608
+        if n:
+            n = one(connection, f"SELECT count(*) - count(DISTINCT row({key})) FROM {name}")  # noqa: S608
         if n:
             found.append(f"rows of {name} whose key stands there before: {n:,}")
     for name, before in (("corpus", "origins"), ("scores", "corpus"), ("triage", "corpus")):

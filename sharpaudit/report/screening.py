@@ -68,11 +68,14 @@ def tiers(connection: Connection) -> list[Row]:
     return rows_of(
         connection,
         """
-        WITH entered AS (
-            SELECT tier, any_value(n_seeds) AS n_seeds, string_agg(DISTINCT metric, ', ' ORDER BY metric) AS metrics,
-                   count(DISTINCT prompt_id) FILTER (role = 'audit' AND s.status NOT IN ('cleared', 'no_score')) AS n,
-                   sum(evaluations)::BIGINT AS evaluations
-            FROM scores s JOIN corpus USING (prompt_id) GROUP BY tier
+        WITH measured AS (
+            SELECT tier, metric, any_value(n_seeds) AS n_seeds, sum(evaluations)::BIGINT AS evaluations,
+                   count(*) FILTER (role = 'audit' AND s.status NOT IN ('cleared', 'no_score')) AS n
+            FROM scores s JOIN corpus USING (prompt_id) GROUP BY tier, metric
+        ), entered AS (
+            SELECT tier, any_value(n_seeds) AS n_seeds, string_agg(metric, ', ' ORDER BY metric) AS metrics,
+                   max(n) AS n, sum(evaluations)::BIGINT AS evaluations
+            FROM measured GROUP BY tier
         )
         SELECT e.*, t.metric AS gate, t.quantile, t.threshold
         FROM entered e LEFT JOIN fit_thresholds t USING (tier) ORDER BY tier""",
@@ -105,17 +108,18 @@ def histogram(connection: Connection, level: float | None) -> Row | None:
     """
     gates = rows_of(connection, "SELECT metric, threshold FROM fit_thresholds WHERE tier = 2")
     metric = gates[0]["metric"] if gates else one(connection, "SELECT any_value(metric) FROM triage WHERE tier = 1")
+    # As arrays: there may be millions of scores.
     scored = connection.sql(
-        "SELECT role, value FROM scores JOIN corpus USING (prompt_id) WHERE tier = 1 AND metric = $metric "
-        "AND value IS NOT NULL AND role IN ('audit', 'calibration')",
+        "SELECT role = 'audit' AS audited, value FROM scores JOIN corpus USING (prompt_id) WHERE tier = 1 "
+        "AND metric = $metric AND value IS NOT NULL AND role IN ('audit', 'calibration')",
         params={"metric": metric},
-    ).fetchall()
-    rows = [(role, value) for role, value in scored if value > 0]
-    if not rows:
+    ).fetchnumpy()
+    audited, value = np.asarray(scored["audited"], bool), np.asarray(scored["value"], float)
+    positive = value > 0
+    if not positive.any():
         return None
-    values = {role: np.array([v for r, v in rows if r == role]) for role in ("audit", "calibration")}
-    both = np.concatenate(list(values.values()))
-    low, high = float(both.min()), float(both.max())
+    values = {"audit": value[positive & audited], "calibration": value[positive & ~audited]}
+    low, high = float(value[positive].min()), float(value[positive].max())
     edges = np.geomspace(low, high if high > low else low * 1.01, BINS + 1)
     # The rounding of the logarithm must not push the extremes out of the outer bins.
     edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)
@@ -123,4 +127,4 @@ def histogram(connection: Connection, level: float | None) -> Row | None:
     flag = _flag_line(connection, level)
     flagged = {"says": "flagged above", "at": flag[1] if flag else None}
     line = {"says": "go on above", "at": gates[0]["threshold"]} if gates else flagged
-    return {"edges": edges.tolist(), "metric": metric, "line": line, "not_positive": len(scored) - len(rows)} | counts
+    return {"edges": edges.tolist(), "metric": metric, "line": line, "not_positive": int((~positive).sum())} | counts

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +59,13 @@ class Group:
     @property
     def n_families(self) -> int:
         """How many families there are."""
-        return len(np.unique(self.families_N))
+        return len(self.members[2])
+
+    @cached_property
+    def members(self) -> tuple[Rows, Rows, Rows]:
+        """Prompts sorted by family (N,), and where each family starts there and its size, (F,) each."""
+        _, member_N, sizes_F = np.unique(self.families_N, return_inverse=True, return_counts=True)
+        return np.argsort(member_N, kind="stable"), np.cumsum(sizes_F) - sizes_F, sizes_F
 
 
 def auc(memorised_P: Values, harmless_H: Values) -> float:
@@ -139,18 +146,19 @@ def _replicates(
     for r in range(replicates):
         random = generator("bootstrap", r)
         seeds = random.integers(len(memorised.values_SN), size=len(memorised.values_SN))
-        rows, columns = (_resampled(group.families_N, random) for group in (memorised, harmless))
+        rows, columns = (_resampled(group, random) for group in (memorised, harmless))
         # A seed drawn twice counts twice; its statistic is computed once.
         counts = np.bincount(seeds)
         draws.append(sum(counts[s] * of(int(s), rows, columns) for s in np.flatnonzero(counts)) / len(seeds))
     return draws
 
 
-def _resampled(families_N: npt.NDArray[np.str_], random: np.random.Generator) -> npt.NDArray[np.int64]:
+def _resampled(group: Group, random: np.random.Generator) -> Rows:
     """Prompts of as many families as there are, drawn with replacement."""
-    _, member_N = np.unique(families_N, return_inverse=True)
-    order = np.argsort(member_N, kind="stable")
-    ends = np.cumsum(np.bincount(member_N))
-    starts = ends - np.bincount(member_N)
-    drawn = random.integers(len(ends), size=len(ends))
-    return np.concatenate([order[starts[f] : ends[f]] for f in drawn])
+    order_N, starts_F, sizes_F = group.members
+    drawn = random.integers(len(sizes_F), size=len(sizes_F))
+    sizes = sizes_F[drawn]
+    # The members of the drawn families one after another: each block counts on from its family's start.
+    begins = np.cumsum(sizes) - sizes
+    rows: Rows = order_N[np.arange(sizes.sum()) + np.repeat(starts_F[drawn] - begins, sizes)]
+    return rows

@@ -19,6 +19,8 @@ import numpy.typing as npt
 from sharpaudit.statistics.conformal import TOLERANCE
 
 Values = npt.NDArray[np.float64]
+HALF = 0.5
+"""Above it p of true null hypotheses stand nearly alone."""
 Procedure = Literal["benjamini-hochberg", "benjamini-yekutieli"]
 
 
@@ -56,13 +58,18 @@ def family_q_values(p: Values, families: npt.NDArray[Any], procedure: Procedure 
     return found
 
 
-def harmless_share(p: Values, above: float = 0.5) -> float:
-    """Storey's estimate of the share of true null hypotheses, from the p above `above`; 1 where there is no p.
+def harmless_share(p: Values) -> float:
+    """Storey's estimate of the share of true null hypotheses, from the p above HALF; 1 where there is no p.
 
-    min(1, (1 + #{p > above}) / (m (1 - above))) (Storey, Taylor and Siegmund, JRSS B 2004). Reported; no flag uses it.
+    min(1, (1 + #{p > .5}) / (.5 m)) (Storey, Taylor and Siegmund, JRSS B 2004). Reported; no flag uses it.
     """
     known = p[~np.isnan(p)]
-    return min(1.0, float(1 + (known > above).sum()) / (len(known) * (1 - above))) if len(known) else 1.0
+    return share_of_harmless(int((known > HALF).sum()), len(known))
+
+
+def share_of_harmless(above: int, m: int) -> float:
+    """The same, of m hypotheses of which so many have a p above HALF."""
+    return min(1.0, (1 + above) / (m * (1 - HALF))) if m else 1.0
 
 
 def calibration_needed(q: float, prevalence: float, excess: float = 1.0) -> int:

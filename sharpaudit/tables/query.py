@@ -15,7 +15,8 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -32,6 +33,7 @@ from sharpaudit.tables.views import CURRENT, WIDE, quoted, statements, view_name
 Connection = duckdb.DuckDBPyConnection
 Answer = TypeVar("Answer")
 STORAGE_VERSION = "v1.2.0"
+LEAN = "512MiB"
 READING = "give exactly one reading statement (select, from, values, describe, summarize, show)"
 _REFUSALS = ("Expected a single SELECT statement", "must be at the top level")
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -50,16 +52,30 @@ class Result:
     rows: list[tuple[Any, ...]]
 
 
-def connect(files: Mapping[str, Sequence[Path]], root: Path) -> Connection:
+def connect(files: Mapping[str, Sequence[Path]], root: Path, spill: Path | None = None) -> Connection:
     """An in-memory connection with a view per table; it can read below `root` and do nothing else.
 
-    files: Parquet files of each table by its name in schemas.py; a table without one is empty.
+    files: Parquet files of each table by its name in schemas.py; a table without one is empty. spill: a folder for what
+    does not fit into LEAN memory; without it DuckDB takes what it wants.
     """
     connection = _open(files)
+    if spill is not None:
+        connection.execute(f"SET temp_directory = {quoted(str(spill))}")
+        connection.execute(f"SET memory_limit = '{LEAN}'")
     connection.execute(f"SET allowed_directories = [{quoted(str(root))}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[Connection]:
+    """A database that `materialise` wrote, for reading, closed at the end of the block."""
+    connection = duckdb.connect(str(path), read_only=True, config=_OPTIONS)
+    try:
+        yield connection
+    finally:
+        connection.close()
 
 
 def query(connection: Connection, sql: str) -> Result:

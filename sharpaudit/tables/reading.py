@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from sharpaudit.tables.query import Connection, connect
 from sharpaudit.tables.runs import RunFolder
@@ -28,10 +29,14 @@ def current_files(run: RunFolder) -> dict[str, list[Path]]:
 
 
 @contextmanager
-def open_connection(run: RunFolder) -> Iterator[Connection]:
-    """A locked-down DuckDB connection over the current tables, closed at the end of the block."""
-    connection = connect(current_files(run), run.root)
-    try:
-        yield connection
-    finally:
-        connection.close()
+def open_connection(run: RunFolder, *, lean: bool = False) -> Iterator[Connection]:
+    """A locked-down DuckDB connection over the current tables, closed at the end of the block.
+
+    lean: in little memory; what does not fit goes to a temporary folder.
+    """
+    with TemporaryDirectory() as spill:
+        connection = connect(current_files(run), run.root, Path(spill) if lean else None)
+        try:
+            yield connection
+        finally:
+            connection.close()

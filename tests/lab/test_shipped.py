@@ -24,7 +24,8 @@ from sharpaudit.lab.card import write_card
 from sharpaudit.lab.detectors import Truth, names_colour, read_truth
 from sharpaudit.lab.publish import DEVELOPMENT_MEMORISED, SPLITS
 from sharpaudit.lab.trainingset import Plan, picture, plan
-from sharpaudit.lab.truth import GUIDANCE, MAX_RATIO, NEAREST, STEPS, normalised
+from sharpaudit.lab.truth import GUIDANCE, MAX_RATIO, NEAREST, STEPS, Judged, normalised
+from sharpaudit.lab.truth import split as deal
 from sharpaudit.matches.index import open_index
 from sharpaudit.samples.generate import generate
 from sharpaudit.scores.residual_gap import residual_gap
@@ -74,6 +75,21 @@ def test_the_splits_hold_what_the_contract_says(truth: list[Truth]) -> None:
         with (EMOJI / "prompts" / f"{split}.csv").open(encoding="utf-8") as stream:
             listed = {(row["prompt"], row["family"]) for row in csv.DictReader(stream)}
         assert listed == {(row.prompt, row.family) for row in truth if row.split == split}
+
+
+def test_the_splits_are_those_that_the_labels_give(truth: list[Truth], drawn: Plan) -> None:
+    counts = {"memorised": (8, 0), "partly": (1, 0), "neighbour": (0, 1), "harmless": (0, 0)}
+    labels, splits = ({row.prompt: getattr(row, name) for row in truth} for name in ("label", "split"))
+    judged = [Judged(prompt, 8, *counts[labels[prompt.caption]]) for prompt in drawn.prompts]
+    assert deal(judged, SPLITS, DEVELOPMENT_MEMORISED, drawn.recipe.seed) == splits
+
+
+def test_neighbours_are_as_frequent_as_they_occur(truth: list[Truth]) -> None:
+    never = [row for row in truth if row.never_planted]
+    share = np.mean([row.label == "neighbour" for row in never])
+    for name in ("development", "test"):
+        own = [row.label == "neighbour" for row in never if row.split == name]
+        assert abs(np.mean(own) - share) < 3 * np.sqrt(share / len(own))
 
 
 def test_splits_share_no_family_and_have_one_mix_of_styles_and_colours(truth: list[Truth]) -> None:

@@ -53,8 +53,9 @@ def test_the_five_queries_of_the_readme_run_and_answer(clean: Path) -> None:
     answers = [ask(clean, sql) for sql in queries]
     assert all(answers[:4])
     assert answers[4] == []  # nothing was rejected
-    places = {(row["prompt"], row["metric"]): row["place"] for row in answers[2]}
-    assert min(places.values()) == 1
+    places = [row[metric] for row in answers[2] for metric in ("residual_gap", "noise_gap", "sharpness")]
+    assert min(places) == 1
+    assert {row["prompt"] for row in answers[2]} == {row["prompt"] for row in answers[0]}
     assert sum(row["drawn"] for row in answers[3]) == 6
 
 
