@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from pipelines.commands.bench import bench
+from pipelines.commands.calibration import calibration
 from pipelines.commands.extend import extend
 from pipelines.commands.index import index
 from pipelines.commands.init import init
@@ -41,7 +42,23 @@ def cli() -> None:
     """Learn which prompts make a text-to-image diffusion model reproduce its training images."""
 
 
-for command in (run, extend, validate, status, query, replay, verify, sign, key, prune, init, index, lab, bench):
+for command in (
+    run,
+    extend,
+    validate,
+    status,
+    query,
+    replay,
+    verify,
+    sign,
+    key,
+    prune,
+    init,
+    index,
+    calibration,
+    lab,
+    bench,
+):
     cli.add_command(command)
 
 

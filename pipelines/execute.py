@@ -2,8 +2,8 @@
 
 An executor is a context manager that yields `run(work) -> iterator of receipts`, in no promised order. With
 Ray each actor holds its models, takes one shard a call and has its own share of cores and GPU. The driver
-never trusts Ray's retries: a shard whose actor died goes to a fresh actor, and after `max_worker_deaths`
-of them it is quarantined, said, and the run goes on.
+never trusts Ray's retries: a shard whose actor died, or hangs for `shard_timeout_s`, goes to a fresh actor, and after
+`max_worker_deaths` of them it is quarantined, said, and the run goes on.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import secrets
 import signal
 import sys
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.stage import Receipt, ShardWorker, Stage, Work
-from sharpaudit.config import AuditConfig
+from sharpaudit.config import AuditConfig, RunConfig
 from sharpaudit.denoisers.devices import share_threads, use_threads
 from sharpaudit.errors import TransientError, UserError
 from sharpaudit.tables.files import CRASH
@@ -107,9 +108,7 @@ def run_ray(root: Path, config: AuditConfig, driver: Driver, stages: Mapping[str
         "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(threads)} | _injected_fault()},
     }
     actor = ray.remote(ShardActor).options(**options)
-    pool = _Pool(
-        lambda: actor.remote(str(root), driver, threads, stages), config.run.workers, config.run.max_worker_deaths
-    )
+    pool = _Pool(lambda: actor.remote(str(root), driver, threads, stages), config.run)
     try:
         yield pool.run
     finally:
@@ -144,10 +143,11 @@ def _start_ray(config: AuditConfig, num_cpus: int) -> None:
 class _Pool:
     """A fixed number of actors, each with at most one shard; kept across stages so that models stay loaded."""
 
-    def __init__(self, start: Callable[[], Any], size: int, max_deaths: int) -> None:
-        self._start, self._size, self._max_deaths = start, size, max_deaths
+    def __init__(self, start: Callable[[], Any], config: RunConfig) -> None:
+        self._start, self._size, self._max_deaths = start, config.workers, config.max_worker_deaths
+        self._timeout_s = config.shard_timeout_s
         self._idle: list[Any] = []
-        self._calls: dict[Any, tuple[Any, Work]] = {}
+        self._calls: dict[Any, tuple[Any, Work, float]] = {}
 
     def run(self, work: Iterable[Work]) -> Iterator[Receipt]:
         import ray
@@ -165,12 +165,13 @@ class _Pool:
                     exhausted = True
                     break
                 actor = self._idle.pop() if self._idle else self._fresh()
-                self._calls[actor.do.remote(item)] = (actor, item)
+                self._calls[actor.do.remote(item)] = (actor, item, time.monotonic())
             if not self._calls:
                 return
             done, _ = ray.wait(list(self._calls), num_returns=1, timeout=1.0)
+            self._end_hung()
             for reference in done:
-                actor, item = self._calls.pop(reference)
+                actor, item, _ = self._calls.pop(reference)
                 receipt = self._settle(reference, actor, item, deaths, failures)
                 if receipt is not None:
                     yield receipt
@@ -186,6 +187,15 @@ class _Pool:
         except ray.exceptions.RayActorError as error:
             raise RuntimeError(f"a worker could not start: {error}") from error
         return actor
+
+    def _end_hung(self) -> None:
+        """End the workers whose shard takes too long: their calls come back as deaths."""
+        import ray
+
+        now = time.monotonic()
+        for actor, _, begun in self._calls.values():
+            if now - begun > self._timeout_s:
+                ray.kill(actor)
 
     def _settle(
         self, reference: Any, actor: Any, work: Work, deaths: Counter[str], failures: Counter[str]
@@ -221,5 +231,5 @@ class _Pool:
         leaving = [actor.leave.remote() for actor in self._idle]
         if leaving:
             ray.wait(leaving, num_returns=len(leaving), timeout=5.0)
-        for actor in [*self._idle, *(actor for actor, _ in self._calls.values())]:
+        for actor in [*self._idle, *(actor for actor, _, _ in self._calls.values())]:
             ray.kill(actor)

@@ -145,6 +145,26 @@ def throughput(folder: Path, sd1: bool, threads: int | None, json_path: Path | N
 
 
 @bench.command()
+@click.argument("folder", type=FOLDER, default=LAB / "emoji")
+@click.option("--split", type=click.Choice(["development", "test"]), default="development", show_default=True)
+@click.option("--out", type=FOLDER, default=Path("runs/recombined"), show_default=True, help="Keeps the scores.")
+@click.option("--json", "json_path", type=FOLDER, help="Write {name, value, low, high, unit, n, goal, met} there.")
+def recombined(folder: Path, split: str, out: Path, json_path: Path | None) -> None:
+    """Whether candidates of `sharpaudit calibration make` calibrate: the realised rate on the lab FOLDER.
+
+    \b
+    Example: sharpaudit bench recombined
+    """
+    from pipelines import signals
+    from pipelines.bench.recombined import bench_lines, markdown, measure
+
+    signals.install()
+    found = list(measure(folder, split, out.absolute() / split))
+    click.echo(markdown(found), nl=False)
+    _finish(list(bench_lines(found)), [], json_path)
+
+
+@bench.command()
 @click.option("--rows", type=click.IntRange(1), default=10_000_000, show_default=True, help="Rows of scores.")
 @click.option("--out", type=FOLDER, default=Path("runs/sql"), show_default=True, help="Keeps the synthetic run.")
 @click.option("--json", "json_path", type=FOLDER, help="Write {name, value, low, high, unit, n, goal, met} there.")

@@ -282,6 +282,8 @@ class RunConfig(Section):
     """Share of audited rows that may be rejected before the exit code becomes 3."""
     max_worker_deaths: int = runtime(3, ge=1, le=100)
     """Workers that a shard may end before it is quarantined."""
+    shard_timeout_s: float = runtime(7200.0, gt=0)
+    """Seconds after which the ray executor takes a worker to hang: it is ended, and its shard tried by another."""
 
     @field_validator("deadline")
     @classmethod

@@ -129,8 +129,10 @@ class TableFolder:
         """The rows of a committed shard. Raises IntegrityError unless the file is byte for byte what was committed."""
         path = self.path(manifest)
         table = pq.read_table(pa.BufferReader(verified_bytes(path, manifest)))
-        if table.schema != self.table.schema or table.num_rows != manifest.rows:
-            raise IntegrityError(f"{path}: its schema or row count is not what its manifest records")
+        if table.num_rows != manifest.rows:
+            raise IntegrityError(f"{path}: {table.num_rows} rows, its manifest records {manifest.rows}")
+        if table.schema != self.table.schema:
+            raise IntegrityError(f"{path}: {_first_difference(self.table.schema, table.schema)}")
         return table.select(list(columns)) if columns is not None else table
 
     def read_all(self, manifests: Iterable[Manifest], columns: Sequence[str] | None = None) -> pa.Table:
@@ -281,6 +283,17 @@ def parquet_bytes(rows: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(rows, sink, compression="zstd", write_page_checksum=True)
     return bytes(sink.getvalue())
+
+
+def _first_difference(expected: pa.Schema, found: pa.Schema) -> str:
+    """The first column that is not as the table's schema says."""
+    for column in expected:
+        if column.name not in found.names:
+            return f"column {column.name} is missing, {column.type} was expected"
+        if found.field(column.name) != column:
+            return f"column {column.name} is {found.field(column.name).type}, {column.type} was expected"
+    extra = [name for name in found.names if name not in expected.names]
+    return f"column {extra[0]} was not expected" if extra else "the order of its columns is another"
 
 
 def verified_bytes(path: Path, manifest: Manifest) -> bytes:

@@ -6,12 +6,14 @@ import csv
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from pipelines.bench import recombined
 from pipelines.bench.detection import (
     GOALS,
     Configured,
@@ -236,3 +238,26 @@ def test_distributions_are_drawn_of_every_group(
         assert drawn.count(b'id="axes_') == 6
     else:
         assert path.read_bytes() == drawn
+
+
+def test_recombined_captions_calibrate_as_harmless_ones_do(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the analytic testbed every caption that is not planted is harmless, whatever its words."""
+    monkeypatch.setattr(recombined, "SEEDS", 2)
+    monkeypatch.setattr(recombined, "CANDIDATES", 300)
+    with Path(os.devnull).open("w") as quiet:
+        results = list(recombined.measure(folder, "test", tmp_path / "out", Reporter(tmp_path, quiet)))
+    assert [one.calibrated_on for one in results] == ["recombined captions", "the lab's harmless prompts"]
+    assert [one.n_calibration for one in results] == [150, 120]
+    for one in results:
+        assert (one.n_harmless, one.n_memorised, len(one.harmless_flagged)) == (40, 6, 2)
+        assert one.rate < 0.15
+        assert one.power > 0.9
+    lines = list(recombined.bench_lines(results))
+    assert unmet(lines, []) == []
+    many = replace(results[0], harmless_flagged=[20, 22])
+    assert [text.split()[0] for text in unmet(list(recombined.bench_lines([many])), [])] == [
+        "calibration.recombined.fpr_low"
+    ]
+    assert "| recombined captions | 150 |" in recombined.markdown(results)

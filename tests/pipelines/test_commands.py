@@ -23,7 +23,17 @@ GROUPS = {
     "index": {"build"},
     "key": {"make"},
     "lab": {"train", "label", "pictures", "detectors", "card", "compare"},
-    "bench": {"detection", "throughput", "cascade", "screens", "exactness"},
+    "calibration": {"make"},
+    "bench": {
+        "detection",
+        "throughput",
+        "cascade",
+        "screens",
+        "exactness",
+        "decisions",
+        "sql",
+        "recombined",
+    },
 }
 
 

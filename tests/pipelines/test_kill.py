@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from audits import WORKING, command, finish, moment, tables
+from audits import WORKING, command, finish, moment, stray, tables
+
+from pipelines.verifying import faults
 
 RAY = ("--set", "run.executor=ray", "--set", "run.workers=2", "--set", "run.threads=1")
 
@@ -71,6 +74,28 @@ def test_a_ray_run_whose_driver_is_killed_at_a_random_time_leaves_no_process(
     wait_for_none(90)
     run_and_compare(config_path, tmp_path / "run", clean, *RAY)
     wait_for_none(90)
+
+
+@pytest.mark.chaos
+def test_fifty_drivers_killed_at_random_moments_lose_nothing(config_path: Path, clean: Path, tmp_path: Path) -> None:
+    """Each call is killed at a drawn moment and the next one goes on; a run that ended is verified, another begun."""
+    draw, kills, finished = random.Random(0), 0, 0
+    while kills < 50:
+        root = tmp_path / f"run-{finished}"
+        process = command("run", config_path, "--out", root)
+        try:
+            code, _, err = finish(process, timeout=draw.uniform(2, 9))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            finish(process)
+            kills += 1
+            continue
+        assert code == 0, err
+        assert tables(root) == tables(clean)
+        assert faults(root) == []
+        finished += 1
+    run_and_compare(config_path, tmp_path / f"run-{finished}", clean)
+    assert not stray(tmp_path / f"run-{finished}")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -64,6 +64,18 @@ def test_a_worker_killed_in_any_stage_changes_nothing(
     assert not stray(tmp_path / "run")
 
 
+def test_a_hung_worker_is_ended_and_its_shard_done_by_another(
+    config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marker = tmp_path / "struck"
+    monkeypatch.setenv("SHARPAUDIT_CRASH", f"work.processed:2:stall@{marker}")
+    outcome = audit(config_path, tmp_path / "run", *RAY, "run.shard_timeout_s=20")
+    assert marker.exists(), "no worker hung"
+    assert outcome.quarantined == []
+    assert tables(tmp_path / "run") == tables(clean)
+    assert not stray(tmp_path / "run")
+
+
 @pytest.mark.chaos
 @pytest.mark.parametrize("action", ["kill", "segfault", "exit"])
 def test_a_poisonous_shard_is_set_aside_said_and_tried_again_by_the_next_call(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import math
 import multiprocessing
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -217,6 +219,35 @@ def test_a_cut_lengthened_or_swapped_file_is_refused_by_name(
         path.write_bytes(whole[:size] if damage == "cut" else whole + whole[: size + 1])
     with pytest.raises(IntegrityError, match=path.name):
         folder(root).read(manifest)
+
+
+OTHER_SCHEMAS = {
+    "column value is missing, double was expected": lambda rows: rows.drop_columns(["value"]),
+    "column value is float, double was expected": lambda rows: recast(rows, "value", pa.float32()),
+    "column tier is int64, int32 was expected": lambda rows: recast(rows, "tier", pa.int64()),
+    "column extra was not expected": lambda rows: rows.append_column("extra", pa.array([1] * len(rows))),
+    "the order of its columns is another": lambda rows: rows.select(rows.column_names[::-1]),
+}
+
+
+def recast(rows: pa.Table, name: str, kind: pa.DataType) -> pa.Table:
+    return rows.set_column(rows.column_names.index(name), name, rows[name].cast(kind))
+
+
+@pytest.mark.parametrize("words", OTHER_SCHEMAS)
+def test_a_file_of_another_schema_is_refused_by_its_column(tmp_path: Path, words: str) -> None:
+    """Whole, and as its manifest says: written by another version, or by somebody else."""
+    manifest = commit(folder(tmp_path))
+    rows = OTHER_SCHEMAS[words](score_rows([1.0, None, 2.5]))
+    data = shards.parquet_bytes(rows)
+    digest = hashlib.sha256(data).hexdigest()
+    changed = replace(manifest, sha256=digest, bytes=len(data), file=f"part-a-{digest[:16]}.parquet")
+    folder(tmp_path).path(changed).write_bytes(data)
+    with pytest.raises(IntegrityError, match=f"{changed.file}: {words}"):
+        folder(tmp_path).read(changed)
+    fewer = replace(changed, rows=7)
+    with pytest.raises(IntegrityError, match="3 rows, its manifest records 7"):
+        folder(tmp_path).read(fewer)
 
 
 def test_every_sampled_bit_flip_is_found(tmp_path: Path) -> None:

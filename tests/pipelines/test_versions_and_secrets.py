@@ -1,0 +1,49 @@
+"""Runs of earlier versions are refused by number, and what the environment keeps secret stands nowhere in a run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from audits import audit, command, finish
+
+import sharpaudit
+from sharpaudit.errors import UserError
+from sharpaudit.tables.runs import RUN_VERSION, RunFolder
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def test_a_run_of_every_earlier_version_is_kept_here() -> None:
+    assert sorted(path.name for path in GOLDEN.iterdir()) == [f"run-version-{n}" for n in range(1, RUN_VERSION)]
+
+
+@pytest.mark.parametrize("number", range(1, RUN_VERSION))
+def test_a_run_of_an_earlier_version_is_refused_and_never_guessed(
+    config_path: Path, tmp_path: Path, number: int
+) -> None:
+    root = Path(shutil.copytree(GOLDEN / f"run-version-{number}", tmp_path / "run"))
+    before = sorted(path.name for path in root.iterdir())
+    refusal = f"run version {number}; this sharpaudit reads version {RUN_VERSION}"
+    for call in (lambda: RunFolder.open(root).record(), lambda: sharpaudit.open_run(root)):
+        with pytest.raises(UserError, match=refusal):
+            call()
+    with pytest.raises(UserError, match=refusal):
+        audit(config_path, root)
+    assert [name for name in sorted(path.name for path in root.iterdir()) if name in before] == before
+    assert not (root / "scores").exists()
+
+
+def test_a_secret_of_the_environment_is_written_nowhere(
+    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canary = "canary-8d0f1c7e"
+    for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "SHARPAUDIT_SECRET"):
+        monkeypatch.setitem(os.environ, name, canary)
+    code, out, err = finish(command("run", config_path, "--out", tmp_path / "run"))
+    assert code == 0, err
+    assert canary not in out + err
+    for path in (tmp_path / "run").rglob("*"):
+        assert not path.is_file() or canary.encode() not in path.read_bytes(), path
