@@ -12,11 +12,13 @@ Shapes: B latents in a forward, K seeds, C H W latent.
 
 from __future__ import annotations
 
+import copy
 import statistics
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -160,6 +162,31 @@ def bare(denoiser: DiffusionDenoiser | RandomUNet, prompts: Sequence[str], nfe: 
     return Row("floor", f"floor: {nfe} bare forwards a prompt", len(some), nfe, run)
 
 
+def forms(denoiser: DiffusionDenoiser, prompts: Sequence[str], batch: int, *, compiled: bool) -> Iterator[Row]:
+    """One bare forward of a batch without what makes it fast here, and compiled by inductor, which takes a minute."""
+    with torch.no_grad():
+        hidden_BLE = denoiser.encode(list(prompts[:batch])).tensors["prompt"]
+    x_CHW, t = screen_latent(0, 0, denoiser.latent_shape), torch.tensor(denoiser.first_timestep())
+    x_BCHW = x_CHW.expand(len(hidden_BLE), -1, -1, -1)
+
+    def row(name: str, what: str, network: Any, layout: torch.memory_format) -> Row:
+        latents_BCHW = x_BCHW.contiguous(memory_format=layout).to(denoiser.device)
+        when = t.to(denoiser.device)
+
+        def run() -> None:
+            with torch.no_grad():
+                network(latents_BCHW, when, encoder_hidden_states=hidden_BLE, return_dict=False)
+
+        return Row(name, what, len(hidden_BLE), 1, run)
+
+    last, first = torch.channels_last, torch.contiguous_format
+    plain = copy.deepcopy(denoiser.unet)
+    yield row("forward", "bare forward, channels last, as used", denoiser.unet, last)
+    yield row("forward_contiguous", "bare forward, channels first", copy.deepcopy(plain).to(memory_format=first), first)
+    if compiled:
+        yield row("forward_compiled", "bare forward, torch.compile", torch.compile(plain), last)
+
+
 def loop(config: AuditConfig, bench: Bench) -> Row:
     """The scoring stage's own loop on one shard: text, evaluations, metrics and the table."""
     known = {place: x0_KCHW[:1] for place, x0_KCHW in bench.known.items()}
@@ -179,10 +206,11 @@ class Throughput:
     lines: list[Line]
 
 
-def measure(folder: Path, *, sd1: bool = True, rounds: int = ROUNDS) -> Throughput:
+def measure(folder: Path, *, sd1: bool = True, compiled: bool = False, rounds: int = ROUNDS) -> Throughput:
     """Time the lab's model in float32, in bfloat16 where the machine has it, and a UNet of Stable Diffusion's size.
 
-    folder: the lab's. A device that CUDA gives is used.
+    folder: the lab's. compiled: also a compiled network, for which torch needs a C++ compiler. A device that CUDA gives
+    is used.
     """
     truth = [row for row in read_truth(folder) if row.split in ("test", "fit")]
     prompts = [row.prompt for row in truth if row.split == "test" and row.label == "harmless"]
@@ -205,10 +233,12 @@ def measure(folder: Path, *, sd1: bool = True, rounds: int = ROUNDS) -> Throughp
     lines = [
         ratio(f"speed.{name}", timing, found["baseline"], goals.get(f"speed.{name}"))
         for name, timing in found.items()
-        if name not in ("baseline", "floor", "loop")
+        if name not in ("baseline", "floor", "loop") and not name.startswith("forward")
     ]
     lines.append(ratio("speed.floor_share", found["loop"], found["floor"], COMMON_GOALS["speed.floor_share"]))
-    tables = {"lab": found}
+    tables = {"lab": found, "forms": timed(list(_forms(bench, compiled=compiled)), rounds)}
+    form = tables["forms"]
+    lines += [ratio(f"speed.{name}", form[name], form["forward"], None) for name in form if name != "forward"]
     if sd1:
         tables["sd1"] = timed(list(_sd1_rows(device)), rounds)
         big = tables["sd1"]
@@ -243,6 +273,11 @@ def _lab_rows(bench: Bench, config: AuditConfig) -> Iterator[Row]:
     yield bare(denoiser, bench.prompts, 3, BATCH)
 
 
+def _forms(bench: Bench, *, compiled: bool) -> Iterator[Row]:
+    if isinstance(bench.denoiser, DiffusionDenoiser):
+        yield from forms(bench.denoiser, bench.prompts, BATCH, compiled=compiled)
+
+
 def _sd1_rows(device: torch.device) -> Iterator[Row]:
     denoiser = RandomUNet(device)
     prompts = ["a photograph of a harbour", "an oil painting of a fox"]
@@ -258,11 +293,12 @@ def markdown(found: Throughput) -> str:
     parts = []
     titles = {
         "lab": "The lab's model",
+        "forms": "The network alone",
         "sd1": "A UNet of Stable Diffusion 1's size, random weights, 4 x 32 x 32 latents",
     }
     for name, rows in found.tables.items():
         first = next(iter(rows.values()))
-        lines = [["", "NFE a prompt", "prompts a second", "times the baseline"], ["---"] * 4]
+        lines = [["", "NFE a prompt", "prompts a second", "times the first row"], ["---"] * 4]
         for timing in rows.values():
             line = ratio("", timing, first, None)
             rate = statistics.median(timing.rates)

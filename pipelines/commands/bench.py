@@ -123,9 +123,12 @@ def exactness(folder: Path, split: str, emulated: bool, json_path: Path | None) 
 @bench.command()
 @click.argument("folder", type=FOLDER, default=LAB / "emoji")
 @click.option("--sd1/--no-sd1", default=True, show_default=True, help="Also a UNet of Stable Diffusion 1's size.")
+@click.option(
+    "--compile", "compiled", is_flag=True, help="Also torch.compile, which needs a C++ compiler and a minute."
+)
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch; all cores by default.")
 @click.option("--json", "json_path", type=FOLDER, help="Write {name, value, low, high, unit, n, goal, met} there.")
-def throughput(folder: Path, sd1: bool, threads: int | None, json_path: Path | None) -> None:
+def throughput(folder: Path, sd1: bool, compiled: bool, threads: int | None, json_path: Path | None) -> None:
     """How many prompts a second, against released detectors' practice, on the lab FOLDER.
 
     Ratios of the same minutes on the same machine. Nothing else should run beside it.
@@ -139,7 +142,7 @@ def throughput(folder: Path, sd1: bool, threads: int | None, json_path: Path | N
     from sharpaudit.denoisers.devices import use_threads
 
     use_threads(threads or os.cpu_count() or 1)
-    found = measure(folder, sd1=sd1)
+    found = measure(folder, sd1=sd1, compiled=compiled)
     click.echo(markdown(found), nl=False)
     _finish(found.lines, needed(found, sd1=sd1), json_path)
 

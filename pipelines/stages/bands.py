@@ -64,18 +64,21 @@ class BandsWorker:
     def process(self, rows: pa.Table) -> pa.Table:
         """The bands, as a table of one row."""
         found = self._search.nearest(rows["image_path"].to_pylist(), 1)
-        best = [match[0].similarity for match in found if not isinstance(match, Status)]
+        prompts = rows["prompt_id"].to_pylist()
+        best = [(p, m[0].similarity) for p, m in zip(prompts, found, strict=True) if not isinstance(m, Status)]
         if not best:
             raise UserError(
                 "no band sample could be matched, so no similarity can be called a copy: "
                 f"{rows.num_rows} band samples were made (samples.band_prompts, samples.per_band)"
             )
-        bands = learn_bands(best, self._config.matches.near_quantile)
+        matches = self._config.matches
+        bands = learn_bands([s for _, s in best], [p for p, _ in best], matches.near_quantile, matches.band_exceptions)
         row = {
-            "profile": self._config.matches.profile,
+            "profile": matches.profile,
             "index_digest": self._search.index.digest,
             "n_samples": bands.n_samples,
-            "n_prompts": len(set(rows["prompt_id"].to_pylist())),
+            "n_prompts": bands.n_prompts,
+            "n_exceptions": bands.n_exceptions,
             "copy_above": bands.copy_above,
             "near_above": bands.near_above,
             "status": Status.OK,

@@ -5,6 +5,7 @@ The thumbnail of every reported reference is copied into the run, so that a run 
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pyarrow as pa
@@ -53,7 +54,7 @@ class MatchWorker:
         self._run, self._config, self._search = run, config, SampleSearch(run, config)
         folder = run.table(BANDS)
         row = folder.read_all(folder.current()).to_pylist()[0]
-        self._bands = Bands(row["copy_above"], row["near_above"], row["n_samples"])
+        self._bands = Bands(**{field.name: row[field.name] for field in fields(Bands)})
 
     def process(self, rows: pa.Table) -> pa.Table:
         """One row a sample and rank; a sample without a picture or a descriptor has one row that says why."""

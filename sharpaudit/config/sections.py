@@ -233,7 +233,10 @@ class MatchesConfig(Section):
     neighbours: int = identity("match", default=3, ge=1, le=100)
     """Training pictures recorded per sample."""
     near_quantile: float = identity("bands", default=0.95, gt=0, lt=1)
-    """Band `near` begins at this quantile of the band samples; band `copy` above all of them."""
+    """Band `near` begins at this quantile of the band samples; band `copy` above all of them but the exceptions."""
+    band_exceptions: int = identity("bands", default=1, ge=0, le=100)
+    """Band prompts, at most one in 50, that may lie above the copy line and are named in the report: a fit prompt may
+    be memorised without anybody knowing, and would hide the copies of others."""
 
 
 class ReportConfig(Section):

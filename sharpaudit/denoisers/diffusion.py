@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import diffusers
 import torch
@@ -167,6 +167,11 @@ class DiffusionDenoiser:
         self.latent_shape = _latent_shape(folder, self._unet.config, self._vae.config)
         self.records_attention = bool(cross_attention_layers(self._unet))
         self._check_text(folder)
+
+    @property
+    def unet(self) -> torch.nn.Module:
+        """The network, for who times it in other forms."""
+        return cast(torch.nn.Module, self._unet)
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """The text encoder's last hidden state, with shape (B, L, E); equal prompts are encoded once."""

@@ -1,12 +1,13 @@
 """The bands of a match, learned from samples that should match nothing.
 
-Band samples are generated from harmless prompts and compared with the same index. A match in band `copy` is
-more similar than every one of them; `near` begins at a quantile of theirs; the rest is `none`. No threshold
-is typed in or copied from a paper.
+Band samples are generated from harmless prompts and compared with the same index. A match in band `copy` is more
+similar than all of them, but for a few prompts that are set aside and named: that a fit prompt is harmless is believed,
+not known, and a single memorised one would lift the line above most copies. `near` begins at a quantile of theirs; the
+rest is `none`. No threshold is typed in or copied from a paper.
 
-How often a harmless sample lands in `copy` is bounded by `false_match_bound`: the chance of exceeding the
-largest of n independent draws is Beta(1, n) distributed, so with confidence `level` it is at most
-1 - (1 - level)^(1/n) (Wilks, Annals of Mathematical Statistics 12, 1941). Samples of one prompt are not
+How often a harmless sample lands in `copy` is bounded by `false_match_bound`: the chance of exceeding the (k + 1)-th
+largest of n independent draws is Beta(k + 1, n - k) distributed (Wilks, Annals of Mathematical Statistics 12, 1941), so
+with confidence `level` it is at most the upper Clopper-Pearson bound of k in n. Samples of one prompt are not
 independent; counting prompts instead of samples gives the cautious bound.
 """
 
@@ -20,21 +21,37 @@ from typing import Literal
 import numpy as np
 
 from sharpaudit.errors import UserError
+from sharpaudit.statistics.intervals import upper_bound
 
 Band = Literal["copy", "near", "none"]
 
 
+PROMPTS_PER_EXCEPTION = 50
+"""Fewer band prompts than this are all believed."""
+
+
 @dataclass(frozen=True)
 class Bands:
-    """copy: similarity > copy_above. near: similarity >= near_above. n_samples: band samples behind both."""
+    """copy: similarity > copy_above. near: similarity >= near_above. n_samples, n_prompts: behind both.
+
+    n_exceptions: band prompts that copy_above leaves out.
+    """
 
     copy_above: float
     near_above: float
     n_samples: int
+    n_prompts: int
+    n_exceptions: int
 
 
-def learn_bands(best_similarities: Sequence[float], near_quantile: float) -> Bands:
-    """The bands from the best similarity of each band sample; the quantile is one of the values, rounded up."""
+def learn_bands(
+    best_similarities: Sequence[float], prompts: Sequence[str], near_quantile: float, exceptions: int = 0
+) -> Bands:
+    """The bands from the best similarity of each band sample; the quantile is one of the values, rounded up.
+
+    prompts: of each sample. exceptions: how many prompts may lie above the copy line, the most similar ones; at most
+    one for every 50 band prompts.
+    """
     values = np.asarray(best_similarities, dtype=np.float64)
     if values.size == 0:
         raise UserError(
@@ -43,8 +60,13 @@ def learn_bands(best_similarities: Sequence[float], near_quantile: float) -> Ban
         )
     if not np.isfinite(values).all():
         raise ValueError("a band sample's similarity is NaN or infinite")
-    near_above = float(np.quantile(values, near_quantile, method="higher"))
-    return Bands(float(values.max()), near_above, int(values.size))
+    best: dict[str, float] = {}
+    for prompt, value in zip(prompts, values.tolist(), strict=True):
+        best[prompt] = max(value, best.get(prompt, value))
+    allowed = min(exceptions, len(best) // PROMPTS_PER_EXCEPTION)
+    copy_above = sorted(best.values(), reverse=True)[allowed]
+    near_above = min(copy_above, float(np.quantile(values, near_quantile, method="higher")))
+    return Bands(copy_above, near_above, int(values.size), len(best), allowed)
 
 
 def band_of(similarity: float, bands: Bands) -> Band:
@@ -56,8 +78,8 @@ def band_of(similarity: float, bands: Bands) -> Band:
     return "near" if similarity >= bands.near_above else "none"
 
 
-def false_match_bound(n: int, level: float = 0.95) -> float:
+def false_match_bound(n: int, exceptions: int = 0, level: float = 0.95) -> float:
     """The largest rate at which a harmless sample lands in `copy`, at confidence `level`; 1 when n is 0."""
     if n < 0 or not 0 < level < 1:
         raise ValueError(f"n = {n}, level = {level}: n is at least 0 and level lies between 0 and 1")
-    return -math.expm1(math.log1p(-level) / n) if n else 1.0
+    return upper_bound(exceptions, n, level) if n else 1.0

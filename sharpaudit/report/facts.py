@@ -241,9 +241,17 @@ def _bands(connection: Connection) -> Row | None:
             "WHERE rank = 1 AND role = 'audit' AND band IS NOT NULL GROUP BY band"
         ).fetchall()
     )
+    aside = rows_of(
+        connection,
+        """
+        SELECT c.prompt, g.best_similarity, g.best_reference_id
+        FROM generated g JOIN triage t ON t.prompt_id = g.prompt_id JOIN corpus c ON c.prompt_id = g.prompt_id
+        WHERE t.selected_for = 'band' AND g.n_copies > 0 ORDER BY g.best_similarity DESC, c.prompt""",
+    )
     # Samples of one prompt are not independent, so the bound counts prompts.
     return rows[0] | {
-        "false_match_high": false_match_bound(rows[0]["n_prompts"]),
+        "false_match_high": false_match_bound(rows[0]["n_prompts"], rows[0]["n_exceptions"] or 0),
+        "set_aside": aside,
         "samples": {band: counts.get(band, 0) for band in ("copy", "near", "none")},
     }
 

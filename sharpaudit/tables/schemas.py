@@ -155,9 +155,11 @@ BANDS = _table(
         "index_digest": pa.string(),
         "n_samples": pa.int32(),
         "n_prompts": pa.int32(),
+        "n_exceptions": pa.int32(),
         "copy_above": pa.float64(),
         "near_above": pa.float64(),
     },
+    version=2,
 )
 MATCHES = _table(
     "matches",

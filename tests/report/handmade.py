@@ -76,7 +76,9 @@ def make_rows(root: Path) -> Rows:
     rows["fit/unconditional"] = [
         {"seed_index": 0, "place": "first", "x0_hat": [0.0], "noise_floor": 0.001, "evaluations": 1} | OK
     ]
-    rows["bands"] = [{"profile": "px", "n_samples": 4, "n_prompts": 2, "copy_above": 0.8, "near_above": 0.7} | OK]
+    rows["bands"] = [
+        {"profile": "px", "n_samples": 4, "n_prompts": 2, "n_exceptions": 0, "copy_above": 0.8, "near_above": 0.7} | OK
+    ]
     for prompt_id in SELECTED:
         for seed in (0, 1):
             _add_sample(rows, root, prompt_id, seed)

@@ -37,6 +37,15 @@ def test_the_flow_counts_what_was_put_there(rows: Rows, facts: Facts) -> None:
     assert found["bands"]["samples"] == {"copy": 2, "near": 0, "none": 10}
 
 
+def test_a_band_prompt_that_copies_is_named(rows: Rows, facts: Facts) -> None:
+    assert facts(rows)["bands"]["set_aside"] == []
+    of(rows, "matches", sample_id="s-f1-1")[0].update(similarity=0.95, band="copy")
+    rows["bands"][0]["n_exceptions"] = 1
+    found = facts(rows)["bands"]
+    assert found["set_aside"] == [{"prompt": "prompt f1", "best_similarity": 0.95, "best_reference_id": "r-f1-1"}]
+    assert found["false_match_high"] == false_match_bound(2, 1)
+
+
 def test_a_finding_carries_the_evidence_of_its_best_sample(rows: Rows, facts: Facts) -> None:
     found = {row["prompt_id"]: row for row in facts(rows)["findings"]["rows"]}
     assert list(found) == ["a0", "a5"]
