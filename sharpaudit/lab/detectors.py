@@ -37,12 +37,14 @@ TOUCHES = "touches.json"
 CAPTIONS: dict[str, tuple[bool, ...]] = {"all": (True, False), "naming a colour": (True,), "naming none": (False,)}
 STATISTICS: dict[str, tuple[Statistic, bool]] = {
     "auc": (auc, False),
+    "tpr_at_0_1_percent_fpr": (tpr_at_fpr(0.001), True),
     "tpr_at_1_percent_fpr": (tpr_at_fpr(0.01), True),
     "tpr_at_3_percent_fpr": (tpr_at_fpr(0.03), True),
 }
 """Of the scores; whether it is a rate."""
 COLUMNS = {
     "auc": "AUC",
+    "tpr_at_0_1_percent_fpr": "TPR at .1% FPR",
     "tpr_at_1_percent_fpr": "TPR at 1% FPR",
     "tpr_at_3_percent_fpr": "TPR at 3% FPR",
     "tpr_at_p_1_percent": "TPR at p ≤ .01",

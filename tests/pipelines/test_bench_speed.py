@@ -85,14 +85,15 @@ def test_rows_take_turns_and_the_first_call_does_not_count() -> None:
 
 def test_everything_that_has_a_goal_is_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throughput, "CORPUS", 20)
-    monkeypatch.setattr(throughput, "FIT_PROMPTS", 30)
     found = measure(folder, sd1=False, rounds=1)
     measured = {line.name for line in found.lines}
     assert set(needed(found, sd1=False)) <= measured
     assert set(needed(found, sd1=True)) - measured == {"speed.sd1_fd"}
     assert "speed.sd1_fd was not measured" in unmet(found.lines, needed(found, sd1=True))
     page = throughput.markdown(found)
-    assert all(timing.row.what in page for timing in found.tables["lab"].values())
+    assert all(timing.row.what in page for rows in found.tables.values() for timing in rows.values())
+    assert list(found.tables["forms"]) == ["forward", "forward_contiguous"]
+    assert "speed.forward_contiguous" in measured
     # The floor counts as many forwards a prompt as the stage beside it evaluates.
     assert found.tables["lab"]["floor"].row.nfe == found.tables["lab"]["loop"].row.nfe == 3
 
