@@ -44,7 +44,8 @@ def test_the_run_holds_as_many_scores_as_asked_for_and_its_sums_agree(measured: 
         assert flagged["n"] == 4_000
         assert 0.01 < flagged["f"] / flagged["n"] < 0.05
         assert len(run.findings()) > 10
-    assert found.facts_gib > 0.05
+    # Of the process that built them, whatever this one holds.
+    assert 0.05 < found.facts_gib < 0.6
 
 
 def test_the_queries_are_those_of_the_readme(measured: tuple[Path, sql.Measured]) -> None:
@@ -60,8 +61,13 @@ def test_the_queries_are_those_of_the_readme(measured: tuple[Path, sql.Measured]
     assert answers[4] == 0
 
 
+def fast(found: sql.Measured) -> sql.Measured:
+    """The same answers on a machine that meets every goal: what this one takes is no matter of a test."""
+    return replace(found, queries=dict.fromkeys(found.queries, 0.1), facts_gib=0.5)
+
+
 def test_a_slow_answer_and_a_large_process_miss_their_goals(measured: tuple[Path, sql.Measured]) -> None:
-    _, found = measured
+    found = fast(measured[1])
     assert unmet(list(sql.bench_lines(found)), []) == []
     first = next(iter(found.queries))
     slow = replace(found, queries=found.queries | {first: 2.5}, facts_gib=1.2)
@@ -74,7 +80,7 @@ def test_a_slow_answer_and_a_large_process_miss_their_goals(measured: tuple[Path
 def test_the_command_prints_names_that_others_rely_on(
     measured: tuple[Path, sql.Measured], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql, "measure", lambda root, rows: measured[1])
+    monkeypatch.setattr(sql, "measure", lambda root, rows: fast(measured[1]))
     result = CliRunner().invoke(cli, ["bench", "sql", "--json", str(tmp_path / "sql.json")])
     assert result.exit_code == 0, result.output
     names = {line["name"] for line in json.loads((tmp_path / "sql.json").read_text())}
