@@ -8,10 +8,7 @@ from collections.abc import Iterator
 from sharpaudit.config import AuditConfig
 from sharpaudit.errors import UserError
 from sharpaudit.statistics.conformal import fpr_interval, rank_at, smallest_p
-from sharpaudit.statistics.fdr import calibration_needed, penalty
-
-PREVALENCES = (0.01, 0.001, 0.0001)
-"""Shares of memorised prompts for which the size of the calibration set is told."""
+from sharpaudit.statistics.fdr import PREVALENCES, calibration_needed, penalty
 
 
 def allowed(config: AuditConfig, n: int) -> str:

@@ -11,6 +11,7 @@ Shapes: N prompts of a shard.
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -75,6 +76,10 @@ QUERIES = {
     "what was rejected, and why": """
         select stage, table_name, status, n from outcomes where status not in ('ok', 'cleared') order by n desc""",
 }
+STAGES = {
+    table.stage: {"fingerprint": digest_of(["synthetic", [t.version for t in RUN_TABLES if t.stage == table.stage]])}
+    for table in RUN_TABLES
+}
 Values = npt.NDArray[np.float64]
 
 
@@ -94,7 +99,9 @@ class Measured:
 def measure(root: Path, n_rows: int) -> Measured:
     """Write the run into `root`, unless an earlier call did, then ask it."""
     begun = time.monotonic()
-    run = RunFolder.open(root) if (root / "run.json").exists() else write_run(root, n_rows)
+    run = RunFolder.open(root) if root.exists() else write_run(root, n_rows)
+    if (run.record() or {}).get("stages") != STAGES:
+        raise UserError(f"{root}: written by another version; remove it, or name another folder with --out")
     written = time.monotonic() - begun
     begun = time.monotonic()
     materialise(current_files(run), root / "audit.duckdb")
@@ -123,13 +130,14 @@ def facts_in_a_process(root: Path) -> dict[str, float]:
 
 
 def write_run(root: Path, n_rows: int) -> RunFolder:
-    """A finished run with n_rows rows of scores, as tables alone: there are no pictures."""
-    run = RunFolder.create(root)
-    stages = {table.stage: {"fingerprint": digest_of(["synthetic", table.stage])} for table in RUN_TABLES}
-    run.write_record({"stages": stages})
+    """A finished run with n_rows rows of scores, as tables alone: there are no pictures. Whole or not at `root`."""
     n_audit = n_rows // len(METRICS) - CALIBRATION
     if n_audit < SHARD:
         raise UserError(f"--rows {n_rows}: at least {len(METRICS) * (SHARD + CALIBRATION):,} are needed")
+    part = root.with_name(f".{root.name}.inprogress")
+    shutil.rmtree(part, ignore_errors=True)
+    run = RunFolder.create(part)
+    run.write_record({"stages": STAGES})
     calibration = generator("sql", "calibration").lognormal(size=CALIBRATION)
     written: dict[str, list[str]] = {table.name: [] for table in RUN_TABLES}
     sizes = {"calibration": CALIBRATION, "fit": FIT, "audit": n_audit}
@@ -146,7 +154,8 @@ def write_run(root: Path, n_rows: int) -> RunFolder:
         written[name].append("all")
     for table in RUN_TABLES:
         run.table(table).commit_table(TableCommit(written[table.name]))
-    return run
+    part.rename(root)
+    return RunFolder.open(root)
 
 
 def _shard(role: str, first: int, n: int, calibration: Values) -> dict[str, pa.Table]:

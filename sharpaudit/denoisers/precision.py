@@ -23,7 +23,7 @@ def keep_ends_exact(unet: Any) -> None:
     ends = [unet.conv_in, unet.conv_out, *([unet.conv_norm_out] if unet.conv_norm_out is not None else [])]
     for layer in ends:
         layer.to(torch.float32)
-    for layer in (*ends[1:],):
+    for layer in ends[1:]:
         layer.register_forward_pre_hook(_takes(torch.float32))
     unet.conv_in.register_forward_hook(lambda _layer, _inputs, output: output.to(dtype))
     # The UNet gives the embedding of t the precision of the latent.

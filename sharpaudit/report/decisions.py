@@ -13,11 +13,9 @@ import numpy as np
 
 from sharpaudit.report.reading import Row, one, rows_of
 from sharpaudit.statistics.conformal import TOLERANCE, lexicographic, smallest_p
-from sharpaudit.statistics.fdr import HALF, calibration_needed, family_q_values, penalty, share_of_harmless
+from sharpaudit.statistics.fdr import HALF, PREVALENCES, calibration_needed, family_q_values, penalty, share_of_harmless
 from sharpaudit.tables.query import Connection
 from sharpaudit.triage.calibrators import ALL, ranked
-
-PREVALENCES = (0.01, 0.001, 0.0001)
 
 
 def discoveries(connection: Connection, triage: Mapping[str, Any]) -> Row:

@@ -21,6 +21,8 @@ from sharpaudit.statistics.conformal import TOLERANCE
 Values = npt.NDArray[np.float64]
 HALF = 0.5
 """Above it p of true null hypotheses stand nearly alone."""
+PREVALENCES = (0.01, 0.001, 0.0001)
+"""Shares of memorised prompts for which people are told the size of the calibration set that finds them."""
 Procedure = Literal["benjamini-hochberg", "benjamini-yekutieli"]
 
 

@@ -14,6 +14,7 @@ import sharpaudit
 from pipelines.bench import sql
 from pipelines.bench.lines import unmet
 from pipelines.cli import cli
+from sharpaudit.errors import UserError
 
 README = Path(__file__).parents[2] / "README.md"
 ROWS = 3 * (4_000 + 999)
@@ -87,6 +88,18 @@ def test_the_command_prints_names_that_others_rely_on(
     assert names >= {"sql.q1", "sql.q2", "sql.q3", "sql.q4", "sql.q5", "sql.facts_gib"}
     assert "15,000" not in result.output  # figures are those measured
     assert f"{ROWS:,} rows of scores" in result.output
+
+
+def test_a_run_of_another_version_is_named_and_a_half_written_one_is_none(
+    measured: tuple[Path, sql.Measured], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "_once", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        sql.measure(tmp_path / "run", ROWS)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(sql, "STAGES", {})
+    with pytest.raises(UserError, match="written by another version; remove it"):
+        sql.measure(measured[0], ROWS)
 
 
 def test_too_few_rows_are_refused(tmp_path: Path) -> None:

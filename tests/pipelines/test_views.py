@@ -41,7 +41,6 @@ def rows(run: analysis.Run, sql: str) -> list[dict[str, Any]]:
 
 def test_risk_has_one_row_for_each_audited_prompt_with_its_evidence(run: analysis.Run, clean: Path) -> None:
     made = tables(clean)
-    copied = {row["prompt_id"] for row in made["matches"] if row["rank"] == 1 and row["band"] == "copy"}
     sampled = {row["prompt_id"] for row in made["samples"]}
     of_sample = {row["sample_id"]: row["prompt_id"] for row in made["samples"]}
     copied = {of_sample[row["sample_id"]] for row in made["matches"] if row["rank"] == 1 and row["band"] == "copy"}
