@@ -18,13 +18,13 @@ import numpy.typing as npt
 
 from pipelines.bench.detection import audit_of
 from pipelines.bench.gathering import fitted_on
-from pipelines.bench.lines import Line
+from pipelines.bench.lines import Line, table
 from pipelines.stages.fit import screen_config
 from sharpaudit.config import AuditConfig, ScoresConfig, TierConfig
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status, UserError
 from sharpaudit.lab.detectors import Truth, read_truth
-from sharpaudit.scores.cascade import Tier, scores_as_strangers, tiers, total_seeds
+from sharpaudit.scores.cascade import Tier, fit_seeds, scores_as_strangers, tiers, total_seeds
 from sharpaudit.scores.plan import evaluations, places
 from sharpaudit.scores.screen import ScreenConfig, screen, unconditional_predictions
 from sharpaudit.scores.subspace import fit_subspace
@@ -92,18 +92,19 @@ def _evaluated(config: AuditConfig, cascade: Sequence[Tier], truth: Sequence[Tru
     denoiser, settings = load_denoiser(config.model), screen_config(config)
     wanted = places([metric for tier in cascade for metric in tier.metrics])
     known = unconditional_predictions(denoiser, replace(settings, n_seeds=total_seeds(cascade)), wanted)
-    moved_ND, families = fitted_on(denoiser, fit, known, settings)
-    subspace = fit_subspace(moved_ND, config.scores.components, families)
+    fitted = {k: fitted_on(denoiser, fit, known, replace(settings, first_seed=k)) for k in fit_seeds(cascade)}
+    subspaces = {k: fit_subspace(moved_ND, config.scores.components, names) for k, (moved_ND, names) in fitted.items()}
 
     def at(tier: Tier) -> Values:
         own = ScreenConfig(tier.n_seeds, settings.seed, settings.step, settings.batch_size, tier.first_seed)
-        rows = screen(denoiser, [row.prompt for row in truth], known, subspace, own, tier.metrics)
+        rows = screen(denoiser, [row.prompt for row in truth], known, subspaces, own, tier.metrics)
         found = np.array([np.nan if isinstance(row, Status) else row.mean(tier.deciding) for row in rows])
         if np.isnan(found).any():
             raise UserError(f"{np.isnan(found).sum()} prompts have no score; a comparison needs all of them")
         return found
 
-    strangers = scores_as_strangers("residual_gap", moved_ND, len(subspace.directions_KD), families)
+    moved_ND, families = fitted[0]
+    strangers = scores_as_strangers("residual_gap", [moved_ND], [len(subspaces[0].directions_KD)], families)
     return Evaluated(at(cascade[0]), at(cascade[-1]), strangers)
 
 
@@ -168,11 +169,10 @@ def markdown(results: Sequence[Result]) -> str:
         "difference (95%)",
         "lost",
     ]
-    rows = [head, ["---"] * len(head)]
+    rows = []
     for r in results:
         delta = f"{r.tpr - r.tpr_everything:+.3f} ({r.low:+.3f} to {r.high:+.3f})"
         everything = f"{r.tpr_everything:.3f} for {r.cost_everything}"
         rows.append([f"{r.above:g}", f"{r.cost:.2f}", f"{r.tpr:.3f}", everything, delta, str(len(r.lost))])
-    table = "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
     lost = [f"lost at {r.above:g}: {prompt}" for r in results for prompt in r.lost]
-    return "\n".join([table, *lost]) + "\n"
+    return "\n".join([table(head, rows), *lost]) + "\n"

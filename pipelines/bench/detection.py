@@ -23,8 +23,9 @@ import pyarrow.compute as pc
 
 from pipelines.audit import run_audit
 from pipelines.bench.lines import Line
+from pipelines.bench.lines import table as markdown_table
 from pipelines.progress import Reporter
-from pipelines.stages.fit import load_subspace, load_unconditional, screen_config
+from pipelines.stages.fit import load_subspaces, load_unconditional, screen_config
 from sharpaudit import config as configuration
 from sharpaudit.config import AuditConfig, ModelConfig
 from sharpaudit.denoisers.load import load_denoiser
@@ -155,8 +156,8 @@ def _forward_mode(run: RunFolder, config: AuditConfig, truth: Sequence[Truth]) -
     """The reference path of sharpness at one seed on FEW prompts, half of them memorised exact plants if there are."""
     few = balanced(truth, FEW)
     settings = replace(screen_config(config), batch_size=8)
-    known, nothing = load_unconditional(run, config), load_subspace(run)
-    rows = screen(load_denoiser(config.model), [row.prompt for row in few], known, nothing, settings, (SHARPNESS_JVP,))
+    known, prompts = load_unconditional(run, config), [row.prompt for row in few]
+    rows = screen(load_denoiser(config.model), prompts, known, {}, settings, (SHARPNESS_JVP,))
     if any(isinstance(row, Status) for row in rows):
         raise UserError("sharpness_jvp: a prompt could not be evaluated; a table needs all of them")
     values = np.array([row.mean("sharpness_jvp") for row in rows if not isinstance(row, Status)])
@@ -201,7 +202,7 @@ def bench_lines(found: Detection, goals_of: Mapping[str, Mapping[str, float]]) -
 def markdown(found: Detection) -> str:
     """The table for people: a line per metric, seeds, plants and captions."""
     head = ["metric", "n", "NFE", "ms", "plants", "captions", "seeds", "memorised", "harmless", *COLUMNS.values()]
-    rows: list[list[object]] = [[*head], ["---"] * len(head)]
+    rows: list[list[object]] = []
     keyed = {(*_key(line), line["statistic"]): line for line in found.lines}
     for metric, n, plants, captions in dict.fromkeys(_key(line) for line in found.lines):
         nfe, ms = found.cost[metric]
@@ -219,7 +220,7 @@ def markdown(found: Detection) -> str:
                 *map(_shown, figures),
             ]
         )
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows) + "\n"
+    return markdown_table(head, rows)
 
 
 def _key(line: dict[str, Any]) -> tuple[str, int, str, str]:
@@ -268,12 +269,12 @@ def _stacked(found: dict[str, list[Values]]) -> dict[str, Values]:
 
 def _costs(run: RunFolder, config: AuditConfig, prompts: Sequence[str]) -> Iterator[tuple[str, tuple[int, float]]]:
     """Each metric alone: evaluations per prompt and seed, and milliseconds on this machine, after a first call."""
-    denoiser, known, subspace = load_denoiser(config.model), load_unconditional(run, config), load_subspace(run)
+    denoiser, known, subspaces = load_denoiser(config.model), load_unconditional(run, config), load_subspaces(run)
     some = list(prompts[:TIMED_PROMPTS])
     for metric in named(config.scores.metrics):
-        screen(denoiser, some, known, subspace, screen_config(config), (metric,))
+        screen(denoiser, some, known, subspaces, screen_config(config), (metric,))
         begun = time.monotonic()
-        rows = screen(denoiser, some, known, subspace, screen_config(config), (metric,))
+        rows = screen(denoiser, some, known, subspaces, screen_config(config), (metric,))
         spent = time.monotonic() - begun
         if any(isinstance(row, Status) for row in rows):
             raise UserError(f"{metric.name}: a prompt could not be scored while timing; lower model.batch_size")

@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 from pipelines.bench.common_jacobian import sharpness
 from pipelines.bench.detection import audit_of
 from pipelines.bench.gathering import fitted_on
-from pipelines.bench.lines import Line
+from pipelines.bench.lines import Line, table
 from pipelines.stages.fit import screen_config
 from sharpaudit.config import AuditConfig, override
 from sharpaudit.denoisers.base import Denoiser
@@ -34,7 +34,7 @@ from sharpaudit.scores.metrics import METRICS, named
 from sharpaudit.scores.plan import places
 from sharpaudit.scores.residual_gap import RESIDUAL_GAP
 from sharpaudit.scores.screen import ScreenConfig, screen, unconditional_predictions
-from sharpaudit.scores.subspace import NOTHING, fit_subspace
+from sharpaudit.scores.subspace import Subspaces, fit_subspace
 from sharpaudit.statistics.detection import Group, difference, tpr_at_fpr
 
 STEPS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -152,11 +152,11 @@ def _values(
     fit = [row for row in read_truth(folder) if row.split == "fit"]
     denoiser, settings = denoiser or load_denoiser(config.model), replace(screen_config(config), n_seeds=1)
     known = unconditional_predictions(denoiser, settings, places(metrics))
-    subspace = NOTHING
+    subspaces: Subspaces = {}
     if RESIDUAL_GAP in metrics:
         moved_ND, families = fitted_on(denoiser, fit, known, settings)
-        subspace = fit_subspace(moved_ND, config.scores.components, families)
-    rows = screen(denoiser, prompts, known, subspace, _batched(settings, metrics), metrics)
+        subspaces = {0: fit_subspace(moved_ND, config.scores.components, families)}
+    rows = screen(denoiser, prompts, known, subspaces, _batched(settings, metrics), metrics)
     if any(isinstance(row, Status) for row in rows):
         raise UserError("a prompt could not be evaluated; a comparison needs all of them: lower model.batch_size")
     return {m.name: np.array([row.mean(m.name) for row in rows if not isinstance(row, Status)]) for m in metrics}
@@ -186,7 +186,7 @@ def markdown(found: Sequence[Step], precise: Sequence[Precision]) -> str:
         [FORMS[s.form], f"{s.h:g}", f"{s.correlation:.4f}", f"{s.median_error:.1e}", f"{s.largest_error:.1e}"]
         for s in found
     ]
-    text = _table([head, *rows])
+    text = table(head, rows)
     if not precise:
         return f"{text}\nbfloat16 was not measured: this CPU has none; --emulated measures it all the same, slowly\n"
     head = ["metric in bfloat16", "rank correlation", "TPR at 1% FPR", "in float32", "difference (95%)", "offered"]
@@ -201,9 +201,4 @@ def markdown(found: Sequence[Step], precise: Sequence[Precision]) -> str:
         ]
         for p in precise
     ]
-    return f"{text}\n{_table([head, *told])}"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return f"{text}\n{table(head, told)}"

@@ -83,7 +83,7 @@ def gather(folder: Path, split: str, n_seeds: int) -> Data:
 def fitted_on(
     denoiser: Denoiser, rows: Sequence[Truth], known: Known, config: ScreenConfig
 ) -> tuple[npt.NDArray[np.float32], list[str]]:
-    """delta_eps at seed 0 of the fit prompts that can be evaluated, with shape (F, D), and the family of each."""
+    """delta_eps at the config's first seed of the fit prompts that can be evaluated, (F, D), and each one's family."""
     found = zip(rows, differences(denoiser, [row.prompt for row in rows], known, config), strict=True)
     kept = [(row.family, vector) for row, vector in found if not isinstance(vector, Status)]
     return np.stack([vector for _, vector in kept]), [family for family, _ in kept]

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.bench.gathering import Data, Floats
+from pipelines.bench.lines import table
 from sharpaudit.lab.detectors import Truth, names_colour
 from sharpaudit.scores.subspace import choose_components, principal_directions
 from sharpaudit.statistics.detection import Group, auc, difference, figure, tpr_at_fpr
@@ -203,7 +204,7 @@ def rivals(n_seeds: int, kind: str) -> list[Rival]:
     ]
     joined = [
         Rival("mean residual gap", n_seeds, lambda d: _at(None)(d).mean(0, keepdims=True)),
-        Rival("mean residual gap, fitted at one seed as in an audit", n_seeds, _fitted_once),
+        Rival("mean residual gap, fitted at the first seed only", n_seeds, _fitted_once),
         Rival("residual gap of the mean", n_seeds, lambda d: averaged(d)[None]),
         Rival("(c) common to pairs of seeds", n_seeds, lambda d: crossed(d)[None]),
         Rival("(c) scatter over seeds", n_seeds, lambda d: scatter(d)[None]),
@@ -254,8 +255,8 @@ def _groups(truth: Sequence[Truth], scores_SN: Floats, kind: str) -> tuple[Group
 def markdown(findings: Sequence[Finding]) -> str:
     """The table for people."""
     head = ["screen", "NFE", "AUC", "TPR at 1% FPR", "TPR at .1% FPR"]
-    rows = [head, ["---"] * len(head)]
+    rows = []
     for found in findings:
         cells = [f"{m:.3f} ({d:+.3f}, {low:+.3f} to {high:+.3f})" for m, d, low, high in found.figures.values()]
         rows.append([found.rival.name, str(found.rival.nfe), *cells])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    return table(head, rows)

@@ -16,18 +16,19 @@ import copy
 import statistics
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipelines.bench.cascade import DEFAULT, scores_of
 from pipelines.bench.detection import audit_of
-from pipelines.bench.lines import Line
+from pipelines.bench.lines import Line, table
 from pipelines.bench.timing import ROUNDS, Row, Timed, ratio, timed
 from pipelines.stages.score import ScoreWorker
 from sharpaudit.config import AuditConfig, ScoresConfig, override
@@ -39,11 +40,11 @@ from sharpaudit.errors import Status, UserError
 from sharpaudit.lab.detectors import read_truth
 from sharpaudit.lab.random_unet import RandomUNet
 from sharpaudit.scores.base import Known, Metric
-from sharpaudit.scores.cascade import scores_as_strangers, screen_tiers, tiers, total_seeds
+from sharpaudit.scores.cascade import fit_seeds, scores_as_strangers, screen_tiers, tiers, total_seeds
 from sharpaudit.scores.metrics import named
 from sharpaudit.scores.plan import evaluations, places
 from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
-from sharpaudit.scores.subspace import NOTHING, Subspace, fit_subspace
+from sharpaudit.scores.subspace import Subspaces, fit_subspace
 from sharpaudit.seeds import screen_latent
 
 SEEDS = 4
@@ -82,7 +83,7 @@ class Bench:
 
     denoiser: Denoiser
     known: Known
-    subspace: Subspace
+    subspaces: Subspaces
     prompts: list[str]
 
     def config(self, n_seeds: int, batch: int = BATCH) -> ScreenConfig:
@@ -93,7 +94,7 @@ class Bench:
         """The first metric of the first n prompts, mean over seeds."""
         config = self.config(n_seeds, batch)
         known = {place: x0_KCHW[:n_seeds] for place, x0_KCHW in self.known.items()}
-        rows = screen(self.denoiser, self.prompts[:n_prompts], known, self.subspace, config, metrics)
+        rows = screen(self.denoiser, self.prompts[:n_prompts], known, self.subspaces, config, metrics)
         if any(isinstance(row, Status) for row in rows):
             raise UserError(f"a batch of {batch} latents does not fit this machine's memory")
         found = [row.seed_values[metrics[0].name] for row in rows if not isinstance(row, Status)]
@@ -107,12 +108,16 @@ class Bench:
 
 
 def bench_of(denoiser: Denoiser, prompts: Sequence[str], fit: Sequence[str]) -> Bench:
-    """What an audit's fit stage leaves, for SEEDS seeds."""
+    """What an audit's fit stage leaves: empty prompts for SEEDS seeds, directions for the first."""
     config = ScreenConfig(SEEDS, 0, 1.0, BATCH)
     known = unconditional_predictions(denoiser, config, places(named(METRICS)))
+    fitted = fit_subspace(_moved(denoiser, fit, known, config), ScoresConfig().components)
+    return Bench(denoiser, known, {0: fitted}, list(prompts))
+
+
+def _moved(denoiser: Denoiser, fit: Sequence[str], known: Known, config: ScreenConfig) -> npt.NDArray[np.float32]:
     found = differences(denoiser, fit, known, config)
-    moved = np.stack([row for row in found if not isinstance(row, Status)])
-    return Bench(denoiser, known, fit_subspace(moved, ScoresConfig().components), list(prompts))
+    return np.stack([row for row in found if not isinstance(row, Status)])
 
 
 def cascade_row(name: str, what: str, bench: Bench, fit: Sequence[str], memorised: Sequence[str]) -> Row:
@@ -120,16 +125,17 @@ def cascade_row(name: str, what: str, bench: Bench, fit: Sequence[str], memorise
     cascade = tiers(scores_of(DEFAULT))
     config = bench.config(1)
     known = unconditional_predictions(bench.denoiser, bench.config(total_seeds(cascade)))
-    moved = np.stack([row for row in differences(bench.denoiser, fit, known, config) if not isinstance(row, Status)])
-    k = len(bench.subspace.directions_KD)
-    threshold = float(np.quantile(scores_as_strangers("residual_gap", moved, k), DEFAULT))
+    moved = {k: _moved(bench.denoiser, fit, known, replace(config, first_seed=k)) for k in fit_seeds(cascade)}
+    subspaces = {k: fit_subspace(moved_ND, ScoresConfig().components) for k, moved_ND in moved.items()}
+    strangers = scores_as_strangers("residual_gap", [moved[0]], [len(subspaces[0].directions_KD)])
+    threshold = float(np.quantile(strangers, DEFAULT))
     prompts = [*memorised[: round(0.01 * CORPUS)], *bench.prompts][:CORPUS]
     if len(prompts) < CORPUS:
         raise UserError(f"{len(prompts)} prompts in the lab's test split; {CORPUS} are needed to time a cascade")
     nfe = sum((1 - tier.above) * tier.n_seeds * sum(evaluations(tier.metrics).values()) for tier in cascade)
 
     def run() -> object:
-        return screen_tiers(bench.denoiser, prompts, known, bench.subspace, config, cascade, {2: threshold})
+        return screen_tiers(bench.denoiser, prompts, known, subspaces, config, cascade, {2: threshold})
 
     return Row(name, what, CORPUS, nfe, run)
 
@@ -190,7 +196,7 @@ def forms(denoiser: DiffusionDenoiser, prompts: Sequence[str], batch: int, *, co
 def loop(config: AuditConfig, bench: Bench) -> Row:
     """The scoring stage's own loop on one shard: text, evaluations, metrics and the table."""
     known = {place: x0_KCHW[:1] for place, x0_KCHW in bench.known.items()}
-    worker = ScoreWorker(config, known, bench.subspace)
+    worker = ScoreWorker(config, known, bench.subspaces)
     prompts = bench.prompts[: 2 * BATCH]
     ids = [f"{i:032x}" for i in range(len(prompts))]
     rows = pa.table({"prompt_id": ids, "prompt": prompts})
@@ -282,7 +288,7 @@ def _sd1_rows(device: torch.device) -> Iterator[Row]:
     denoiser = RandomUNet(device)
     prompts = ["a photograph of a harbour", "an oil painting of a fox"]
     known = unconditional_predictions(denoiser, ScreenConfig(1, 0, 1.0, 2))
-    bench = Bench(denoiser, known, NOTHING, prompts)
+    bench = Bench(denoiser, known, {}, prompts)
     yield baseline(bench, 2, 1)
     yield bench.row("fd", "finite difference, 2 prompts at a time, n = 1", "sharpness", 2, 1, 2)
     yield bare(denoiser, prompts, 3, 2)
@@ -298,12 +304,12 @@ def markdown(found: Throughput) -> str:
     }
     for name, rows in found.tables.items():
         first = next(iter(rows.values()))
-        lines = [["", "NFE a prompt", "prompts a second", "times the first row"], ["---"] * 4]
+        lines = []
         for timing in rows.values():
             line = ratio("", timing, first, None)
             rate = statistics.median(timing.rates)
             shown = f"{line.value:.1f} ({line.low:.1f} to {line.high:.1f})"
             lines.append([timing.row.what, f"{timing.row.nfe:g}", f"{rate:.3g}", shown])
-        table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        parts.append(f"{titles[name]}\n\n{table}\n")
+        head = ["", "NFE a prompt", "prompts a second", "times the first row"]
+        parts.append(f"{titles[name]}\n\n{table(head, lines)}")
     return "\n".join(parts)

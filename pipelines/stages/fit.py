@@ -1,12 +1,14 @@
 """Fit: what the screen learns from harmless prompts, in four steps.
 
 (a) `fit_unconditional`: x0_hat(x, empty) for every seed and place, and the noise floor; (b) `fit_differences`: row
-shards over the fit prompts; (c) `fit_subspace`: the directions of harmless change; (d) `fit_thresholds`, in a file of
-its own: where the tiers of a cascade let prompts pass. Fit prompts serve nothing else but the match bands.
+shards over the fit prompts, for every seed at which something is learned; (c) `fit_subspace`: the directions of
+harmless change at each of these seeds; (d) `fit_thresholds`, in a file of its own: where the tiers of a cascade let
+prompts pass. Fit prompts serve nothing else but the match bands.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -20,10 +22,10 @@ from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status, UserError
 from sharpaudit.scores.base import PROBE, Known, Metric
-from sharpaudit.scores.cascade import tiers, total_seeds
+from sharpaudit.scores.cascade import fit_seeds, tiers, total_seeds
 from sharpaudit.scores.plan import places
 from sharpaudit.scores.screen import ScreenConfig, differences, noise_floor, require, unconditional_predictions
-from sharpaudit.scores.subspace import Subspace, fit_subspace
+from sharpaudit.scores.subspace import Subspace, Subspaces, fit_subspace
 from sharpaudit.tables.records import digest_of
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import CORPUS, DIFFERENCES, SUBSPACE, UNCONDITIONAL, Table
@@ -91,7 +93,7 @@ class UnconditionalWorker:
 
 
 class DifferencesStage(Stage):
-    """One row a fit prompt: its difference of noise predictions at seed 0."""
+    """One row a fit prompt and seed: its difference of noise predictions."""
 
     name = "fit_differences"
     table = DIFFERENCES
@@ -99,13 +101,23 @@ class DifferencesStage(Stage):
     upstream = ("fit_unconditional",)
     key = "prompt_id"
 
+    def outside(self, config: AuditConfig, facts: Facts) -> dict[str, Any]:
+        """The seeds at which something is learned."""
+        return {"seeds": list(_seeds(config))}
+
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
-        """A shard for each corpus shard of fit prompts."""
-        return corpus_work(self.name, run, ("fit",))
+        """For every seed a shard for each corpus shard of fit prompts."""
+        shards = corpus_work(self.name, run, ("fit",))
+        return [
+            replace(work, shard=f"{work.shard}-seed{k}", payload=work.payload | {"seed": k})
+            for k in _seeds(config)
+            for work in shards
+        ]
 
     def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:
-        """The prompts of the shard."""
-        return read_prompts(run, work)
+        """The prompts of the shard, with its seed."""
+        rows = read_prompts(run, work)
+        return rows.append_column("seed_index", pa.repeat(pa.scalar(work.payload["seed"], pa.int32()), rows.num_rows))
 
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker that holds the model and the unconditional predictions."""
@@ -118,7 +130,8 @@ class DifferencesWorker:
 
     def process(self, rows: pa.Table) -> pa.Table:
         """The differences; a prompt without one has a status instead."""
-        found = differences(self._denoiser, rows["prompt"].to_pylist(), self._known, self._settings)
+        settings = replace(self._settings, first_seed=rows["seed_index"][0].as_py())
+        found = differences(self._denoiser, rows["prompt"].to_pylist(), self._known, settings)
         statuses = [entry if isinstance(entry, Status) else Status.OK for entry in found]
         vectors = [None if isinstance(entry, Status) else entry for entry in found]
         columns = {
@@ -128,11 +141,11 @@ class DifferencesWorker:
             "status": statuses,
             "reason": [reason(status) for status in statuses],
         }
-        return pa.table({"prompt_id": rows["prompt_id"]} | columns)
+        return pa.table({name: rows[name] for name in ("prompt_id", "seed_index")} | columns)
 
 
 class SubspaceStage(Stage):
-    """Row 0 is the mean, rows 1 to k the directions of harmless change."""
+    """Of every seed row 0 is the mean, rows 1 to k the directions of harmless change."""
 
     name = "fit_subspace"
     table = SUBSPACE
@@ -141,12 +154,12 @@ class SubspaceStage(Stage):
     whole = True
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
-        """One shard, named by the differences that it learns from."""
-        return [differences_work(self.name, run)]
+        """A shard for each seed, named by the differences that it learns from."""
+        return [differences_work(self.name, run, (k,)) for k in _seeds(config)]
 
     def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:
-        """The differences of all fit prompts that have one. Raises UserError when the noise floor drowns them."""
-        rows = read_differences(run)
+        """The seed's difference of each fit prompt that has one. Raises UserError when the noise floor drowns them."""
+        rows = read_differences(run, work.payload["seeds"])
         floor = run.table(UNCONDITIONAL)
         _refuse_noise(floor.read_all(floor.current())["noise_floor"][0].as_py(), rows["noise_gap"].to_numpy())
         return rows
@@ -166,6 +179,7 @@ class SubspaceWorker:
         subspace = fit_subspace(stacked(rows["difference"]), self._components, families)
         vectors = [subspace.mean_D, *subspace.directions_KD]
         columns = {
+            "seed_index": pa.repeat(rows["seed_index"][0], len(vectors)),
             "component": pa.array(range(len(vectors)), pa.int32()),
             "direction": pa.array([vector.numpy() for vector in vectors], pa.list_(pa.float32())),
             "variance_share": pa.array([None, *subspace.variance_shares_K], pa.float64()),
@@ -175,17 +189,23 @@ class SubspaceWorker:
         return pa.table(columns)
 
 
-def differences_work(stage: str, run: RunFolder) -> Work:
-    """The one shard of a stage that learns from all differences, named by them."""
-    manifests = run.table(DIFFERENCES).current()
+def differences_work(stage: str, run: RunFolder, seeds: Collection[int]) -> Work:
+    """The one shard of a stage that learns from all differences at these seeds, named by them."""
+    manifests = _differences_at(run, seeds)
     digest = digest_of([[m.shard, m.sha256] for m in manifests])
-    return Work(stage, f"all-{digest[:8]}", sum(m.rows for m in manifests), digest)
+    name = f"seed{'-'.join(map(str, seeds))}-{digest[:8]}"
+    return Work(stage, name, sum(m.rows for m in manifests), digest, {"seeds": list(seeds)})
 
 
-def read_differences(run: RunFolder) -> pa.Table:
-    """The fit prompts that have a difference, in the order of their ids, each with its family."""
+def _differences_at(run: RunFolder, seeds: Collection[int]) -> list[Manifest]:
+    # A shard's name ends in its seed.
+    return [m for m in run.table(DIFFERENCES).current() if int(m.shard.rpartition("-seed")[2]) in seeds]
+
+
+def read_differences(run: RunFolder, seeds: Collection[int]) -> pa.Table:
+    """The fit prompts that have a difference at these seeds, in the order of their ids, each with its family."""
     folder, corpus = run.table(DIFFERENCES), run.table(CORPUS)
-    rows = folder.read_all(folder.current()).filter(pc.field("status") == Status.OK).sort_by("prompt_id")
+    rows = folder.read_all(_differences_at(run, seeds)).filter(pc.field("status") == Status.OK).sort_by("prompt_id")
     known = corpus.read_all([m for m in corpus.current() if role_of(m) == "fit"], ["prompt_id", "family_id"])
     families = known["family_id"].take(pc.index_in(rows["prompt_id"], value_set=known["prompt_id"]))
     return rows.append_column("family_id", families)
@@ -240,6 +260,10 @@ def screen_config(config: AuditConfig) -> ScreenConfig:
     return ScreenConfig(config.scores.n_seeds, config.seed, config.scores.step, config.model.batch_size)
 
 
+def _seeds(config: AuditConfig) -> tuple[int, ...]:
+    return fit_seeds(tiers(config.scores))
+
+
 def _places(config: AuditConfig) -> tuple[str, ...]:
     return places(_metrics(config))
 
@@ -260,12 +284,15 @@ def load_unconditional(run: RunFolder, config: AuditConfig) -> Known:
     return known
 
 
-def load_subspace(run: RunFolder) -> Subspace:
-    """The committed subspace."""
-    folder = run.table(SUBSPACE)
-    rows = folder.read_all(folder.current()).sort_by("component")
-    vectors = torch.from_numpy(stacked(rows["direction"]).copy())
-    return Subspace(vectors[0], vectors[1:], rows["variance_share"].to_numpy()[1:])
+def load_subspaces(run: RunFolder) -> Subspaces:
+    """The committed subspaces."""
+    folder, found = run.table(SUBSPACE), {}
+    for manifest in folder.current():
+        rows = folder.read(manifest).sort_by("component")
+        vectors = torch.from_numpy(stacked(rows["direction"]).copy())
+        seed = rows["seed_index"][0].as_py()
+        found[seed] = Subspace(vectors[0], vectors[1:], rows["variance_share"].to_numpy()[1:])
+    return found
 
 
 def reason(status: Status) -> str | None:

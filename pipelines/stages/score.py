@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.stage import Stage, Work, Worker
-from pipelines.stages.fit import corpus_work, load_subspace, load_unconditional, read_prompts, reason, screen_config
+from pipelines.stages.fit import corpus_work, load_subspaces, load_unconditional, read_prompts, reason, screen_config
 from pipelines.stages.thresholds import load_thresholds
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import load_denoiser
@@ -22,7 +22,7 @@ from sharpaudit.scores.base import Known
 from sharpaudit.scores.cascade import Tier, screen_tiers, tiers
 from sharpaudit.scores.plan import evaluations
 from sharpaudit.scores.screen import PromptScores
-from sharpaudit.scores.subspace import Subspace
+from sharpaudit.scores.subspace import Subspaces
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import SCORES, SUBSPACE, THRESHOLDS, UNCONDITIONAL
 
@@ -48,24 +48,24 @@ class ScoreStage(Stage):
 
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker that holds the model and what fit learned."""
-        return ScoreWorker(config, load_unconditional(run, config), load_subspace(run), load_thresholds(run))
+        return ScoreWorker(config, load_unconditional(run, config), load_subspaces(run), load_thresholds(run))
 
 
 class ScoreWorker:
     """thresholds: by the number of the tier that they let into; none for a single tier."""
 
     def __init__(
-        self, config: AuditConfig, known: Known, subspace: Subspace, thresholds: dict[int, float] | None = None
+        self, config: AuditConfig, known: Known, subspaces: Subspaces, thresholds: dict[int, float] | None = None
     ) -> None:
         self._denoiser = load_denoiser(config.model)
-        self._known, self._subspace, self._thresholds = known, subspace, thresholds or {}
+        self._known, self._subspaces, self._thresholds = known, subspaces, thresholds or {}
         self._screen, self._tiers = screen_config(config), tiers(config.scores)
 
     def process(self, rows: pa.Table) -> pa.Table:
         """One row a prompt, tier and metric."""
         ids, prompts = rows["prompt_id"].to_pylist(), rows["prompt"].to_pylist()
         by_tier = screen_tiers(
-            self._denoiser, prompts, self._known, self._subspace, self._screen, self._tiers, self._thresholds
+            self._denoiser, prompts, self._known, self._subspaces, self._screen, self._tiers, self._thresholds
         )
         made = []
         for tier, found in zip(self._tiers, by_tier, strict=True):

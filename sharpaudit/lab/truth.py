@@ -38,7 +38,7 @@ from sharpaudit.scores.plan import places
 from sharpaudit.scores.residual_gap import RESIDUAL_GAP, residual_gap
 from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
 from sharpaudit.scores.sharpness import SHARPNESS_JVP
-from sharpaudit.scores.subspace import NOTHING, fit_subspace
+from sharpaudit.scores.subspace import fit_subspace
 from sharpaudit.seeds import generator, rank_hash
 
 N_GENERATIONS = 8
@@ -176,7 +176,7 @@ def _screened(denoiser: Denoiser, prompts: Sequence[Prompt], seed: int) -> npt.N
     for half, (i, components) in product((0, 1), enumerate(COMPONENTS)):
         subspace = fit_subspace(moved_ND[1 - half :: 2], components, families[1 - half :: 2])
         gaps[half::2, i] = residual_gap(torch.from_numpy(moved_ND[half::2]), subspace)
-    rows = screen(denoiser, captions, known, NOTHING, config, metrics)
+    rows = screen(denoiser, captions, known, {}, config, metrics)
     others = np.array([[v[0] for v in row.seed_values.values()] for row in rows if not isinstance(row, Status)])
     return np.concatenate([gaps, others], axis=1)
 

@@ -43,11 +43,15 @@ class Place:
 
 @dataclass(frozen=True)
 class Metric:
-    """needs: what it asks of the evidence. values: its value for each prompt of a batch, with shape (B,)."""
+    """needs: what it asks of the evidence. values: its value for each prompt of a batch, with shape (B,).
+
+    learns: whether it reads the subspace that fit prompts teach, at the seed where it is asked for.
+    """
 
     name: str
     needs: tuple[Need, ...]
     values: Callable[[Evidence], torch.Tensor]
+    learns: bool = False
 
 
 def point(denoiser: Denoiser, place: str, seed: int, k: int, step: float) -> tuple[torch.Tensor, int]:

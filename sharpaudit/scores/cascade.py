@@ -5,7 +5,7 @@ so that what becomes of a prompt depends on no other audited prompt. Every tier 
 let a prompt through by luck is not counted again. The whole cascade is one score, compared by the last tier reached
 and then by the deciding score there; calibration prompts pass the same tiers, so p-values of that score hold.
 
-Shapes: N prompts, D latent elements.
+Shapes: S seeds, N prompts, D latent elements.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sharpaudit.errors import Status, UserError
 from sharpaudit.scores.base import Known, Metric
 from sharpaudit.scores.metrics import named
 from sharpaudit.scores.screen import PromptScores, ScreenConfig, screen
-from sharpaudit.scores.subspace import MIN_FIT, Subspace, energy_as_strangers
+from sharpaudit.scores.subspace import MIN_FIT, Subspaces, energy_as_strangers
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Tier:
         """The name of the metric that decides."""
         return self.metrics[0].name
 
+    @property
+    def seeds(self) -> range:
+        """The numbers of its draws."""
+        return range(self.first_seed, self.first_seed + self.n_seeds)
+
 
 def tiers(config: ScoresConfig) -> tuple[Tier, ...]:
     """The tiers of a configuration; seeds are numbered through them."""
@@ -56,11 +61,20 @@ def total_seeds(cascade: Sequence[Tier]) -> int:
     return sum(tier.n_seeds for tier in cascade)
 
 
+def fit_seeds(cascade: Sequence[Tier]) -> tuple[int, ...]:
+    """Draws at which the fit prompts are evaluated: of tiers that learn from them or whose threshold they place.
+
+    The first in any case: the noise floor is compared with them there.
+    """
+    wanted = [tier for tier in cascade if tier is not cascade[-1] or any(metric.learns for metric in tier.metrics)]
+    return tuple(sorted({0}.union(*(tier.seeds for tier in wanted))))
+
+
 def screen_tiers(
     denoiser: Denoiser,
     prompts: Sequence[str],
     known: Known,
-    subspace: Subspace,
+    subspaces: Subspaces,
     config: ScreenConfig,
     cascade: Sequence[Tier],
     thresholds: dict[int, float],
@@ -80,7 +94,7 @@ def screen_tiers(
             outcome = [_passes(entry, before.deciding, thresholds[tier.number]) for entry in outcome]
             entered = [i for i, entry in enumerate(outcome) if entry is Status.OK]
         settings = replace(config, n_seeds=tier.n_seeds, first_seed=tier.first_seed)
-        made = screen(denoiser, [prompts[i] for i in entered], known, subspace, settings, tier.metrics)
+        made = screen(denoiser, [prompts[i] for i in entered], known, subspaces, settings, tier.metrics)
         for i, entry in zip(entered, made, strict=True):
             outcome[i] = entry
         found.append(list(outcome))
@@ -98,20 +112,25 @@ def _passes(entry: PromptScores | Status, metric: str, threshold: float) -> Stat
 
 
 def scores_as_strangers(
-    metric: str, differences_ND: npt.NDArray[np.float32], components: int, families: Sequence[str] | None = None
+    metric: str,
+    differences_SND: Sequence[npt.NDArray[np.float32]],
+    components_S: Sequence[int],
+    families: Sequence[str] | None = None,
 ) -> npt.NDArray[np.float64]:
-    """The metric of each fit prompt at seed 0 as if it had not been a fit prompt, with shape (N,).
+    """The metric of each fit prompt, mean over seeds, as if it had not been a fit prompt, with shape (N,).
 
-    The noise gap learns nothing from fit prompts; the residual gap of k directions is that of
-    `subspace.energy_as_strangers`. Raises UserError for fewer than 20 fit prompts.
+    differences, components: of each seed. The noise gap learns nothing from fit prompts; the residual gap of k
+    directions is that of `subspace.energy_as_strangers`. Raises UserError for fewer than 20 fit prompts.
     """
-    n = len(differences_ND)
+    n = len(differences_SND[0])
     if n < 2 * MIN_FIT:
         raise UserError(f"{n} fit prompts could be evaluated; a cascade needs at least {2 * MIN_FIT} for its threshold")
-    if metric == "noise_gap":
-        energy_N = np.array([np.square(row.astype(np.float64)).sum() for row in differences_ND])
-    else:
-        energy_N = energy_as_strangers(differences_ND, [components], families)[0]
+    energies_SN = []
+    for differences_ND, k in zip(differences_SND, components_S, strict=True):
+        if metric == "noise_gap":
+            energies_SN.append(np.array([np.square(row.astype(np.float64)).sum() for row in differences_ND]))
+        else:
+            energies_SN.append(energy_as_strangers(differences_ND, [k], families)[0])
     # Rounding may leave a vector inside the subspace a little below zero.
-    norms_N: npt.NDArray[np.float64] = np.sqrt(np.maximum(energy_N, 0))
+    norms_N: npt.NDArray[np.float64] = np.sqrt(np.maximum(np.stack(energies_SN), 0)).mean(axis=0)
     return norms_N

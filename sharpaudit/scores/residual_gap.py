@@ -2,11 +2,12 @@
 
 At the first step delta_eps is close to -(a / sigma) (E[x0 | c] - E[x0]). Harmless prompts move it inside a
 low-dimensional subspace: what captions in general can change. A memorised picture brings detail that lies
-outside. With mean m and first k principal directions V (K, D) of delta_eps over the fit prompts,
+outside. With mean m and first k principal directions V (K, D) of delta_eps over the fit prompts at the same seed,
 
     residual_gap = || (delta_eps - m) - V^T V (delta_eps - m) ||_2.
 
-Larger means more memorised. The fit prompts must be used for nothing else: scored on its own fit set, a prompt
+Larger means more memorised. What harmless prompts change depends on the noise: directions of one seed explain less at
+another. The fit prompts must be used for nothing else: scored on its own fit set, a prompt
 looks too small, and p-values calibrated there would not hold. k is the number asked for, but never more than a
 fifth of the fit prompts.
 
@@ -40,4 +41,4 @@ def _values(evidence: Evidence) -> torch.Tensor:
     return residual_gap(delta_eps(evidence.delta_x0(), evidence.level()), evidence.subspace)
 
 
-RESIDUAL_GAP = Metric("residual_gap", ("first",), _values)
+RESIDUAL_GAP = Metric("residual_gap", ("first",), _values, learns=True)

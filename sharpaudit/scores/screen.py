@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -23,7 +23,7 @@ from sharpaudit.denoisers.batching import in_batches
 from sharpaudit.errors import Status, UserError
 from sharpaudit.scores.base import FIRST, Evidence, Known, Metric, Place, point
 from sharpaudit.scores.noise_gap import delta_eps, noise_gap
-from sharpaudit.scores.subspace import NOTHING, Subspace
+from sharpaudit.scores.subspace import NOTHING, Subspaces
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ def noise_floor(denoiser: Denoiser, config: ScreenConfig, known: Known) -> float
 def differences(
     denoiser: Denoiser, prompts: Sequence[str], known: Known, config: ScreenConfig, place: str = FIRST
 ) -> list[npt.NDArray[np.float32] | Status]:
-    """delta_eps of each prompt at the first seed, flattened (D,), or why there is none."""
-    empty, places = denoiser.encode([""]), _places(denoiser, config, known)[0]
+    """delta_eps of each prompt at the config's first seed, flattened (D,), or why there is none."""
+    empty, places = denoiser.encode([""]), _places(denoiser, replace(config, n_seeds=1), known)[0]
 
     def batch(rows: list[str]) -> list[npt.NDArray[np.float32] | Status]:
         evidence = Evidence(denoiser, denoiser.encode(rows), empty, places, NOTHING, config.step)
@@ -102,19 +102,24 @@ def screen(
     denoiser: Denoiser,
     prompts: Sequence[str],
     known: Known,
-    subspace: Subspace,
+    subspaces: Subspaces,
     config: ScreenConfig,
     metrics: Sequence[Metric],
 ) -> list[PromptScores | Status]:
-    """The metrics of each prompt at each seed, or Status.OUT_OF_MEMORY. Raises UserError as `require` does."""
+    """The metrics of each prompt at each seed, or Status.OUT_OF_MEMORY. Raises UserError as `require` does.
+
+    subspaces: of every seed of the screen where a metric learns; else none are read.
+    """
     require(denoiser, metrics)
     attention = any("attention" in metric.needs for metric in metrics)
+    learns = any(metric.learns for metric in metrics)
+    learnt = [subspaces[k] if learns else NOTHING for k in config.seeds]
     empty, places = denoiser.encode([""]), _places(denoiser, config, known)
 
     def batch(rows: list[str]) -> list[PromptScores]:
         conditioning = denoiser.encode(rows)
         by_seed = []
-        for at in places:
+        for at, subspace in zip(places, learnt, strict=True):
             evidence = Evidence(denoiser, conditioning, empty, at, subspace, config.step, attention=attention)
             by_seed.append({m.name: m.values(evidence).double().cpu().tolist() for m in metrics})
         names = [metric.name for metric in metrics]

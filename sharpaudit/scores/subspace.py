@@ -1,11 +1,13 @@
 """What harmless prompts change at the first step: mean and principal directions of delta_eps over the fit prompts.
 
+Every seed has its own: the noise decides where in the latent a caption can change anything.
+
 Shapes: N fit prompts, K directions, D latent elements, C candidates for K.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +39,8 @@ class Subspace:
 
 NOTHING = Subspace(torch.zeros(0), torch.zeros(0, 0), np.zeros(0))
 """For a screen whose metrics ask for no subspace."""
+Subspaces = Mapping[int, Subspace]
+"""By the number of the seed."""
 
 
 def fit_subspace(

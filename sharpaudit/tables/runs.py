@@ -24,7 +24,7 @@ from sharpaudit.tables.records import digest_of, replace_file, sealed, unseal
 from sharpaudit.tables.schemas import RUN_TABLES, Table
 from sharpaudit.tables.shards import TableFolder
 
-RUN_VERSION = 3
+RUN_VERSION = 4
 
 
 @dataclass(frozen=True)

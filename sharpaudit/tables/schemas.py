@@ -74,19 +74,27 @@ UNCONDITIONAL = _table(
 DIFFERENCES = _table(
     "fit/differences",
     "fit_differences",
-    ("prompt_id",),
+    ("prompt_id", "seed_index"),
     {
         "prompt_id": pa.string(),
+        "seed_index": pa.int32(),
         "difference": pa.list_(pa.float32()),
         "noise_gap": pa.float64(),
         "evaluations": pa.int32(),
     },
+    version=2,
 )
 SUBSPACE = _table(
     "fit/subspace",
     "fit_subspace",
-    ("component",),
-    {"component": pa.int32(), "direction": pa.list_(pa.float32()), "variance_share": pa.float64()},
+    ("seed_index", "component"),
+    {
+        "seed_index": pa.int32(),
+        "component": pa.int32(),
+        "direction": pa.list_(pa.float32()),
+        "variance_share": pa.float64(),
+    },
+    version=2,
 )
 THRESHOLDS = _table(
     "fit/thresholds",

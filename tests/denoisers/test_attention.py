@@ -11,7 +11,6 @@ from sharpaudit.denoisers.attention import LAYER, cross_attention_layers
 from sharpaudit.denoisers.diffusion import DiffusionDenoiser
 from sharpaudit.scores.metrics import named
 from sharpaudit.scores.screen import ScreenConfig, screen, unconditional_predictions
-from sharpaudit.scores.subspace import Subspace
 from sharpaudit.seeds import latents, screen_latent
 
 PROMPTS = ["cat", "a longer text of many tokens", ""]
@@ -88,7 +87,7 @@ def test_layers_come_in_the_order_of_the_forward_pass(model, setting):
 
 
 def test_the_screen_reads_it_from_the_evaluation_that_it_makes_anyway(model):
-    config, nothing = ScreenConfig(2, 0, 1.0, 2), Subspace(torch.zeros(256), torch.zeros(0, 256), None)
+    config = ScreenConfig(2, 0, 1.0, 2)
     known = unconditional_predictions(model, config)
     calls, predict = [], model.predict
 
@@ -101,7 +100,7 @@ def test_the_screen_reads_it_from_the_evaluation_that_it_makes_anyway(model):
         calls.clear()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(model, "predict", counting)
-            rows = screen(model, PROMPTS, known, nothing, config, named(names))
+            rows = screen(model, PROMPTS, known, {}, config, named(names))
         assert sum(calls) == len(PROMPTS) * config.n_seeds
         found.append([row.seed_values for row in rows])
     assert found[0] == found[1]

@@ -50,7 +50,7 @@ def metrics_of(folder, prediction):
     with torch.no_grad():
         known = unconditional_predictions(model, CONFIG, places(metrics))
         fit = np.stack(differences(model, [f"fit {i}" for i in range(12)], known, CONFIG))
-        found = screen(model, PROMPTS, known, fit_subspace(fit, 2), CONFIG, metrics)
+        found = screen(model, PROMPTS, known, dict.fromkeys(CONFIG.seeds, fit_subspace(fit, 2)), CONFIG, metrics)
     return {name: np.array([row.seed_values[name] for row in found]) for name in NAMES}
 
 

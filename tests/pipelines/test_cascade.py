@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,13 @@ from audits import audit, command, finish, load, moment, tables
 from test_audit import found_prompts, truth
 
 from pipelines.rehearsal import rehearse
+from pipelines.stages.fit import load_subspaces, load_unconditional, screen_config
+from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import UserError
+from sharpaudit.scores.metrics import named
+from sharpaudit.scores.screen import PromptScores, screen
+from sharpaudit.scores.subspace import fit_subspace
+from sharpaudit.tables.runs import RunFolder
 
 CASCADE = (
     'scores.metrics=["residual_gap"]',
@@ -45,6 +52,40 @@ def test_every_prompt_has_an_outcome_at_every_tier(root: Path) -> None:
         assert [row["evaluations"] for row in later] == ([3, 6] if goes_on else [0, 0])
         assert all((row["value"] is None) != goes_on for row in later)
     assert json.loads((root / "report/facts.json").read_text())["reconciles"] is True
+
+
+def test_every_seed_of_residual_gap_is_measured_on_directions_of_its_own(config_path: Path, root: Path) -> None:
+    """Read back from the tables: what the fit prompts did at a seed is what its directions explain."""
+    made, run = tables(root), RunFolder.open(root)
+    fit = {row["prompt_id"] for row in made["corpus"] if row["role"] == "fit"}
+    by_seed = {k: [row for row in made["fit/differences"] if row["seed_index"] == k] for k in range(4)}
+    assert len(made["fit/differences"]) == 4 * len(fit)
+    assert all({row["prompt_id"] for row in rows} == fit for rows in by_seed.values())
+    families = {row["prompt_id"]: row["family_id"] for row in made["corpus"]}
+    config, subspaces = load(config_path, *CASCADE), load_subspaces(run)
+    for k, rows in by_seed.items():
+        moved_ND = np.array([row["difference"] for row in rows], dtype=np.float32)
+        own = fit_subspace(moved_ND, config.scores.components, [families[row["prompt_id"]] for row in rows])
+        np.testing.assert_allclose(subspaces[k].directions_KD, own.directions_KD, atol=1e-6)
+    on = [row for row in made["scores"] if row["tier"] == 2 and row["metric"] == "residual_gap" and row["value"]]
+    some = [row["prompt"] for row in made["corpus"] if row["prompt_id"] in {row["prompt_id"] for row in on}]
+    settings = replace(screen_config(config), n_seeds=3, first_seed=1)
+    known = load_unconditional(run, config)
+    again = screen(load_denoiser(config.model), some, known, subspaces, settings, named(["residual_gap"]))
+    values = sorted(entry.mean("residual_gap") for entry in again if isinstance(entry, PromptScores))
+    assert values == pytest.approx(sorted(row["value"] for row in on))
+
+
+def test_a_gate_may_take_the_mean_of_several_seeds(config_path: Path, tmp_path: Path) -> None:
+    audit(config_path, tmp_path / "run", *CASCADE, "scores.n_seeds=2", 'scores.metrics=["noise_gap"]')
+    made = tables(tmp_path / "run")
+    (threshold,) = made["fit/thresholds"]
+    gaps: dict[str, list[float]] = {}
+    for row in made["fit/differences"]:
+        if row["seed_index"] < 2:
+            gaps.setdefault(row["prompt_id"], []).append(row["noise_gap"])
+    assert threshold["threshold"] == pytest.approx(np.quantile([np.mean(pair) for pair in gaps.values()], 0.8))
+    assert threshold["n"] == len(gaps)
 
 
 def test_p_is_the_rank_of_the_last_tier_and_then_of_the_score(root: Path) -> None:
@@ -88,6 +129,7 @@ def test_a_killed_cascade_is_resumed(config_path: Path, root: Path, tmp_path: Pa
     assert tables(tmp_path / "run") == tables(root)
 
 
+@pytest.mark.chaos
 @pytest.mark.usefixtures("ray_cluster")
 def test_ray_workers_make_the_same_cascade(config_path: Path, root: Path, tmp_path: Path) -> None:
     audit(config_path, tmp_path / "run", *CASCADE, "run.executor=ray", "run.workers=2", "run.threads=1")
@@ -102,6 +144,8 @@ def test_a_finished_cascade_is_left_alone_and_a_changed_one_is_named(config_path
 
 def test_validate_plans_what_goes_on(config_path: Path) -> None:
     (line,) = [line for line in rehearse(load(config_path, *CASCADE), measure_s=0.0) if line.startswith("plan:")]
+    # The empty prompt at four seeds, and the fit prompts at all four.
+    assert f"fit {4 + 4 * 120}" in line
     # 49 audited and 120 calibration prompts: one evaluation each, nine more for a fifth of them.
     assert f"score {49 + 120 + round(169 * 0.2 * 9)}" in line
 
@@ -112,5 +156,5 @@ def test_another_deciding_metric_gets_a_threshold_of_its_own(config_path: Path, 
     audit(config_path, tmp_path / "run", *changed, update=True)
     (threshold,) = tables(tmp_path / "run")["fit/thresholds"]
     assert threshold["metric"] == "noise_gap"
-    fit = [row["noise_gap"] for row in tables(root)["fit/differences"]]
+    fit = [row["noise_gap"] for row in tables(root)["fit/differences"] if row["seed_index"] == 0]
     assert threshold["threshold"] == pytest.approx(np.quantile(fit, 0.8))

@@ -37,7 +37,7 @@ def found(model):
     metrics = [metric for metric in METRICS.values() if "attention" not in metric.needs]
     config = ScreenConfig(2, 0, STEP, 3)
     known = unconditional_predictions(model, config, places(metrics))
-    nothing = Subspace(torch.zeros(192), torch.zeros(0, 192), None)
+    nothing = dict.fromkeys(config.seeds, Subspace(torch.zeros(192), torch.zeros(0, 192), None))
     rows = screen(model, PROMPTS, known, nothing, config, metrics)
     return {metric.name: np.array([row.seed_values[metric.name][1] for row in rows]) for metric in metrics}
 
@@ -135,7 +135,7 @@ def test_a_model_without_attention_is_told_so(model):
     config = ScreenConfig(1, 0, 1.0, 4)
     known = unconditional_predictions(model, config)
     with pytest.raises(UserError, match="attention_entropy reads cross-attention maps"):
-        screen(model, PROMPTS, known, Subspace(torch.zeros(192), torch.zeros(0, 192), None), config, metrics)
+        screen(model, PROMPTS, known, {}, config, metrics)
 
 
 def test_the_empty_prompt_adds_no_curvature_and_no_gap(found):

@@ -34,7 +34,8 @@ def test_the_planned_evaluations_are_those_made(names, n_seeds):
     assert sum(model.rows) == n_seeds * len(places(metrics))
     model.rows.clear()
     prompts = [f"prompt {i}" for i in range(10)]
-    screen(model, prompts, known, Subspace(torch.zeros(192), torch.eye(192)[:2], None), config, metrics)
+    subspaces = dict.fromkeys(config.seeds, Subspace(torch.zeros(192), torch.eye(192)[:2], None))
+    screen(model, prompts, known, subspaces, config, metrics)
     assert sum(model.rows) == len(prompts) * n_seeds * sum(planned(metrics).values())
 
 

@@ -39,39 +39,40 @@ def known(model):
 
 
 @pytest.fixture(scope="module")
-def subspace(model, known):
-    return fit_subspace(np.stack(differences(model, [f"fit {i}" for i in range(150)], known, CONFIG)), 20)
+def subspaces(model, known):
+    fit, one = [f"fit {i}" for i in range(150)], replace(CONFIG, n_seeds=1)
+    return {k: fit_subspace(np.stack(differences(model, fit, known, replace(one, first_seed=k))), 20) for k in (0, 1)}
 
 
 @pytest.fixture(scope="module")
-def scores(model, known, subspace):
-    return screen(model, PROMPTS, known, subspace, CONFIG, METRICS)
+def scores(model, known, subspaces):
+    return screen(model, PROMPTS, known, subspaces, CONFIG, METRICS)
 
 
 @settings(deadline=None, max_examples=15)
 @given(st.permutations(range(len(PROMPTS))), st.integers(1, 9), st.integers(1, 2))
-def test_order_batch_size_and_threads_change_no_bit(model, known, subspace, scores, order, batch_size, threads):
+def test_order_batch_size_and_threads_change_no_bit(model, known, subspaces, scores, order, batch_size, threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         config = replace(CONFIG, batch_size=batch_size)
-        found = screen(model, [PROMPTS[i] for i in order], known, subspace, config, METRICS)
+        found = screen(model, [PROMPTS[i] for i in order], known, subspaces, config, METRICS)
     finally:
         torch.set_num_threads(before)
     assert found == [scores[i] for i in order]
 
 
-def test_a_seed_has_the_same_value_whatever_others_are_asked_for(model, known, subspace, scores):
+def test_a_seed_has_the_same_value_whatever_others_are_asked_for(model, known, subspaces, scores):
     one = screen(
-        model, PROMPTS, {place: x0[:1] for place, x0 in known.items()}, subspace, replace(CONFIG, n_seeds=1), METRICS
+        model, PROMPTS, {place: x0[:1] for place, x0 in known.items()}, subspaces, replace(CONFIG, n_seeds=1), METRICS
     )
     for few, many in zip(one, scores, strict=True):
         assert few.seed_values == {metric: values[:1] for metric, values in many.seed_values.items()}
 
 
-def test_a_metric_has_the_same_value_alone(model, known, subspace, scores):
+def test_a_metric_has_the_same_value_alone(model, known, subspaces, scores):
     for metric in METRICS:
-        alone = screen(model, PROMPTS, known, subspace, CONFIG, (metric,))
+        alone = screen(model, PROMPTS, known, subspaces, CONFIG, (metric,))
         assert [s.seed_values for s in alone] == [{metric.name: s.seed_values[metric.name]} for s in scores]
 
 
@@ -82,37 +83,37 @@ def test_the_empty_prompt_differs_from_itself_in_nothing(scores):
 
 def test_sharpness_is_the_closed_form_of_both_branches():
     model, prompts = analytic((0.5, 0.9), (3, 2, 2)), ["planted 0", "a cat", "planted 1"]
-    config, subspace = replace(CONFIG, n_seeds=1), fit_subspace(np.eye(12, dtype=np.float32), 1)
+    config = replace(CONFIG, n_seeds=1)
     known = unconditional_predictions(model, config)
     x = screen_latent(0, 0, model.latent_shape).expand(3, 3, 2, 2)
     expected = exact_sharpness(model, prompts, x, model.level(model.first_timestep()))
-    found = screen(model, prompts, known, subspace, config, named(["sharpness_jvp"]))
+    found = screen(model, prompts, known, {}, config, named(["sharpness_jvp"]))
     np.testing.assert_allclose([s.seed_values["sharpness_jvp"][0] for s in found], expected, rtol=1e-5)
 
 
-def test_finite_differences_agree_with_forward_mode(model, known, subspace):
+def test_finite_differences_agree_with_forward_mode(model, known, subspaces):
     """At a small step in value, at the default step in rank."""
     from scipy.stats import spearmanr
 
     prompts, config = PLANTED + [f"harmless {i}" for i in range(40)], replace(CONFIG, batch_size=64)
     values = []
     for name, step in (("sharpness_jvp", 1.0), ("sharpness", 0.03), ("sharpness", 1.0)):
-        found = screen(model, prompts, known, subspace, replace(config, step=step), named([name]))
+        found = screen(model, prompts, known, subspaces, replace(config, step=step), named([name]))
         values.append([np.mean(s.seed_values[name]) for s in found])
     np.testing.assert_allclose(values[1], values[0], rtol=0.03)
     assert spearmanr(values[0], values[2]).statistic > 0.95
 
 
-def test_the_prompts_are_encoded_once_a_batch(model, known, subspace):
+def test_the_prompts_are_encoded_once_a_batch(model, known, subspaces):
     counting = Wrapped(model)
-    screen(counting, PROMPTS, known, subspace, CONFIG, METRICS)
+    screen(counting, PROMPTS, known, subspaces, CONFIG, METRICS)
     assert sorted(counting.encoded) == [1, 3, 4]
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_a_prompt_without_a_finite_prediction_spoils_no_other(model, known, subspace, scores, poison):
+def test_a_prompt_without_a_finite_prediction_spoils_no_other(model, known, subspaces, scores, poison):
     sick = Wrapped(model, poisoned={"a dog"}, poison=poison)
-    found = screen(sick, PROMPTS, known, subspace, CONFIG, METRICS)
+    found = screen(sick, PROMPTS, known, subspaces, CONFIG, METRICS)
     bad = PROMPTS.index("a dog")
     assert not any(np.isfinite(values).any() for values in found[bad].seed_values.values())
     assert [s for i, s in enumerate(found) if i != bad] == [s for i, s in enumerate(scores) if i != bad]
@@ -121,10 +122,10 @@ def test_a_prompt_without_a_finite_prediction_spoils_no_other(model, known, subs
     assert rows[bad] is Status.NON_FINITE
 
 
-def test_short_memory_changes_no_bit(model, known, subspace, scores):
+def test_short_memory_changes_no_bit(model, known, subspaces, scores):
     # Sharpness asks for both branches, so two prompts make four rows.
-    assert screen(Wrapped(model, most_rows=4), PROMPTS, known, subspace, CONFIG, METRICS) == scores
-    none = screen(Wrapped(model, most_rows=1), PROMPTS, known, subspace, CONFIG, METRICS)
+    assert screen(Wrapped(model, most_rows=4), PROMPTS, known, subspaces, CONFIG, METRICS) == scores
+    none = screen(Wrapped(model, most_rows=1), PROMPTS, known, subspaces, CONFIG, METRICS)
     assert none == [Status.OUT_OF_MEMORY] * len(PROMPTS)
 
 
@@ -156,9 +157,9 @@ def auc(positive, negative):
     return float(np.mean(np.asarray(positive)[:, None] > np.asarray(negative)))
 
 
-def test_memorised_prompts_stand_out_by_the_residual_gap_and_less_by_the_noise_gap(model, known, subspace):
+def test_memorised_prompts_stand_out_by_the_residual_gap_and_less_by_the_noise_gap(model, known, subspaces):
     prompts = PLANTED + [f"harmless {i}" for i in range(200)]
-    found = screen(model, prompts, known, subspace, replace(CONFIG, batch_size=64), METRICS)
+    found = screen(model, prompts, known, subspaces, replace(CONFIG, batch_size=64), METRICS)
     value = {m: np.array([np.mean(s.seed_values[m]) for s in found]) for m in DEFAULT}
     n = len(PLANTED)
     assert auc(value["residual_gap"][:n], value["residual_gap"][n:]) > 0.999

@@ -10,7 +10,7 @@ import torch
 
 from sharpaudit.config import ScoresConfig
 from sharpaudit.errors import Status, UserError
-from sharpaudit.scores.cascade import scores_as_strangers, screen_tiers, tiers, total_seeds
+from sharpaudit.scores.cascade import fit_seeds, scores_as_strangers, screen_tiers, tiers, total_seeds
 from sharpaudit.scores.residual_gap import residual_gap
 from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
 from sharpaudit.scores.subspace import fit_subspace
@@ -41,8 +41,10 @@ def known(model):
 
 
 @pytest.fixture(scope="module")
-def subspace(model, known):
-    return fit_subspace(np.stack(differences(model, [f"fit {i}" for i in range(40)], known, CONFIG)), 4)
+def subspaces(model, known):
+    fit = [f"fit {i}" for i in range(40)]
+    seeds = fit_seeds(tiers(THREE))
+    return {k: fit_subspace(np.stack(differences(model, fit, known, replace(CONFIG, first_seed=k))), 4) for k in seeds}
 
 
 def test_every_tier_draws_noise_of_its_own():
@@ -53,14 +55,14 @@ def test_every_tier_draws_noise_of_its_own():
     ]
 
 
-def test_a_tier_is_the_plain_screen_of_those_who_come_to_it(model, known, subspace):
+def test_a_tier_is_the_plain_screen_of_those_who_come_to_it(model, known, subspaces):
     cascade = tiers(THREE)
-    alone = screen(model, PROMPTS, known, subspace, CONFIG, cascade[0].metrics)
+    alone = screen(model, PROMPTS, known, subspaces, CONFIG, cascade[0].metrics)
     first = np.array([row.mean("residual_gap") for row in alone])
-    second = screen(model, PROMPTS, known, subspace, replace(CONFIG, first_seed=1), cascade[1].metrics)
+    second = screen(model, PROMPTS, known, subspaces, replace(CONFIG, first_seed=1), cascade[1].metrics)
     thresholds = {2: float(np.median(first)), 3: float(np.quantile([row.mean("noise_gap") for row in second], 0.8))}
     model.rows.clear()
-    found = screen_tiers(model, PROMPTS, known, subspace, CONFIG, cascade, thresholds)
+    found = screen_tiers(model, PROMPTS, known, subspaces, CONFIG, cascade, thresholds)
     assert [row.mean("residual_gap") for row in found[0]] == pytest.approx(first)
     to_second = first >= thresholds[2]
     to_third = to_second & (np.array([row.mean("noise_gap") for row in second]) >= thresholds[3])
@@ -68,14 +70,14 @@ def test_a_tier_is_the_plain_screen_of_those_who_come_to_it(model, known, subspa
     for tier, entered in ((1, to_second), (2, to_third)):
         assert [entry is not Status.CLEARED for entry in found[tier]] == entered.tolist()
     assert sum(model.rows) == len(PROMPTS) + to_second.sum() + 3 * 3 * to_third.sum()
-    third = screen(model, PROMPTS, known, subspace, replace(CONFIG, n_seeds=3, first_seed=2), cascade[2].metrics)
+    third = screen(model, PROMPTS, known, subspaces, replace(CONFIG, n_seeds=3, first_seed=2), cascade[2].metrics)
     for i in np.flatnonzero(to_third):
         assert found[2][i].mean("sharpness") == pytest.approx(third[i].mean("sharpness"), rel=1e-4)
         assert len(found[2][i].seed_values["residual_gap"]) == 3
 
 
-def test_a_prompt_that_fails_is_neither_cleared_nor_scored_later(model, known, subspace):
-    found = screen_tiers(model, ["broken", *PROMPTS], known, subspace, CONFIG, tiers(THREE), {2: 0.0, 3: 0.0})
+def test_a_prompt_that_fails_is_neither_cleared_nor_scored_later(model, known, subspaces):
+    found = screen_tiers(model, ["broken", *PROMPTS], known, subspaces, CONFIG, tiers(THREE), {2: 0.0, 3: 0.0})
     assert np.isnan(found[0][0].mean("residual_gap"))
     assert [tier[0] for tier in found[1:]] == [Status.NO_SCORE, Status.NO_SCORE]
     assert all(not isinstance(entry, Status) for tier in found for entry in tier[1:])
@@ -88,7 +90,7 @@ def harmless(rng, n):
 
 def test_a_fit_prompt_is_measured_as_a_stranger():
     rows = harmless(np.random.default_rng(0), 60)
-    found = scores_as_strangers("residual_gap", rows, 9)
+    found = scores_as_strangers("residual_gap", [rows], [9])
     own = residual_gap(torch.from_numpy(rows), fit_subspace(rows, 9)).numpy()
     strangers = residual_gap(torch.from_numpy(harmless(np.random.default_rng(1), 4000)), fit_subspace(rows[12:], 9))
     assert own.mean() < found.mean()
@@ -97,22 +99,24 @@ def test_a_fit_prompt_is_measured_as_a_stranger():
     fold = np.arange(60) % 5 == 0
     by_hand = residual_gap(torch.from_numpy(rows[fold]), fit_subspace(rows[~fold], 9)).numpy()
     np.testing.assert_allclose(found[fold], by_hand, rtol=1e-5)
-    np.testing.assert_allclose(scores_as_strangers("noise_gap", rows, 9), np.linalg.norm(rows.astype(float), axis=1))
+    np.testing.assert_allclose(
+        scores_as_strangers("noise_gap", [rows], [9]), np.linalg.norm(rows.astype(float), axis=1)
+    )
 
 
 def test_one_like_it_teaches_a_stranger_nothing():
     """Twins of every prompt: in folds of rows each would be measured on directions that its twin taught."""
     rows = np.repeat(harmless(np.random.default_rng(3), 40), 2, axis=0)
     families = [f"{i // 2:02d}" for i in range(80)]
-    apart = scores_as_strangers("residual_gap", rows, 15)
-    together = scores_as_strangers("residual_gap", rows, 15, families)
+    apart = scores_as_strangers("residual_gap", [rows], [15])
+    together = scores_as_strangers("residual_gap", [rows], [15], families)
     assert together.mean() > 1.1 * apart.mean()
-    np.testing.assert_allclose(together[::2], scores_as_strangers("residual_gap", rows[::2], 15), rtol=1e-6)
+    np.testing.assert_allclose(together[::2], scores_as_strangers("residual_gap", [rows[::2]], [15]), rtol=1e-6)
 
 
 def test_too_few_fit_prompts_are_refused():
     with pytest.raises(UserError, match="19 fit prompts could be evaluated; a cascade needs at least 20"):
-        scores_as_strangers("residual_gap", harmless(np.random.default_rng(0), 19), 10)
+        scores_as_strangers("residual_gap", [harmless(np.random.default_rng(0), 19)], [10])
 
 
 def realised_rate(*, shared, alpha=0.05, repeats=60):
@@ -121,7 +125,7 @@ def realised_rate(*, shared, alpha=0.05, repeats=60):
     for _ in range(repeats):
         fit, calibration, audited = harmless(rng, 99), harmless(rng, 99), harmless(rng, 200)
         subspace = fit_subspace(fit, 15)
-        threshold = np.quantile(scores_as_strangers("residual_gap", fit, 15), 0.8)
+        threshold = np.quantile(scores_as_strangers("residual_gap", [fit], [15]), 0.8)
 
         def score(rows, subspace=subspace, threshold=threshold):
             first = residual_gap(torch.from_numpy(rows), subspace).numpy()
@@ -147,13 +151,33 @@ def test_calibrating_on_the_fit_prompts_inflates_it():
 
 
 @pytest.mark.parametrize(
-    ("first", "n_seeds", "then"),
+    ("first", "then"),
     [
-        ("sharpness", 1, [{"above": 0.5, "metrics": ["noise_gap"]}]),
-        ("residual_gap", 2, [{"above": 0.5, "metrics": ["noise_gap"]}]),
-        ("residual_gap", 1, [{"above": 0.5, "metrics": ["noise_gap"], "n_seeds": 2}] * 2),
+        ("sharpness", [{"above": 0.5, "metrics": ["noise_gap"]}]),
+        ("residual_gap", [{"above": 0.5, "metrics": ["sharpness"]}, {"above": 0.5, "metrics": ["noise_gap"]}]),
     ],
 )
-def test_a_gate_that_fit_cannot_place_is_refused(first, n_seeds, then):
-    with pytest.raises(ValueError, match="decides by residual_gap or noise_gap at one seed"):
-        ScoresConfig.model_validate({"metrics": [first], "n_seeds": n_seeds, "then": then})
+def test_a_gate_that_fit_cannot_place_is_refused(first, then):
+    with pytest.raises(ValueError, match="decides by residual_gap or noise_gap, this one by sharpness"):
+        ScoresConfig.model_validate({"metrics": [first], "then": then})
+
+
+def seeds_of(**scores):
+    return fit_seeds(tiers(ScoresConfig.model_validate(scores)))
+
+
+def test_fit_prompts_are_evaluated_where_something_is_learned_and_nowhere_else():
+    assert seeds_of(metrics=["residual_gap"]) == (0,)
+    assert seeds_of(metrics=["residual_gap"], n_seeds=3) == (0, 1, 2)
+    # The noise floor is compared with the fit prompts at the first seed.
+    assert seeds_of(metrics=["noise_gap", "sharpness"], n_seeds=3) == (0,)
+    # A gate's threshold is the mean over its seeds, like the score that it judges.
+    assert seeds_of(metrics=["noise_gap"], n_seeds=2, then=[{"metrics": ["sharpness"], "n_seeds": 2}]) == (0, 1)
+    assert seeds_of(metrics=["noise_gap"], then=[{"metrics": ["sharpness", "residual_gap"], "n_seeds": 2}]) == (0, 1, 2)
+
+
+def test_a_stranger_of_several_seeds_has_the_mean_of_their_scores():
+    several = [harmless(np.random.default_rng(i), 40) for i in range(3)]
+    found = scores_as_strangers("residual_gap", several, [3, 5, 8])
+    alone = [scores_as_strangers("residual_gap", [rows], [k]) for rows, k in zip(several, (3, 5, 8), strict=True)]
+    np.testing.assert_allclose(found, np.mean(alone, axis=0))
