@@ -9,6 +9,7 @@ redone, and needs `update`.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -160,4 +161,7 @@ def _sweep(run: RunFolder) -> None:
         listed.update(path for manifest in folder.manifests() for path in manifest.images)
     sweep_images(run.root, listed)
     for path in run.root.glob(f".*{IN_PROGRESS}"):
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

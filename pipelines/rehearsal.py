@@ -15,23 +15,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
+import pyarrow as pa
 import torch
 
 from pipelines.calibration import allowed, wanted
 from pipelines.stage import Facts
 from pipelines.stages.fit import screen_config
-from pipelines.stages.ingest import sources
+from pipelines.stages.ingest import require_audited, sources
 from pipelines.stages.search import SampleSearch
 from pipelines.survey import survey
 from sharpaudit.config import AuditConfig
-from sharpaudit.corpus.assign import Ingested, Known, assign
+from sharpaudit.corpus.assign import USES, assign
+from sharpaudit.corpus.ledger import ledger
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.load import load_denoiser, load_tokenizer
 from sharpaudit.errors import Status, UserError
 from sharpaudit.images import encode_png
 from sharpaudit.samples.generate import generate
-from sharpaudit.scores.cascade import tiers, total_seeds
+from sharpaudit.scores.cascade import fit_seeds, tiers, total_seeds
 from sharpaudit.scores.plan import evaluations, places
 from sharpaudit.scores.screen import PromptScores, require, screen, unconditional_predictions
 from sharpaudit.scores.subspace import Subspace
@@ -61,23 +62,25 @@ def rehearse(config: AuditConfig, measure_s: float = MEASURE_S) -> Iterator[str]
     yield f"model: loads on {facts.device} in {facts.dtype}, digest {facts.model_digest[:16]}"
     yield f"index: profile {config.matches.profile} agrees, digest {facts.index_digest[:16]}"
     todo = [(source, 0, config.run.limit if source.use == "audit" else None) for source in sources(config)]
-    made = assign(todo, Known(), load_tokenizer(config.model), seed=0)
-    rejected = made.origins.num_rows - pc.sum(pc.equal(made.origins["status"], Status.OK)).as_py()
-    counts = {role: rows.num_rows for role, rows in made.corpus.items()}
+    with tempfile.TemporaryDirectory() as folder, ledger(Path(folder) / "ingest") as rows:
+        made = assign(todo, (), load_tokenizer(config.model), 0, rows, config.corpus.near_duplicates)
+        require_audited(made, config)
+        rejected = made.n_rows - made.statuses(USES).get(Status.OK, 0)
+        counts, first = made.counts, next(made.corpus("audit", config.model.batch_size))
     yield f"corpus: {', '.join(f'{n:,} {role}' for role, n in counts.items())}; {rejected:,} rows rejected"
     yield allowed(config, counts["calibration"])
     yield from wanted(config, counts["calibration"], counts["audit"])
-    yield f"end to end: {_one_prompt(config, denoiser, made)}"
-    rate = _rate(config, denoiser, made, measure_s)
+    yield f"end to end: {_one_prompt(config, denoiser, first)}"
+    rate = _rate(config, denoiser, first, measure_s)
     yield f"rate: {rate:,.1f} evaluations a second in one worker"
     night = _plan(config, counts, rate, denoiser)
     yield from _lines(config, facts, night)
     yield "valid: this audit would run"
 
 
-def _one_prompt(config: AuditConfig, denoiser: Denoiser, made: Ingested) -> str:
+def _one_prompt(config: AuditConfig, denoiser: Denoiser, audited: pa.Table) -> str:
     """One audited prompt scored, generated and matched."""
-    first = made.corpus["audit"].slice(0, 1).to_pylist()[0]
+    first = audited.slice(0, 1).to_pylist()[0]
     scores = _Screen(config, denoiser)([first["prompt"]])[0]
     picture = generate(
         denoiser,
@@ -113,7 +116,7 @@ class _Screen:
         self._config = replace(screen_config(config), n_seeds=1)
         self._known = unconditional_predictions(denoiser, self._config, places(self._metrics))
         size = math.prod(denoiser.latent_shape)
-        self._nothing = Subspace(torch.zeros(size), torch.zeros(0, size), np.zeros(0))
+        self._nothing = {0: Subspace(torch.zeros(size), torch.zeros(0, size), np.zeros(0))}
         self.evaluations = sum(evaluations(self._metrics).values())
 
     def __call__(self, prompts: list[str]) -> list[PromptScores | Status]:
@@ -121,10 +124,10 @@ class _Screen:
         return screen(self._denoiser, prompts, self._known, self._nothing, self._config, self._metrics)
 
 
-def _rate(config: AuditConfig, denoiser: Denoiser, made: Ingested, measure_s: float) -> float:
+def _rate(config: AuditConfig, denoiser: Denoiser, audited: pa.Table, measure_s: float) -> float:
     """Evaluations a second of the screen on this machine, over at most `measure_s` seconds after a warm-up batch."""
     size_of_batch = config.model.batch_size
-    prompts = made.corpus["audit"]["prompt"].slice(0, size_of_batch).to_pylist()
+    prompts = audited["prompt"].to_pylist()
     screened = _Screen(config, denoiser)
     batch = (prompts * math.ceil(size_of_batch / len(prompts)))[:size_of_batch]
     screened(batch)
@@ -151,15 +154,14 @@ def _plan(config: AuditConfig, counts: dict[str, int], rate: float, denoiser: De
         + min(config.triage.controls, counts["audit"]) * config.samples.per_control
         + min(config.samples.band_prompts, counts["fit"]) * config.samples.per_band
     )
+    n_fitted = counts["fit"] * len(fit_seeds(cascade))
     cost = {
-        "fit": total_seeds(cascade) * len(wanted) + counts["fit"],
+        "fit": total_seeds(cascade) * len(wanted) + n_fitted,
         "score": round(scored * per_prompt),
         "sample": samples * 2 * config.samples.steps,
     }
     pixels = denoiser.decode(torch.zeros(1, *denoiser.latent_shape))[0].numel()
-    disk = (
-        sum(counts.values()) * BYTES_PER_ROW + counts["fit"] * math.prod(denoiser.latent_shape) * 4 + samples * pixels
-    )
+    disk = sum(counts.values()) * BYTES_PER_ROW + n_fitted * math.prod(denoiser.latent_shape) * 4 + samples * pixels
     return Plan(cost, samples, sum(cost.values()) / rate / config.run.workers, disk)
 
 

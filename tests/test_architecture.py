@@ -35,7 +35,8 @@ LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms} | {
 
 DOORS = {
     "ray": ("pipelines/execute.py",),
-    "duckdb": ("sharpaudit/tables/query.py",),
+    "duckdb": ("sharpaudit/tables/query.py", "sharpaudit/corpus/ledger.py"),
+    "rensa": ("sharpaudit/corpus/near.py",),
     "faiss": ("sharpaudit/matches/search/",),
     "PIL": ("sharpaudit/images.py", "sharpaudit/lab/"),
     "tokenizers": ("sharpaudit/lab/text.py",),

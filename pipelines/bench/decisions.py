@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from pipelines.bench.lines import Line
+from pipelines.bench.lines import Line, table
 from sharpaudit.config import AuditConfig
 from sharpaudit.scores.residual_gap import residual_gap
 from sharpaudit.scores.subspace import fit_subspace
@@ -231,17 +231,17 @@ def markdown(found: Simulated) -> str:
     parts = [
         f"Rates: {AUDITED:,} audited and {CALIBRATION} calibration prompts, alpha {ALPHA:g} (of one calibration set "
         f"{interval.low:.2%} to {interval.high:.2%}), q {Q:g}",
-        _table(head, rows),
+        table(head, rows),
         f"Power at q {Q:g}: {LARGE:,} audited prompts, 1% memorised",
-        _table(
+        table(
             ["calibration prompts", "memorised flagged", "false among the flagged"],
             [[f"{size:,}", _shown(power), _shown(wrong)] for size, power, wrong in found.power],
         ),
         f"residual_gap, {SHARED_FIT} fit prompts, {SHARED_K} directions, p <= {ALPHA:g}",
-        _table(["calibrated", "harmless prompts flagged"], [[k, _shown(v)] for k, v in found.shared.items()]),
+        table(["calibrated", "harmless prompts flagged"], [[k, _shown(v)] for k, v in found.shared.items()]),
         f"Control samples: {FOUND} memorised prompts found, {sum(bad for _, bad in STRATA)} missed among "
         f"{sum(size for size, _ in STRATA):,} unflagged ones",
-        _table(
+        table(
             ["controls", "bound on misses holds", "bound on recall holds", "bound", "estimate", "recall at least"],
             [
                 [c.controls, *map(_shown, (c.missed, c.recall)), *map(_plain, (c.bound, c.estimate, c.least_recall))]
@@ -249,7 +249,7 @@ def markdown(found: Simulated) -> str:
             ],
         ),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
 def _shown(rate: Mean) -> str:
@@ -258,8 +258,3 @@ def _shown(rate: Mean) -> str:
 
 def _plain(number: Mean) -> str:
     return "undefined" if not number.n else f"{number.value:.3g}"
-
-
-def _table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,12 @@ class Line:
     def as_json(self) -> dict[str, Any]:
         """What stands in the file."""
         return {name: value for name, value in asdict(self).items() if name != "at_most"} | {"met": self.met}
+
+
+def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown, for people."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
 
 
 def write_json(path: Path, lines: Sequence[Line]) -> None:

@@ -11,13 +11,12 @@ import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pipelines.audit import run_audit
 from pipelines.bench.detection import audit_of
-from pipelines.bench.lines import Line
+from pipelines.bench.lines import Line, table
 from pipelines.progress import Reporter
 from sharpaudit.config import AuditConfig, CalibrationConfig
 from sharpaudit.corpus.recombine import recombine
@@ -115,12 +114,10 @@ def bench_lines(found: Sequence[Realised]) -> Iterator[Line]:
 
 def markdown(found: Sequence[Realised]) -> str:
     """The table for people."""
-    rows: list[list[Any]] = [
-        ["calibrated on", "prompts", "harmless prompts flagged at p ≤ .01", "by seed", "exact plants flagged"],
-        ["---"] * 5,
-    ]
+    head = ["calibrated on", "prompts", "harmless prompts flagged at p ≤ .01", "by seed", "exact plants flagged"]
+    rows: list[list[object]] = []
     for one in found:
         rate = f"{one.rate:.2%} ({one.interval.low:.2%} to {one.interval.high:.2%})"
         counts = ", ".join(map(str, one.harmless_flagged))
         rows.append([one.calibrated_on, one.n_calibration, rate, counts, f"{one.power:.1%}"])
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows) + "\n"
+    return table(head, rows)

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.bench.lines import Line
+from pipelines.bench.lines import Line, table
 from sharpaudit.errors import UserError
 from sharpaudit.seeds import generator
 from sharpaudit.statistics.conformal import p_values
@@ -62,13 +62,8 @@ QUERIES = {
         select o.source, o.source_row, o.external_id, f.prompt
         from findings f join origins o using (prompt_id) order by o.source, o.source_row""",
     "how the metrics rank the findings": """
-        select f.prompt, m.* exclude (prompt_id, role)
-        from findings f join (
-            select * replace (rank() over (order by residual_gap desc nulls last) as residual_gap,
-                              rank() over (order by noise_gap desc nulls last) as noise_gap,
-                              rank() over (order by sharpness desc nulls last) as sharpness)
-            from prompt_metrics
-        ) m using (prompt_id) order by f.prompt""",
+        select f.prompt, r.* exclude (prompt_id, role)
+        from findings f join prompt_ranks r using (prompt_id) order by f.prompt""",
     "what the control sample found": """
         select t.stratum, count(*) as unflagged, count(*) filter (t.selected_for = 'control') as drawn,
                count(f.prompt_id) as copied
@@ -277,9 +272,7 @@ def bench_lines(found: Measured) -> Iterator[Line]:
 
 def markdown(found: Measured) -> str:
     """The table for people."""
-    rows = [["", "seconds", "rows"], ["---"] * 3]
-    rows += [[name, f"{seconds:.2f}", f"{found.answers[name]:,}"] for name, seconds in found.queries.items()]
+    rows = [[name, f"{seconds:.2f}", f"{found.answers[name]:,}"] for name, seconds in found.queries.items()]
     rows.append([f"the report's facts, peak {found.facts_gib:.2f} GiB", f"{found.facts_s:.1f}", ""])
     rows.append(["audit.duckdb", f"{found.materialised_s:.1f}", ""])
-    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    return f"{found.rows:,} rows of scores\n\n{table}\n"
+    return f"{found.rows:,} rows of scores\n\n{table(['', 'seconds', 'rows'], rows)}"

@@ -187,6 +187,26 @@ def sql(rows: int, out: Path, json_path: Path | None) -> None:
 
 
 @bench.command()
+@click.option("--rows", type=click.IntRange(100), default=10_000_000, show_default=True, help="Of exact duplicates.")
+@click.option("--near", type=click.IntRange(100), default=1_000_000, show_default=True, help="Of near-duplicates.")
+@click.option("--out", type=FOLDER, default=Path("runs/ingest"), show_default=True, help="Holds the runs meanwhile.")
+@click.option("--json", "json_path", type=FOLDER, help="Write {name, value, low, high, unit, n, goal, met} there.")
+def ingest(rows: int, near: int, out: Path, json_path: Path | None) -> None:
+    """In how much memory ten million prompts become a corpus, and how long near-duplicate families take.
+
+    Needs some 10 GB of disk and half an hour.
+
+    \b
+    Example: sharpaudit bench ingest --json ingest.json
+    """
+    from pipelines.bench.ingest import bench_lines, markdown, measure
+
+    exact, alike = measure(out.absolute(), rows, near)
+    click.echo(markdown(exact, alike), nl=False)
+    _finish(list(bench_lines(exact, alike)), [], json_path)
+
+
+@bench.command()
 @click.option("--json", "json_path", type=FOLDER, help="Write {name, value, low, high, unit, n, goal, met} there.")
 def decisions(json_path: Path | None) -> None:
     """What decisions promise, simulated: false-positive and false-discovery rates, power, the bound on misses.

@@ -1,8 +1,8 @@
 """Ingest: prompt files to `origins` (one row per source row) and `corpus` (one row per distinct prompt).
 
-The driver does it: roles, families and duplicates need to see every row. Shards are cut once, hold one
-role, and are named by their content, so what is downstream of a shard never changes. A larger `limit` reads
-on where the last ingest stopped and adds shards; nothing is rewritten.
+The driver does it: roles, families and duplicates need to see every row, which lie on disk meanwhile. Shards are cut
+once, hold one role, and are named by their content, so what is downstream of a shard never changes. A larger `limit`
+reads on where the last ingest stopped and adds shards; nothing is rewritten.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from sharpaudit.config import AuditConfig
-from sharpaudit.corpus.assign import Known, assign
+from sharpaudit.corpus.assign import Ingested, assign
+from sharpaudit.corpus.ledger import ledger
 from sharpaudit.corpus.rows import Source, count_and_hash
 from sharpaudit.denoisers.base import Tokenizer
 from sharpaudit.errors import Status, UserError
+from sharpaudit.tables.files import IN_PROGRESS
 from sharpaudit.tables.runs import Identity, RunFolder
 from sharpaudit.tables.schemas import CORPUS, ORIGINS
 from sharpaudit.tables.shards import TableCommit, TableFolder, keys_digest
 
 NAME = "ingest"
+WORKPLACE = f".ingest{IN_PROGRESS}"
+"""Folder of the run for what is read and not yet decided; gone when ingest ends."""
 
 
 def identity(tokenizer_digest: str) -> Identity:
@@ -90,29 +93,30 @@ def ingest(run: RunFolder, config: AuditConfig, tokenizer: Tokenizer) -> int:
     todo = [entry for entry in todo if entry[2] is None or entry[2] > entry[1]]
     if not todo:
         return 0
-    made = assign(todo, _known(corpus), tokenizer, seed=0)
-    _require_audited(made.origins, config)
-    first = len(corpus.current())
-    shards = [
-        _commit(corpus, f"{role}-{i:05d}", part) for i, (role, part) in enumerate(_cut(made.corpus, config), first)
-    ]
-    listed = [manifest.shard for manifest in corpus.current()]
-    rows = [
-        _commit(origins, f"rows-{i:05d}", part)
-        for i, part in enumerate(_slices(made.origins, config.run.rows_per_shard), len(before.shards))
-    ]
-    read = done | _rows_read(made.origins, done)
+    size, near = config.run.rows_per_shard, config.corpus.near_duplicates
+    with ledger(run.root / WORKPLACE) as rows:
+        made = assign(todo, _known(corpus), tokenizer, 0, rows, near)
+        require_audited(made, config)
+        parts = ((role, part) for role in made.counts for part in made.corpus(role, size))
+        shards = [
+            _commit(corpus, f"{role}-{i:05d}", part) for i, (role, part) in enumerate(parts, len(corpus.current()))
+        ]
+        listed = [manifest.shard for manifest in corpus.current()]
+        all_rows = enumerate(made.origins(size), len(before.shards))
+        of_origins = [_commit(origins, f"rows-{i:05d}", part) for i, part in all_rows]
+        read = done | {name: done.get(name, 0) + n for name, n in made.rows_of_sources().items()}
     # The corpus first: origins records how far the files are read, so a kill in between repeats the reading.
     corpus.commit_table(TableCommit([*listed, *(s for s in shards if s not in listed)]))
     progress = {"read": read, "whole": [*before.extra["whole"], *_ended(todo, read)]}
-    origins.commit_table(TableCommit([*before.shards, *rows], extra=progress))
-    return int(made.origins.num_rows)
+    origins.commit_table(TableCommit([*before.shards, *of_origins], extra=progress))
+    return made.n_rows
 
 
-def _require_audited(origins: pa.Table, config: AuditConfig) -> None:
-    rows = origins.filter(pc.starts_with(origins["source"], "audit:"))
-    if rows.num_rows and not pc.any(pc.equal(rows["status"], Status.OK)).as_py():
-        reasons = ", ".join(f"{e['counts']} {e['values']}" for e in rows["status"].value_counts().to_pylist())
+def require_audited(made: Ingested, config: AuditConfig) -> None:
+    """Refuse a corpus of which no row can be audited, with a UserError that says why."""
+    ended = made.statuses(["audit"])
+    if ended and Status.OK not in ended:
+        reasons = ", ".join(f"{n} {status}" for status, n in sorted(ended.items()))
         raise UserError(f"{', '.join(config.corpus.audit)}: no row holds a prompt that can be audited ({reasons})")
 
 
@@ -125,29 +129,12 @@ def _ended(todo: Sequence[tuple[Source, int, int | None]], read: dict[str, int])
     return [source.name for source, _, stop in todo if stop is None or read.get(source.name, 0) < stop]
 
 
-def _rows_read(origins: pa.Table, done: dict[str, int]) -> dict[str, int]:
-    counts = origins.column("source").value_counts().to_pylist()
-    return {entry["values"]: done.get(entry["values"], 0) + entry["counts"] for entry in counts}
-
-
-def _known(corpus: TableFolder) -> Known:
-    columns = ["prompt_id", "family_id", "role"]
-    rows = corpus.read_all(corpus.current(), columns).to_pydict()
-    return Known(
-        prompts=dict(zip(rows["prompt_id"], rows["role"], strict=True)),
-        families=dict(zip(rows["family_id"], rows["role"], strict=True)),
-    )
-
-
-def _cut(corpus: dict[str, pa.Table], config: AuditConfig) -> Iterator[tuple[str, pa.Table]]:
-    for role, rows in corpus.items():
-        for part in _slices(rows, config.run.rows_per_shard):
-            yield role, part
-
-
-def _slices(rows: pa.Table, size: int) -> Iterator[pa.Table]:
-    for start in range(0, rows.num_rows, size):
-        yield rows.slice(start, size)
+def _known(corpus: TableFolder) -> Iterator[pa.Table]:
+    """The prompts of earlier calls, a shard at a time."""
+    columns = ["prompt_id", "family_id", "role", "prompt"]
+    for manifest in corpus.current():
+        rows = corpus.read(manifest, columns)
+        yield rows.set_column(3, "prompt", rows["prompt"].cast(pa.binary()))
 
 
 def _commit(folder: TableFolder, name: str, rows: pa.Table) -> str:

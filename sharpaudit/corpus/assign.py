@@ -14,19 +14,25 @@ first row. Audited means audit or positive control, harmless means fit or calibr
 A duplicate has status ok and the id of the prompt it repeats; a rejected row has no prompt_id. The outcome
 of a call is, by key, the same for every order of the rows. Audited rows that come in several calls give the same
 prompts as in one, less those that come too late.
+
+All of it is set logic over tables of a `Ledger`, in this order: `rows` as read, `asked` (a line for each distinct
+prompt), `judged` (what earlier calls say about it), `harmless`, and in the end `fresh` (the new prompts with their
+role) and `refused` (why a use of a prompt is not granted). A use is a number, the place in USES, and in `uses` a bit:
+1 audit, 2 positive control, 4 fit, 8 calibration, 16 harmless.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from sharpaudit.corpus.check import check
-from sharpaudit.corpus.dedup import family_id, prompt_id
+from sharpaudit.corpus.dedup import family_id, names_family, prompt_id
+from sharpaudit.corpus.ledger import ROWS_PER_BATCH, Ledger, cut
+from sharpaudit.corpus.near import join_near_duplicates
 from sharpaudit.corpus.read import read_rows
 from sharpaudit.corpus.rows import Row, Source
 from sharpaudit.denoisers.base import Tokenizer
@@ -37,223 +43,275 @@ from sharpaudit.tables.schemas import CORPUS, ORIGINS, ROLES
 MIN_FIT = 10
 """Fit prompts without which no subspace and no threshold can be learnt."""
 HARMLESS = ("fit", "calibration")
-_AUDITED = ("audit", "positive_control")
-_HARMLESS_USES = (*HARMLESS, "harmless")
-_USES = (*_AUDITED, *_HARMLESS_USES)
+USES = ("audit", "positive_control", "fit", "calibration", "harmless")
+"""What a file of prompts is for."""
 _PROMPTS_PER_BATCH = 1024
-_ROWS_PER_CHUNK = 65_536
-
-
-@dataclass(frozen=True)
-class Known:
-    """What earlier calls of this run made: the role of each prompt_id and of each family_id."""
-
-    prompts: Mapping[str, str] = field(default_factory=dict)
-    families: Mapping[str, str] = field(default_factory=dict)
+_ROWS_PER_READ = 4 * ROWS_PER_BATCH
+_ROWS = pa.schema(
+    {
+        "ord": pa.int64(),
+        "use": pa.uint8(),
+        "source": pa.string(),
+        "source_row": pa.int64(),
+        "id": pa.string(),
+        "family": pa.string(),
+        "named": pa.bool_(),
+        "style": pa.string(),
+        "prompt": pa.binary(),
+        "external_id": pa.string(),
+        "labels": pa.map_(pa.string(), pa.string()),
+        "status": pa.string(),
+        "reason": pa.string(),
+    }
+)
+"""ord: the number of the row in this call. named: whether the user named the family."""
+_KNOWN = pa.schema({"id": pa.string(), "family": pa.string(), "role": pa.string(), "prompt": pa.binary()})
+_ASKED = """CREATE TABLE asked AS
+    SELECT id, min(ord) AS ord, arg_min(family, ord) AS family, arg_min(named, ord) AS named,
+        bit_or((1 << use)::UTINYINT) AS uses
+    FROM rows WHERE id IS NOT NULL GROUP BY id"""
+_JUDGED = """CREATE TABLE judged AS
+    WITH families AS (SELECT family, min(role) AS role FROM known GROUP BY family)
+    SELECT a.*, k.role AS role_before, f.role AS family_before,
+        coalesce(k.role IN ('fit', 'calibration'), false) OR coalesce(f.role IN ('fit', 'calibration'), false) AS late,
+        coalesce(k.role IN ('audit', 'positive_control'), false) OR (a.uses & 3 > 0 AND NOT late) AS audited
+    FROM asked a LEFT JOIN known k ON k.id = a.id LEFT JOIN families f ON f.family = a.family"""
+_HARMLESS = """CREATE TABLE harmless AS
+    WITH claimed AS (
+        SELECT family FROM judged WHERE uses & 3 > 0 AND NOT late
+        UNION SELECT family FROM known WHERE role IN ('audit', 'positive_control'))
+    SELECT j.* FROM judged j ANTI JOIN claimed USING (family) WHERE j.uses & 28 > 0 AND NOT j.audited"""
+_SIDED = """CREATE TABLE sided AS
+    WITH files AS (SELECT family, bit_or(uses) AS uses FROM harmless GROUP BY family)
+    SELECT h.*, coalesce(
+        h.family_before,
+        CASE WHEN files.uses & 8 > 0 THEN 'calibration' WHEN files.uses & 4 > 0 THEN 'fit' ELSE halves.role END) AS role
+    FROM harmless h JOIN files USING (family) LEFT JOIN halves USING (family)"""
+_FRESH = """CREATE TABLE fresh AS
+    SELECT id, ord, family, CASE WHEN uses & 1 > 0 THEN 'audit' ELSE 'positive_control' END AS role
+    FROM judged WHERE audited AND role_before IS NULL
+    UNION ALL
+    SELECT id, ord, family, role FROM sided ANTI JOIN represented USING (id) WHERE role_before IS NULL"""
+_REFUSED = """CREATE TABLE refused AS
+    SELECT id, 3 AS uses, $late AS status, $why_late AS reason FROM judged WHERE uses & 3 > 0 AND late
+    UNION ALL
+    SELECT id, 2, $audited, $why_audited FROM judged
+    WHERE uses & 2 > 0 AND NOT late AND coalesce(role_before, CASE WHEN uses & 1 > 0 THEN 'audit' END) = 'audit'
+    UNION ALL
+    SELECT id, 28, $audited, $why_audited FROM judged ANTI JOIN harmless USING (id) WHERE uses & 28 > 0
+    UNION ALL
+    SELECT id, 28, $represented, $why_represented FROM represented"""
+_TOLD = """CREATE VIEW told AS
+    SELECT r.* REPLACE (coalesce(f.status, r.status) AS status, coalesce(f.reason, r.reason) AS reason),
+        f.id IS NOT NULL AS is_refused
+    FROM rows r LEFT JOIN refused f ON f.id = r.id AND f.uses & (1 << r.use) > 0"""
 
 
 @dataclass(frozen=True)
 class Ingested:
-    """origins: one row per source row. corpus: by role, the prompts that are new; no entry for a role without any."""
+    """n_rows: source rows read. counts: new prompts by role; none for a role without any."""
 
-    origins: pa.Table
-    corpus: dict[str, pa.Table]
+    n_rows: int
+    counts: dict[str, int]
+    _ledger: Ledger
+    _tokenizer: Tokenizer
 
+    def origins(self, size: int) -> Iterator[pa.Table]:
+        """One row per source row, in the order of the files, in tables of `size` rows."""
+        return cut(self._origins(), size)
 
-@dataclass(frozen=True)
-class _Read:
-    """All rows as columns, so that a million of them need a fraction of a gigabyte.
+    def corpus(self, role: str, size: int) -> Iterator[pa.Table]:
+        """The new prompts of a role in order of appearance, in tables of `size` rows."""
+        return cut(self._corpus(role), size)
 
-    rows: the columns of origins. uses: the use of each row's source. asked: by use, the distinct prompts in order of
-    appearance. texts, families, styles: by prompt_id; texts of new prompts only.
-    """
+    def statuses(self, uses: Sequence[str]) -> dict[str, int]:
+        """How many rows of these uses ended how."""
+        return _statuses(self._ledger, uses)
 
-    rows: dict[str, list[Any]]
-    uses: list[str]
-    asked: dict[str, dict[str, None]]
-    texts: dict[str, str]
-    families: dict[str, str]
-    styles: dict[str, str | None]
+    def rows_of_sources(self) -> dict[str, int]:
+        """How many rows each source gave."""
+        return dict(self._ledger.rows("SELECT source, count(*) FROM rows GROUP BY source ORDER BY min(ord)"))
 
+    def _origins(self) -> Iterator[pa.Table]:
+        for first in range(0, self.n_rows, _ROWS_PER_READ):
+            found = self._ledger.stream(
+                """SELECT source, source_row, CASE WHEN NOT is_refused THEN hex_of(id) END AS prompt_id,
+                        external_id, labels, status, reason
+                    FROM told WHERE ord >= $first AND ord < $end ORDER BY ord""",
+                {"first": first, "end": first + _ROWS_PER_READ},
+            )
+            yield from (part.cast(ORIGINS.schema) for part in found)
 
-@dataclass(frozen=True)
-class _Roles:
-    """prompts, families: their role, at first as earlier calls gave it. refused: (use, prompt_id) to the reason."""
-
-    prompts: dict[str, str]
-    families: dict[str, str]
-    refused: dict[tuple[str, str], Status]
+    def _corpus(self, role: str) -> Iterator[pa.Table]:
+        for first in range(0, self.n_rows, _ROWS_PER_READ):
+            found = self._ledger.stream(
+                """SELECT hex_of(f.id) AS prompt_id, r.prompt, hex_of(f.family) AS family_id, r.style
+                    FROM fresh f JOIN rows r ON r.ord = f.ord
+                    WHERE f.role = $role AND f.ord >= $first AND f.ord < $end AND r.ord >= $first AND r.ord < $end
+                    ORDER BY f.ord""",
+                {"role": role, "first": first, "end": first + _ROWS_PER_READ},
+            )
+            for part in cut(found, _PROMPTS_PER_BATCH):
+                yield _prompts(part, role, self._tokenizer)
 
 
 def assign(
-    sources: Sequence[tuple[Source, int, int | None]], known: Known, tokenizer: Tokenizer, seed: int
+    sources: Sequence[tuple[Source, int, int | None]],
+    known: Iterable[pa.Table],
+    tokenizer: Tokenizer,
+    seed: int,
+    ledger: Ledger,
+    near_duplicates: float | None = None,
 ) -> Ingested:
     """Read the rows start, ..., stop - 1 of each (source, start, stop) and give every prompt its role.
 
-    Raises UserError where fit and calibration files overlap, and where too few harmless prompts are left.
+    known: what earlier calls of this run made, as tables of prompt_id, family_id, role and prompt. ledger: a new one.
+    near_duplicates: similarity from which prompts are one family, if at all. Raises UserError where fit and calibration
+    files overlap, and where too few harmless prompts are left.
     """
     # Audited files first, whatever the order given: who comes first claims the family.
-    in_order = sorted(sources, key=lambda entry: _USES.index(entry[0].use))
-    read = _read(in_order, known)
-    roles = _Roles(dict(known.prompts), dict(known.families), {})
-    _assign_audited(read, roles)
-    _assign_harmless(read, roles, seed)
-    _settle(read, roles)
-    files = [printable(str(source.path)) for source, _, _ in in_order if source.use in _HARMLESS_USES]
+    in_order = sorted(sources, key=lambda entry: USES.index(entry[0].use))
+    ledger.create("rows", _ROWS, ids=("id", "family"))
+    ledger.create("known", _KNOWN, ids=("id", "family"))
+    n_rows = 0
+    for part in _read(in_order):
+        ledger.insert("rows", part)
+        n_rows += part.num_rows
+    for part in known:
+        ledger.insert("known", part.select(["prompt_id", "family_id", "role", "prompt"]))
+    ledger.run(_ASKED)
+    if near_duplicates is not None:
+        join_near_duplicates(ledger, near_duplicates)
+    _decide(ledger, seed)
+    files = [printable(str(source.path)) for source, _, _ in in_order if source.use in USES[2:]]
     if files:
-        _require_enough(read, roles, files)
-    return Ingested(_origins(read), _corpus(read, roles, tokenizer))
+        _require_enough(ledger, files)
+    counts = dict(ledger.rows("SELECT role, count(*) FROM fresh GROUP BY role"))
+    return Ingested(n_rows, {role: counts[role] for role in ROLES if role in counts}, ledger, tokenizer)
 
 
-def _read(sources: Iterable[tuple[Source, int, int | None]], known: Known) -> _Read:
-    read = _Read({name: [] for name in ORIGINS.schema.names}, [], {use: {} for use in _USES}, {}, {}, {})
+def _read(sources: Iterable[tuple[Source, int, int | None]]) -> Iterator[pa.Table]:
+    """The rows in tables of _ROWS."""
+    n, held = 0, []
     for source, start, stop in sources:
         for row in read_rows(source, start, stop):
-            text, status = check(row.prompt) if row.problem is None else (None, row.problem)
-            entry = {
-                "source": source.name,
-                "source_row": row.source_row,
-                "prompt_id": None if text is None else _claim(read, known, source.use, text, row),
-                "external_id": row.external_id,
-                "labels": list(row.labels.items()) if source.labels else None,
-                "status": status,
-                "reason": None if status is Status.OK else row.detail or status.describe(),
-            }
-            for name, value in entry.items():
-                read.rows[name].append(value)
-            read.uses.append(source.use)
-    return read
+            held.append(_entry(n, source, row))
+            n += 1
+            if len(held) == ROWS_PER_BATCH:
+                yield pa.Table.from_pylist(held, _ROWS)
+                held = []
+    if held:
+        yield pa.Table.from_pylist(held, _ROWS)
 
 
-def _claim(read: _Read, known: Known, use: str, text: str, row: Row) -> str:
-    """Note that `use` asks for the prompt, and return its id."""
-    name = prompt_id(text)
-    read.asked[use].setdefault(name)
-    if name not in read.families:
-        read.families[name], read.styles[name] = family_id(text, row.family), row.style
-        if name not in known.prompts:
-            read.texts[name] = text
-    return name
+def _entry(number: int, source: Source, row: Row) -> dict[str, Any]:
+    text, status = check(row.prompt) if row.problem is None else (None, row.problem)
+    return {
+        "ord": number,
+        "use": USES.index(source.use),
+        "source": source.name,
+        "source_row": row.source_row,
+        "id": None if text is None else prompt_id(text),
+        "family": None if text is None else family_id(text, row.family),
+        "named": names_family(row.family),
+        "style": row.style,
+        "prompt": None if text is None else text.encode(),
+        "external_id": row.external_id,
+        "labels": list(row.labels.items()) if source.labels else None,
+        "status": status,
+        "reason": None if status is Status.OK else row.detail or status.describe(),
+    }
 
 
-def _assign_audited(read: _Read, roles: _Roles) -> None:
-    for use in _AUDITED:
-        for name in read.asked[use]:
-            family = read.families[name]
-            if roles.prompts.get(name) in HARMLESS or roles.families.get(family) in HARMLESS:
-                roles.refused[use, name] = Status.IN_CALIBRATION
-            elif use == "positive_control" and roles.prompts.get(name) == "audit":
-                roles.refused[use, name] = Status.IN_AUDIT
-            else:
-                roles.prompts.setdefault(name, use)
-                roles.families.setdefault(family, use)
+def _decide(ledger: Ledger, seed: int) -> None:
+    """From `asked` to `fresh` and `refused`."""
+    ledger.run(_JUDGED)
+    ledger.run(_HARMLESS)
+    _require_apart(ledger)
+    families = [name for (name,) in ledger.rows("SELECT DISTINCT hex_of(family) FROM harmless WHERE uses & 16 > 0")]
+    by_hash = sorted(families, key=lambda family: rank_hash(seed, "split", family))
+    half = (len(by_hash) + 1) // 2
+    roles = ["fit"] * half + ["calibration"] * (len(by_hash) - half)
+    ledger.create("halves", pa.schema({"family": pa.string(), "role": pa.string()}), ids=("family",))
+    ledger.insert("halves", pa.table({"family": pa.array(by_hash, pa.string()), "role": pa.array(roles, pa.string())}))
+    ledger.run(_SIDED)
+    _represent(ledger, seed)
+    ledger.run(_FRESH)
+    refusals = {"late": Status.IN_CALIBRATION, "audited": Status.IN_AUDIT, "represented": Status.FAMILY_REPRESENTED}
+    why = {f"why_{name}": status.describe() for name, status in refusals.items()}
+    ledger.run(_REFUSED, {name: str(status) for name, status in refusals.items()} | why)
+    ledger.run(_TOLD)
 
 
-def _assign_harmless(read: _Read, roles: _Roles, seed: int) -> None:
-    left: dict[str, list[str]] = {use: [] for use in _HARMLESS_USES}
-    for use, names in left.items():
-        for name in read.asked[use]:
-            if roles.prompts.get(name) in _AUDITED or roles.families.get(read.families[name]) in _AUDITED:
-                roles.refused[use, name] = Status.IN_AUDIT
-            else:
-                names.append(name)
-    # What an earlier call decided stands.
-    role_of = _split(left, read, seed) | roles.families
-    wanted = {(use, name): role_of[read.families[name]] for use, names in left.items() for name in names}
-    calibrating = [name for (_, name), role in wanted.items() if role == "calibration"]
-    chosen = _representatives(calibrating, read, roles, seed)
-    for (use, name), role in wanted.items():
-        if role == "calibration" and name not in chosen:
-            roles.refused[use, name] = Status.FAMILY_REPRESENTED
-        else:
-            roles.prompts.setdefault(name, role)
+def _represent(ledger: Ledger, seed: int) -> None:
+    """`represented`: who shall not calibrate, since another member of the family does; one that did so before stays."""
+    several = ledger.rows(
+        """SELECT hex_of(id), hex_of(family) FROM (
+                SELECT *, count(*) OVER (PARTITION BY family) AS members FROM sided
+                WHERE role = 'calibration' AND role_before IS NULL AND family_before IS NULL)
+            WHERE members > 1"""
+    )
+    chosen: dict[str, str] = {}
+    for name, family in several:
+        held = chosen.get(family)
+        if held is None or rank_hash(seed, "calibrate", name) < rank_hash(seed, "calibrate", held):
+            chosen[family] = name
+    others = [name for name, family in several if chosen[family] != name]
+    ledger.create("represented", pa.schema({"id": pa.string()}), ids=("id",))
+    ledger.insert("represented", pa.table({"id": pa.array(others, pa.string())}))
+    ledger.run(
+        """INSERT INTO represented SELECT id FROM sided
+           WHERE role = 'calibration' AND role_before IS NULL AND family_before IS NOT NULL"""
+    )
 
 
-def _split(left: dict[str, list[str]], read: _Read, seed: int) -> dict[str, str]:
-    """The role of every harmless family."""
-    fit, calibration, harmless = (dict.fromkeys(read.families[name] for name in left[use]) for use in _HARMLESS_USES)
-    shared = [name for name in left["calibration"] if read.families[name] in fit]
-    if shared:
-        example = printable(read.texts.get(shared[0], shared[0]), 80)
-        n = len(fit.keys() & calibration.keys())
+def _require_apart(ledger: Ledger) -> None:
+    """Refuse fit and calibration files that share a family."""
+    ledger.run("""CREATE VIEW shared AS SELECT DISTINCT h.id, h.family FROM harmless h SEMI JOIN
+        (SELECT family FROM harmless WHERE uses & 4 > 0) f USING (family) WHERE h.uses & 8 > 0""")
+    first = """SELECT decode(r.prompt) FROM rows r SEMI JOIN shared USING (id) WHERE r.use = 3 ORDER BY r.ord LIMIT 1"""
+    found = ledger.rows(first)
+    if found:
+        n = ledger.rows("SELECT count(DISTINCT family) FROM shared")[0][0]
         raise UserError(
-            f'fit and calibration share {n} prompt families, for instance "{example}": '
+            f'fit and calibration share {n} prompt families, for instance "{printable(found[0][0], 80)}": '
             "take them out of one of the two files, or give one calibration.file, which is split by family"
         )
-    by_hash = sorted(harmless, key=lambda family: rank_hash(seed, "split", family))
-    half = (len(by_hash) + 1) // 2
-    halves = dict.fromkeys(by_hash[:half], "fit") | dict.fromkeys(by_hash[half:], "calibration")
-    return halves | dict.fromkeys(fit, "fit") | dict.fromkeys(calibration, "calibration")
 
 
-def _representatives(names: Iterable[str], read: _Read, roles: _Roles, seed: int) -> set[str]:
-    """One prompt of each family; of a family that calibrates already, only the prompt that does so."""
-    members: dict[str, list[str]] = {}
-    chosen = set()
-    for name in names:
-        if name in roles.prompts:
-            chosen.add(name)
-        elif read.families[name] not in roles.families:
-            members.setdefault(read.families[name], []).append(name)
-    return chosen | {min(group, key=lambda name: rank_hash(seed, "calibrate", name)) for group in members.values()}
-
-
-def _settle(read: _Read, roles: _Roles) -> None:
-    """Write the refusals into the rows; a refused row names no prompt, since the prompt is not there for its use."""
-    rows = read.rows
-    for i, (use, name) in enumerate(zip(read.uses, rows["prompt_id"], strict=True)):
-        status = roles.refused.get((use, name))
-        if status is not None:
-            rows["prompt_id"][i], rows["status"][i], rows["reason"][i] = None, status, status.describe()
-
-
-def _require_enough(read: _Read, roles: _Roles, files: Sequence[str]) -> None:
-    held = Counter(roles.prompts.values())
+def _require_enough(ledger: Ledger, files: Sequence[str]) -> None:
+    counted = "SELECT role, count(*) FROM (SELECT role FROM known UNION ALL SELECT role FROM fresh) GROUP BY role"
+    held = dict.fromkeys(HARMLESS, 0) | dict(ledger.rows(counted))
     if held["fit"] >= MIN_FIT and held["calibration"] > 0:
         return
-    of_rows = Counter(s for use, s in zip(read.uses, read.rows["status"], strict=True) if use in _HARMLESS_USES)
+    of_rows = _statuses(ledger, USES[2:])
     rejected = ", ".join(f"{n} {status}" for status, n in sorted(of_rows.items()) if status != Status.OK)
     raise UserError(
         f"{' and '.join(files)}: {held['fit']} fit and {held['calibration']} calibration prompts are left of "
-        f"{of_rows.total()} rows ({rejected or 'none rejected'}); at least {MIN_FIT} and 1 are needed: "
+        f"{sum(of_rows.values())} rows ({rejected or 'none rejected'}); at least {MIN_FIT} and 1 are needed: "
         "add harmless prompts that are not audited"
     )
 
 
-def _origins(read: _Read) -> pa.Table:
-    chunks = [
-        {name: column[i : i + _ROWS_PER_CHUNK] for name, column in read.rows.items()}
-        for i in range(0, len(read.uses), _ROWS_PER_CHUNK)
-    ]
-    tables = [pa.Table.from_pydict(chunk, schema=ORIGINS.schema) for chunk in chunks]
-    return pa.concat_tables(tables) if tables else ORIGINS.schema.empty_table()
+def _statuses(ledger: Ledger, uses: Sequence[str]) -> dict[str, int]:
+    counted = "SELECT status, count(*) FROM told WHERE list_contains($uses, use) GROUP BY status"
+    return dict(ledger.rows(counted, {"uses": [USES.index(use) for use in uses]}))
 
 
-def _corpus(read: _Read, roles: _Roles, tokenizer: Tokenizer) -> dict[str, pa.Table]:
-    fresh: dict[str, list[str]] = {role: [] for role in ROLES}
-    for name, role in roles.prompts.items():
-        if name in read.texts:
-            fresh[role].append(name)
-    return {role: _prompts(names, role, read, tokenizer) for role, names in fresh.items() if names}
-
-
-def _prompts(names: Sequence[str], role: str, read: _Read, tokenizer: Tokenizer) -> pa.Table:
-    tables = []
-    for i in range(0, len(names), _PROMPTS_PER_BATCH):
-        batch = names[i : i + _PROMPTS_PER_BATCH]
-        texts = [read.texts[name] for name in batch]
-        tokens = tokenizer.tokens(texts)
-        columns = {
-            "prompt_id": batch,
-            "prompt": texts,
-            "role": [role] * len(batch),
-            "family_id": [read.families[name] for name in batch],
-            "style": [read.styles[name] for name in batch],
-            "n_tokens": [t.n_tokens for t in tokens],
-            "truncated": [t.truncated for t in tokens],
-            "model_input_id": [t.model_input_id for t in tokens],
-            "status": [Status.OK] * len(batch),
-            "reason": [None] * len(batch),
-        }
-        tables.append(pa.Table.from_pydict(columns, schema=CORPUS.schema))
-    return pa.concat_tables(tables)
+def _prompts(rows: pa.Table, role: str, tokenizer: Tokenizer) -> pa.Table:
+    """Prompts with what the tokenizer makes of them."""
+    texts = [prompt.decode() for prompt in rows["prompt"].to_pylist()]
+    tokens, n = tokenizer.tokens(texts), len(texts)
+    columns = {
+        "prompt_id": rows["prompt_id"],
+        "prompt": pa.array(texts, pa.string()),
+        "role": pa.repeat(role, n),
+        "family_id": rows["family_id"],
+        "style": rows["style"],
+        "n_tokens": pa.array([t.n_tokens for t in tokens], pa.int32()),
+        "truncated": pa.array([t.truncated for t in tokens], pa.bool_()),
+        "model_input_id": pa.array([t.model_input_id for t in tokens], pa.string()),
+        "status": pa.repeat(str(Status.OK), n),
+        "reason": pa.nulls(n, pa.string()),
+    }
+    return pa.table(columns).cast(CORPUS.schema)

@@ -21,11 +21,21 @@ def prompt_id(prompt: str) -> str:
 
 def family_id(prompt: str, family: str | None = None) -> str:
     """32 hex digits, equal for prompts of one family; a blank `family` names none."""
-    if family is not None and family.strip():
+    if family is not None and names_family(family):
         return digest("family", "named", family)[:16].hex()
-    normal = " ".join(prompt.casefold().translate(_PUNCTUATION).split())
+    normal = normal_text(prompt)
     # A prompt of punctuation alone would otherwise join every other such prompt.
     return (digest("family", "text", normal) if normal else digest("family", "exact", prompt))[:16].hex()
+
+
+def names_family(family: str | None) -> bool:
+    """Whether a value of the family column names one."""
+    return family is not None and bool(family.strip())
+
+
+def normal_text(prompt: str) -> str:
+    """Case folded, punctuation read as a space, white space collapsed."""
+    return " ".join(prompt.casefold().translate(_PUNCTUATION).split())
 
 
 class _Punctuation(dict[int, int]):

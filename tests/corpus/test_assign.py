@@ -3,7 +3,10 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import tempfile
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,15 +15,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sharpaudit.corpus.assign import Ingested, Known, assign
+from sharpaudit.corpus.assign import USES, assign
 from sharpaudit.corpus.dedup import family_id, prompt_id
+from sharpaudit.corpus.ledger import ledger
 from sharpaudit.corpus.rows import Source
 from sharpaudit.denoisers.base import Tokens
 from sharpaudit.errors import Status, UserError
 from sharpaudit.tables.schemas import CORPUS, ORIGINS
 from tests.hostile.strategies import texts
 
-FEW = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class Words:
@@ -42,36 +46,56 @@ def source(folder: Path, use: str, prompts: list[str | None], **how) -> Source:
     return Source(f"{use}:{path.name}", use, path, **how)
 
 
-def ingested(folder: Path, known: Known | None = None, seed: int = 0, **prompts) -> Ingested:
-    todo = [(source(folder, use, values), 0, None) for use, values in prompts.items()]
-    return assign(todo, known or Known(), Words(), seed)
+@dataclass(frozen=True)
+class Made:
+    """What a call gave, read to its end."""
+
+    origins: pa.Table
+    corpus: dict[str, pa.Table]
+    statuses: dict[str, int]
+
+
+def assigned(todo, known: Sequence[pa.Table] = (), seed: int = 0, near: float | None = None, size: int = 7) -> Made:
+    """size: rows of a table, which must change nothing."""
+    with tempfile.TemporaryDirectory() as folder, ledger(Path(folder) / "rows") as rows:
+        made = assign(todo, known, Words(), seed, rows, near)
+        parts = list(made.origins(size))
+        assert [part.num_rows for part in parts[:-1]] == [size] * (len(parts) - 1)
+        corpus = {role: pa.concat_tables(list(made.corpus(role, size))) for role in made.counts}
+        assert {role: table.num_rows for role, table in corpus.items()} == made.counts
+        return Made(pa.concat_tables(parts or [ORIGINS.schema.empty_table()]), corpus, made.statuses(USES))
+
+
+def ingested(folder: Path, known: Sequence[pa.Table] = (), seed: int = 0, near: float | None = None, **prompts) -> Made:
+    return assigned([(source(folder, use, values), 0, None) for use, values in prompts.items()], known, seed, near)
 
 
 def numbered(word: str, n: int = 30) -> list[str]:
     return [f"{word} {i}" for i in range(n)]
 
 
-def held(made: Ingested, role: str) -> list[str]:
+def held(made: Made, role: str) -> list[str]:
     return made.corpus[role].column("prompt").to_pylist() if role in made.corpus else []
 
 
-def statuses(made: Ingested, use: str) -> list[str]:
+def statuses(made: Made, use: str) -> list[str]:
     mine = pc.starts_with(made.origins.column("source"), f"{use}:")
     return made.origins.filter(mine).column("status").to_pylist()
 
 
-def knows(*made: Ingested) -> Known:
-    rows = [row for one in made for table in one.corpus.values() for row in table.to_pylist()]
-    return Known({r["prompt_id"]: r["role"] for r in rows}, {r["family_id"]: r["role"] for r in rows})
+def knows(*made: Made) -> list[pa.Table]:
+    tables = [table for one in made for table in one.corpus.values()]
+    return [table.set_column(1, "prompt", table["prompt"].cast(pa.binary())) for table in tables]
 
 
-def by_key(made: Ingested) -> dict[str, list[dict]]:
+def by_key(made: Made) -> dict[str, list[dict]]:
     return {role: sorted(table.to_pylist(), key=lambda row: row["prompt_id"]) for role, table in made.corpus.items()}
 
 
-def consistent(made: Ingested, rows: int, known: Known | None = None) -> None:
+def consistent(made: Made, rows: int, known: Sequence[pa.Table] = ()) -> None:
     """What holds after every call: all rows, valid tables, one role per prompt, families on one side."""
-    known = known or Known()
+    before = [row for table in known for row in table.to_pylist()]
+    known_ids = {row["prompt_id"] for row in before}
     made.origins.validate(full=True)
     assert made.origins.schema.equals(ORIGINS.schema, check_metadata=True)
     assert made.origins.num_rows == rows
@@ -81,15 +105,14 @@ def consistent(made: Ingested, rows: int, known: Known | None = None) -> None:
         assert table.schema.equals(CORPUS.schema, check_metadata=True)
     ids = [row["prompt_id"] for row in corpus]
     assert len(set(ids)) == len(ids)
-    assert not set(ids) & set(known.prompts)
+    assert not set(ids) & known_ids
     side = {"audit": 0, "positive_control": 0, "fit": 1, "calibration": 2}
-    sides = {(family, side[role]) for family, role in known.families.items()}
-    sides |= {(row["family_id"], side[row["role"]]) for row in corpus}
+    sides = {(row["family_id"], side[row["role"]]) for row in [*before, *corpus]}
     assert max(Counter(family for family, _ in sides).values()) == 1
     for row in made.origins.to_pylist():
         accepted = row["status"] == Status.OK
         assert accepted == (row["prompt_id"] is not None) == (row["reason"] is None)
-        assert not accepted or row["prompt_id"] in {*ids, *known.prompts}
+        assert not accepted or row["prompt_id"] in {*ids, *known_ids}
 
 
 @FEW
@@ -177,11 +200,11 @@ def test_an_audit_may_grow(tmp_path, cut, clash):
     late = ["H 3!", "a 0", "A 1", "new"] if clash else ["a 0", "A 1", "new"]
     audit = source(tmp_path, "audit", [*numbered("a", 40), *late])
     harmless = source(tmp_path, "harmless", numbered("h"))
-    first = assign([(audit, 0, cut), (harmless, 0, None)], Known(), Words(), 0)
+    first = assigned([(audit, 0, cut), (harmless, 0, None)])
     known = knows(first)
-    second = assign([(audit, cut, None)], known, Words(), 0)
+    second = assigned([(audit, cut, None)], known)
     consistent(second, 40 + len(late) - cut, known)
-    whole = assign([(audit, 0, None)], Known(), Words(), 0)
+    whole = assigned([(audit, 0, None)])
     both = held(first, "audit") + held(second, "audit")
     assert both == [p for p in held(whole, "audit") if p != "H 3!"]
     assert statuses(second, "audit").count("in_calibration") == clash
@@ -219,7 +242,7 @@ def test_ids_and_labels_pass_through(tmp_path):
     path = tmp_path / "p.csv"
     path.write_text("prompt,id,lang,kind\na,7,en,x\na,8,de,y\n,9,fr,z\n")
     how = {"id_column": "id", "labels": ("lang", "kind")}
-    made = assign([(Source("audit:p.csv", "audit", path, **how), 0, None)], Known(), Words(), 0)
+    made = assigned([(Source("audit:p.csv", "audit", path, **how), 0, None)])
     rows = made.origins.to_pylist()
     assert [r["external_id"] for r in rows] == ["7", "8", "9"]
     assert [dict(r["labels"]) for r in rows][2] == {"lang": "fr", "kind": "z"}
@@ -230,8 +253,7 @@ def test_a_style_is_that_of_the_first_row_and_may_be_missing(tmp_path):
     path = tmp_path / "p.csv"
     path.write_text("prompt,style\na,photo\nb,\na,sketch\n")
     (styled, plain) = (
-        assign([(Source("audit:p.csv", "audit", path, style_column=column), 0, None)], Known(), Words(), 0)
-        for column in ("style", None)
+        assigned([(Source("audit:p.csv", "audit", path, style_column=column), 0, None)]) for column in ("style", None)
     )
     assert styled.corpus["audit"].column("style").to_pylist() == ["photo", None]
     assert plain.corpus["audit"].column("style").to_pylist() == [None, None]
@@ -240,7 +262,7 @@ def test_a_style_is_that_of_the_first_row_and_may_be_missing(tmp_path):
 def test_a_named_family_binds_prompts_together(tmp_path):
     path = tmp_path / "h.csv"
     path.write_text("prompt,f\n" + "".join(f"prompt {i},{i // 3}\n" for i in range(60)))
-    made = assign([(Source("harmless:h", "harmless", path, family_column="f"), 0, None)], Known(), Words(), 0)
+    made = assigned([(Source("harmless:h", "harmless", path, family_column="f"), 0, None)])
     assert (len(held(made, "fit")), len(held(made, "calibration"))) == (30, 10)
     consistent(made, 60)
 
@@ -250,6 +272,6 @@ def test_the_audited_row_names_the_family_whatever_the_order_of_files(tmp_path):
     path.write_text("prompt,f\nh 1,pets\n")
     audit = (Source("audit:a", "audit", path, family_column="f"), 0, None)
     harmless = (source(tmp_path, "harmless", numbered("h")), 0, None)
-    made = assign([harmless, audit], Known(), Words(), 0)
+    made = assigned([harmless, audit])
     assert made.corpus["audit"].column("family_id").to_pylist() == [family_id("h 1", "pets")]
-    assert by_key(made) == by_key(assign([audit, harmless], Known(), Words(), 0))
+    assert by_key(made) == by_key(assigned([audit, harmless]))

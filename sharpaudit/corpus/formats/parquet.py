@@ -1,10 +1,24 @@
-"""Prompts in Parquet: columns of text or bytes, read a batch at a time."""
+"""Prompts in Parquet: columns of text or bytes, read a batch at a time by a process of its own.
+
+A prompt file comes from anywhere, and a crafted one can crash its reader or make it allocate without end. So a child
+with limits of memory and processor time decodes it (this module run by `python -m`) and passes plain columns of bytes
+on as an Arrow stream. Whatever becomes of the child, the caller gets rows or one line that names the file.
+"""
 
 from __future__ import annotations
 
+import json
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -12,10 +26,87 @@ from sharpaudit.corpus.rows import Row, Source, make_row, require_columns, shown
 from sharpaudit.errors import Status, UserError, printable
 
 BATCH_ROWS = 256
+MEMORY = 4 << 30
+"""Bytes of address space that decoding may take."""
+CPU_SECONDS = 3600
+REFUSED = 3
+"""Exit code of a child that says on its error output why the file cannot be read."""
 
 
 def read_parquet(source: Source) -> Iterator[Row]:
     """Every row of the file. Raises UserError for a file that cannot be read and for columns of another type."""
+    asked = {"source": asdict(source) | {"path": str(source.path)}, "batch_rows": BATCH_ROWS, "memory": MEMORY}
+    command = [sys.executable, "-m", "sharpaudit.corpus.formats.parquet", json.dumps(asked)]
+    i = 0
+    with tempfile.TemporaryFile() as told:
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=told)  # noqa: S603 - our own module
+        try:
+            for cells in _received(child.stdout):
+                for entry in cells:
+                    prompt = entry[source.column]
+                    yield make_row(source, i, prompt, entry, Status.MISSING if prompt is None else None)
+                    i += 1
+            _judge(source, child.wait(), told, i)
+        finally:
+            # Whoever needs no more rows lets the generator go.
+            child.kill()
+            child.wait()
+            if child.stdout is not None:
+                child.stdout.close()
+
+
+def _received(stream: IO[bytes] | None) -> Iterator[list[dict[str, bytes | None]]]:
+    """The rows of each batch; a child that ends early just ends the stream."""
+    try:
+        with pa.ipc.open_stream(stream) as reader:
+            for batch in reader:
+                batch.validate(full=True)
+                yield batch.to_pylist()
+    except pa.ArrowInvalid:
+        return
+
+
+def _judge(source: Source, code: int, told: IO[bytes], n_rows: int) -> None:
+    """Raise what the child's end says about the file, if anything."""
+    if code == 0:
+        return
+    told.seek(0)
+    reason = told.read().decode(errors="backslashreplace")
+    if code == REFUSED:
+        raise UserError(reason)
+    ended = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    raise UserError(
+        f"{shown(source)}: not readable as Parquet from row {n_rows} on: its reader ended with {ended}; the file is "
+        f"damaged, or needs more than {MEMORY >> 30} GiB of memory or {CPU_SECONDS // 60} minutes"
+    )
+
+
+def main(request: str) -> int:
+    """The child: write the stream; 0, or REFUSED after the reason."""
+    asked = json.loads(request)
+    named = asked["source"]
+    source = Source(**named | {"path": Path(named["path"]), "labels": tuple(named["labels"])})
+    _limit(asked["memory"])
+    try:
+        _decode(source, asked["batch_rows"])
+    except UserError as error:
+        sys.stderr.write(str(error))
+        return REFUSED
+    return 0
+
+
+def _limit(memory: int) -> None:
+    """So much address space beyond what is mapped already, so much processor time, and no core file."""
+    mapped = psutil.Process().memory_info().vms
+    limits = {resource.RLIMIT_AS: mapped + memory, resource.RLIMIT_CPU: CPU_SECONDS, resource.RLIMIT_CORE: 0}
+    for which, most in limits.items():
+        hard = resource.getrlimit(which)[1]
+        soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(which, (soft, soft))
+
+
+def _decode(source: Source, batch_rows: int) -> None:
+    """Write every row of the source's columns to the output. Raises UserError with the number of rows that came out."""
     i = 0
     try:
         with pq.ParquetFile(
@@ -24,15 +115,15 @@ def read_parquet(source: Source) -> Iterator[Row]:
             require_columns(source, file.schema_arrow.names)
             for name in source.columns:
                 _require_type(source, file.schema_arrow.field(name))
-            for batch in file.iter_batches(BATCH_ROWS, columns=source.columns):
-                cells = {name: _cells(batch.column(name)) for name in source.columns}
-                for k in range(batch.num_rows):
-                    entry = {name: values[k] for name, values in cells.items()}
-                    prompt = entry[source.column]
-                    yield make_row(source, i, prompt, entry, Status.MISSING if prompt is None else None)
-                    i += 1
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{shown(source)}: not readable as Parquet from row {i} on: {printable(str(error))}") from error
+            schema = pa.schema([(name, pa.large_binary()) for name in source.columns])
+            with pa.ipc.new_stream(sys.stdout.buffer, schema) as out:
+                for batch in file.iter_batches(batch_rows, columns=source.columns):
+                    columns = [_as_bytes(batch.column(name)) for name in source.columns]
+                    out.write_batch(pa.record_batch(columns, schema))
+                    i += batch.num_rows
+    except (pa.ArrowException, OSError, MemoryError) as error:
+        why = printable(str(error)) or "it needs too much memory"
+        raise UserError(f"{shown(source)}: not readable as Parquet from row {i} on: {why}") from error
 
 
 def _require_type(source: Source, column: pa.Field) -> None:
@@ -45,20 +136,22 @@ def _require_type(source: Source, column: pa.Field) -> None:
         raise UserError(f'{shown(source)}: column "{printable(column.name)}": expected {allowed}, found {kind}')
 
 
-def _cells(array: pa.Array) -> list[Any]:
-    """The values, text as bytes: Parquet does not promise that its text is UTF-8, and one bad row may not fail all."""
+def _as_bytes(array: pa.Array) -> pa.Array:
+    """The values as bytes: Parquet does not promise that its text is UTF-8, and one bad row may not fail all."""
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     if _is_simple(array.type):
         array = array.cast(pa.string())
-    if _is_text(array.type):
-        array = array.cast(pa.large_binary() if pa.types.is_large_string(array.type) else pa.binary())
-    return list(array.to_pylist())
+    return array.cast(pa.large_binary())
 
 
-def _is_simple(kind: pa.DataType) -> bool:
+def _is_simple(kind: Any) -> bool:
     return bool(pa.types.is_primitive(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind))
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def _is_text(kind: Any) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,57 @@
+"""One ingest of the bench in a process that does nothing else: python -m, with what is asked as JSON.
+
+It prints how many audited prompts and families of them there are, the seconds, and the GiB that it held at its peak.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pipelines.bench.sql import STAGES
+from pipelines.bench.sql_facts import peak_kib
+from pipelines.stages.fit import role_of
+from pipelines.stages.ingest import ingest
+from sharpaudit import config as configuration
+from sharpaudit.config import LAB
+from sharpaudit.denoisers.load import load_tokenizer
+from sharpaudit.tables.runs import RunFolder
+from sharpaudit.tables.schemas import CORPUS
+
+
+def main(asked: dict[str, Any]) -> None:
+    """asked: the file of prompts, the folder of the run, and the similarity of near-duplicates, if any."""
+    lab = LAB / "emoji"
+    tree = {
+        "name": "ingest",
+        "model": {"path": str(lab / "model"), "dtype": "float32", "device": "cpu"},
+        "corpus": {"audit": asked["prompts"], "near_duplicates": asked["near"]},
+        "calibration": {
+            "fit": str(lab / "prompts/fit.csv"),
+            "calibrate": str(lab / "prompts/calibration.csv"),
+            "family_column": "family",
+        },
+        "matches": {"index": str(lab / "references")},
+        "run": {"rows_per_shard": 10_000},
+    }
+    config = configuration.parse(tree, asked["prompts"])
+    run = RunFolder.create(Path(asked["run"]))
+    run.write_record({"stages": STAGES})
+    tokenizer = load_tokenizer(config.model)
+    begun = time.monotonic()
+    ingest(run, config, tokenizer)
+    seconds, peak = time.monotonic() - begun, peak_kib()
+    corpus = run.table(CORPUS)
+    audited = [manifest for manifest in corpus.current() if role_of(manifest) == "audit"]
+    families: set[str] = set()
+    for manifest in audited:
+        families.update(corpus.read(manifest, ["family_id"])["family_id"].to_pylist())
+    found = {"n_prompts": sum(m.rows for m in audited), "n_families": len(families)}
+    sys.stdout.write(json.dumps(found | {"seconds": seconds, "gib": peak / 2**20}))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
