@@ -33,7 +33,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/sharpaudit run configs/audits/quickstart.toml --out runs/quickstart
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not chaos and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not chaos and not gpu" --numprocesses 2 --dist loadfile
 
 chaos: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m chaos --timeout 1500

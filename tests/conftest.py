@@ -1,4 +1,4 @@
-"""What holds for every test: no network but this machine, no hub, two threads, deterministic kernels.
+"""What holds for every test: no network but this machine, no hub, a thread a core, deterministic kernels.
 
 The guard sees every connection that Python code of the test process makes (an audit hook, so that no library
 can hold an older reference to what it guards). Child processes inherit the environment, not the guard.
@@ -24,7 +24,8 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
 
-torch.set_num_threads(2)
+# Tests share two cores: each of two processes has one of them.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 torch.use_deterministic_algorithms(True)
 
 

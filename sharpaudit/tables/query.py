@@ -1,4 +1,4 @@
-"""SQL over a run's tables: the only door to DuckDB.
+"""SQL over a run's tables: the door to DuckDB for everything that a run has committed.
 
 `connect` opens views over files that the caller has verified (lists from manifests, never globs), with the
 rest of the machine locked away; `query` admits one reading statement; `materialise` writes `audit.duckdb`, real tables
@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from sharpaudit.errors import UserError, printable
 from sharpaudit.tables.files import IN_PROGRESS
 from sharpaudit.tables.schemas import RUN_TABLES, Table
-from sharpaudit.tables.views import CURRENT, WIDE, quoted, statements, view_name, wide
+from sharpaudit.tables.views import CURRENT, RANKS, WIDE, quoted, ranks, statements, view_name, wide
 
 Connection = duckdb.DuckDBPyConnection
 Answer = TypeVar("Answer")
@@ -139,7 +139,9 @@ def materialise(files: Mapping[str, Sequence[Path]], out: Path) -> None:
             connection.execute(f"ATTACH {quoted(str(attempt))} AS target (STORAGE_VERSION '{STORAGE_VERSION}')")
             for name in [*map(view_name, RUN_TABLES), WIDE]:
                 connection.execute(f"CREATE TABLE target.{name} AS SELECT * FROM memory.{name}")  # noqa: S608
+            measured = _measured(connection)
             connection.execute("USE target")
+            connection.execute(f"CREATE TABLE {RANKS} AS {ranks(measured)}")
             _create_views(connection)
             connection.execute("USE memory")
             connection.execute("DETACH target")
@@ -171,9 +173,16 @@ def _open(files: Mapping[str, Sequence[Path]]) -> Connection:
     for name, sql in CURRENT.items():
         connection.execute(f"CREATE VIEW {name} AS {sql}")
     _create_views(connection)
-    measured = connection.sql("SELECT DISTINCT tier, metric FROM scores ORDER BY ALL").fetchall()
+    measured = _measured(connection)
     connection.execute(f"CREATE VIEW {WIDE} AS {wide(measured)}")
+    connection.execute(f"CREATE VIEW {RANKS} AS {ranks(measured)}")
     return connection
+
+
+def _measured(connection: Connection) -> list[tuple[int, str]]:
+    """Tiers and metrics of the scores."""
+    found: list[tuple[int, str]] = connection.sql("SELECT DISTINCT tier, metric FROM scores ORDER BY ALL").fetchall()
+    return found
 
 
 def _create_views(connection: Connection) -> None:

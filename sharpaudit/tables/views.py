@@ -4,6 +4,7 @@ generated          one row for each prompt with samples: how many, how many copi
 findings           audited prompts with at least one sample whose best match is a copy, one row a prompt
 risk               every audited prompt with its decision and its strongest evidence, one row a prompt
 prompt_metrics     every scored prompt with one column a metric; of later tiers METRIC_tier_2 and so on
+prompt_ranks       the same columns with the place of the value among the prompts of its role, 1 for the largest
 families           audited prompts by family: the smallest p, flags and findings
 coverage           how many prompts of each role came how far
 errors             every row that was rejected or failed, with its table, its key and the reason
@@ -27,12 +28,13 @@ CURRENT = {
 }
 """Only what the current triage selects: samples of an earlier selection stay on disk and out of the tables."""
 
-WIDE = "prompt_metrics"
-"""The view that a database file holds as a table."""
+WIDE, RANKS = "prompt_metrics", "prompt_ranks"
+"""The views that a database file holds as tables."""
 VIEWS = (
     "findings",
     "risk",
     "prompt_metrics",
+    "prompt_ranks",
     "families",
     "coverage",
     "errors",
@@ -113,7 +115,7 @@ def view_name(table: Table) -> str:
 
 
 def statements() -> Iterator[str]:
-    """What makes the views and macros where the tables stand, but for the wide one."""
+    """What makes the views and macros where the tables stand, but for the wide ones."""
     for name, sql in _VIEWS.items():
         yield f"CREATE VIEW {name} AS {sql}"
     yield f"CREATE VIEW outcomes AS {_of_each_table('status, count(*) AS n', 'GROUP BY status')}"
@@ -130,6 +132,16 @@ def wide(measured: Sequence[tuple[int, str]]) -> str:
     ]
     chosen = ", ".join(["s.prompt_id", "any_value(c.role) AS role", *columns])
     return f"SELECT {chosen} FROM scores s JOIN corpus c ON c.prompt_id = s.prompt_id GROUP BY s.prompt_id"  # noqa: S608
+
+
+def ranks(measured: Sequence[tuple[int, str]]) -> str:
+    """The select of the ranks, from the wide view; null where there is no value. measured: as there."""
+    columns = [
+        f"CASE WHEN {name} IS NOT NULL "
+        f"THEN rank() OVER (PARTITION BY role ORDER BY {name} DESC NULLS LAST) END AS {name}"
+        for name in (_identifier(tier, metric) for tier, metric in measured)
+    ]
+    return f"SELECT {', '.join(['prompt_id', 'role', *columns])} FROM {WIDE}"  # noqa: S608
 
 
 def quoted(text: str) -> str:

@@ -78,6 +78,7 @@ def test_pairs_of_seeds_and_scatter_are_their_definitions(data: Data) -> None:
     np.testing.assert_allclose(scatter(data)[:4], spread, rtol=1e-8)
 
 
+@pytest.mark.chaos
 def test_every_rival_is_judged_against_the_yardstick_of_its_seeds(data: Data) -> None:
     found = list(judge(data))
     assert [f.rival.name for f in found] == [rival.name for rival in rivals(S, "exact")]

@@ -32,6 +32,7 @@ GROUPS = {
         "exactness",
         "decisions",
         "sql",
+        "ingest",
         "recombined",
     },
 }

@@ -107,7 +107,16 @@ def test_a_prompt_that_calibrates_already_comes_too_late_and_is_counted(half: Pa
     assert len(tables(half)["corpus"]) == len(before["corpus"]) + 1
 
 
-@pytest.mark.parametrize("point", ["committed:1", "table.committed/corpus:1", "work.processed:1", "sealed:1"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        "committed:1",
+        *(
+            pytest.param(p, marks=pytest.mark.chaos)
+            for p in ("table.committed/corpus:1", "work.processed:1", "sealed:1")
+        ),
+    ],
+)
 def test_an_extension_cut_off_is_resumed_by_either_command(
     config_path: Path, half: Path, halves: tuple[Path, Path], tmp_path: Path, point: str
 ) -> None:

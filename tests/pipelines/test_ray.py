@@ -64,6 +64,7 @@ def test_a_worker_killed_in_any_stage_changes_nothing(
     assert not stray(tmp_path / "run")
 
 
+@pytest.mark.chaos
 def test_a_hung_worker_is_ended_and_its_shard_done_by_another(
     config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,18 @@ def test_the_wide_table_holds_every_score(run: analysis.Run, clean: Path) -> Non
         assert wide[row["prompt_id"]][row["metric"]] == row["value"]
 
 
+def test_a_rank_is_the_place_among_the_prompts_of_a_role(run: analysis.Run, clean: Path) -> None:
+    roles = {row["prompt_id"]: row["role"] for row in tables(clean)["corpus"]}
+    metrics = {row["prompt_id"]: row for row in rows(run, "from prompt_metrics")}
+    ranks = {row["prompt_id"]: row for row in rows(run, "from prompt_ranks")}
+    assert ranks.keys() == metrics.keys()
+    for name, row in ranks.items():
+        peers = [other["noise_gap"] for peer, other in metrics.items() if roles[peer] == roles[name]]
+        assert row["noise_gap"] == 1 + sum(value > metrics[name]["noise_gap"] for value in peers)
+    with duckdb.connect(str(clean / "audit.duckdb"), read_only=True) as kept:
+        assert sorted(kept.sql("from prompt_ranks").fetchall()) == sorted(tuple(row.values()) for row in ranks.values())
+
+
 def test_families_and_coverage_add_up(run: analysis.Run, clean: Path) -> None:
     made = tables(clean)
     audited = [row for row in made["triage"] if row["role"] == "audit"]

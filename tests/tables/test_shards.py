@@ -6,6 +6,7 @@ import errno
 import hashlib
 import math
 import multiprocessing
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -161,6 +162,35 @@ def test_data_is_durable_before_it_is_named_and_named_before_it_is_listed(tmp_pa
         ("link", "manifest"),
         ("sync_folder", "manifest"),
     ]
+
+
+def test_durable_means_synced_by_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real files: the descriptors that reach os.fsync are those of the data, its manifest and both folders."""
+    synced: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(_place(os.fstat(descriptor))))
+    target = folder(tmp_path)
+    made = commit(target)
+    manifest = target.manifests_folder / f"{made.shard}.json"
+    for path in (target.path(made), target.folder, manifest, target.manifests_folder):
+        assert _place(path.stat()) in synced, path
+
+
+def _place(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+@pytest.mark.parametrize("foreign", ["another shard", "another configuration"])
+def test_a_manifest_that_lies_elsewhere_is_not_believed(tmp_path: Path, foreign: str) -> None:
+    target = folder(tmp_path)
+    manifest = target.manifests_folder / f"{commit(target).shard}.json"
+    if foreign == "another shard":
+        there, name = target, "b"
+    else:
+        there, name = TableFolder(tmp_path, SCORES, "0" * 64), "a"
+        there.manifests_folder.mkdir(parents=True)
+    shutil.copy(manifest, there.manifests_folder / f"{name}.json")
+    with pytest.raises(IntegrityError, match="belongs to another table, shard or configuration"):
+        there.manifest(name)
 
 
 def test_a_writer_that_fails_half_way_publishes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
