@@ -18,29 +18,33 @@ import numpy.typing as npt
 from pipelines.bench.gathering import Data, Floats
 from pipelines.bench.lines import table
 from sharpaudit.lab.detectors import Truth, names_colour
-from sharpaudit.scores.subspace import choose_components, principal_directions
+from sharpaudit.scores.subspace import choose_components, principal_directions, typical
 from sharpaudit.statistics.detection import Group, auc, difference, figure, tpr_at_fpr
 
 STATISTICS = {"auc": auc, "tpr1": tpr_at_fpr(0.01), "tpr01": tpr_at_fpr(0.001)}
 
 
-def directions(fit_FD: Floats, k: int | None = None) -> tuple[Floats, Floats]:
-    """Mean (D,) and first k directions (K, D) of the fit prompts; k: None for as many as the rule chooses."""
-    mean_D, directions_KD = principal_directions(fit_FD, k or choose_components(fit_FD.astype(np.float32)))[:2]
+def directions(fit_FD: Floats, k: int | None = None, *, whole: bool = False) -> tuple[Floats, Floats]:
+    """Mean (D,) and first k directions (K, D) of the fit prompts; k: None for as many as the rule chooses.
+
+    whole: of all of them, also of those that look like no other.
+    """
+    kept_FD = fit_FD if whole else fit_FD[typical(fit_FD)]
+    mean_D, directions_KD = principal_directions(kept_FD, k or choose_components(kept_FD.astype(np.float32)))[:2]
     return mean_D, directions_KD
 
 
-def left(fit_FD: Floats, rows_ND: Floats, k: int | None = None) -> Floats:
+def left(fit_FD: Floats, rows_ND: Floats, k: int | None = None, *, whole: bool = False) -> Floats:
     """What the first k directions of the fit prompts leave, with shape (N, D)."""
-    mean_D, directions_KD = directions(fit_FD, k)
+    mean_D, directions_KD = directions(fit_FD, k, whole=whole)
     centred_ND = rows_ND - mean_D
     rest_ND: Floats = centred_ND - (centred_ND @ directions_KD.T) @ directions_KD
     return rest_ND
 
 
-def gap(fit_FD: Floats, rows_ND: Floats, k: int | None = None) -> Floats:
+def gap(fit_FD: Floats, rows_ND: Floats, k: int | None = None, *, whole: bool = False) -> Floats:
     """The residual gap, with shape (N,)."""
-    norms_N: Floats = np.linalg.norm(left(fit_FD, rows_ND, k), axis=1)
+    norms_N: Floats = np.linalg.norm(left(fit_FD, rows_ND, k, whole=whole), axis=1)
     return norms_N
 
 
@@ -161,12 +165,12 @@ def _fitted_on(chosen: Callable[[Data], npt.NDArray[np.bool_]]) -> Callable[[Dat
     return _each(lambda data, s: gap(data.fit_SFD[s][chosen(data)], data.moved_SND[s]))
 
 
-def _hiding(n: int, kind: str) -> Callable[[Data], Floats]:
+def _hiding(n: int, kind: str, *, whole: bool = False) -> Callable[[Data], Floats]:
     """n memorised plants of a kind among the fit prompts; they are then scored on what they taught."""
 
     def of(data: Data, s: int) -> Floats:
         planted = [i for i, row in enumerate(data.truth) if (row.kind, row.label) == (kind, "memorised")][:n]
-        return gap(np.concatenate([data.fit_SFD[s], data.moved_SND[s][planted]]), data.moved_SND[s])
+        return gap(np.concatenate([data.fit_SFD[s], data.moved_SND[s][planted]]), data.moved_SND[s], whole=whole)
 
     return _each(of)
 
@@ -187,6 +191,9 @@ def fit_sets(kind: str) -> list[Rival]:
         Rival("fit prompts that name no colour only", 1, _fitted_on(lambda d: ~_colours(d))),
         Rival("4 memorised prompts among the fit prompts", 1, _hiding(4, kind)),
         Rival("16 memorised prompts among the fit prompts", 1, _hiding(16, kind)),
+        Rival("no fit prompt left out", 1, _hiding(0, kind, whole=True)),
+        Rival("4 memorised ones among them, none left out", 1, _hiding(4, kind, whole=True)),
+        Rival("16 memorised ones among them, none left out", 1, _hiding(16, kind, whole=True)),
     ]
 
 

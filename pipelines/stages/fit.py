@@ -183,6 +183,7 @@ class SubspaceWorker:
             "component": pa.array(range(len(vectors)), pa.int32()),
             "direction": pa.array([vector.numpy() for vector in vectors], pa.list_(pa.float32())),
             "variance_share": pa.array([None, *subspace.variance_shares_K], pa.float64()),
+            "n_fit": pa.repeat(pa.scalar(subspace.n_fit, pa.int32()), len(vectors)),
             "status": [Status.OK] * len(vectors),
             "reason": pa.nulls(len(vectors), pa.string()),
         }
@@ -291,7 +292,8 @@ def load_subspaces(run: RunFolder) -> Subspaces:
         rows = folder.read(manifest).sort_by("component")
         vectors = torch.from_numpy(stacked(rows["direction"]).copy())
         seed = rows["seed_index"][0].as_py()
-        found[seed] = Subspace(vectors[0], vectors[1:], rows["variance_share"].to_numpy()[1:])
+        shares_K, n_fit = rows["variance_share"].to_numpy()[1:], rows["n_fit"][0].as_py()
+        found[seed] = Subspace(vectors[0], vectors[1:], shares_K, n_fit)
     return found
 
 

@@ -49,6 +49,7 @@ def collect(connection: Connection, run: Mapping[str, Any]) -> Row:
         "reconciles": not differences,
         "differences": differences,
         "tiers": screening.tiers(connection),
+        "fit_left_out": screening.left_out(connection),
         "calibration": screening.calibration(connection, triage, level),
         "discoveries": decisions.discoveries(connection, triage),
         "styles": decisions.styles(connection),

@@ -63,6 +63,14 @@ def _flag_line(connection: Connection, level: float | None) -> tuple[int, float]
     return scores[k - 1] if 0 < k <= len(scores) else None
 
 
+def left_out(connection: Connection) -> int:
+    """Fit prompts that look like no other and therefore taught nothing, at the first seed."""
+    sql = """
+        SELECT coalesce((SELECT count(*) FROM fit_differences WHERE seed_index = 0 AND status = 'ok')
+                        - (SELECT max(n_fit) FROM fit_subspace WHERE seed_index = 0), 0)"""
+    return int(one(connection, sql))
+
+
 def tiers(connection: Connection) -> list[Row]:
     """Of each tier: the audited prompts that entered it, by which threshold, and the network evaluations it cost."""
     return rows_of(

@@ -8,8 +8,8 @@ outside. With mean m and first k principal directions V (K, D) of delta_eps over
 
 Larger means more memorised. What harmless prompts change depends on the noise: directions of one seed explain less at
 another. The fit prompts must be used for nothing else: scored on its own fit set, a prompt
-looks too small, and p-values calibrated there would not hold. k is the number asked for, but never more than a
-fifth of the fit prompts.
+looks too small, and p-values calibrated there would not hold. Fit prompts that look like no other teach nothing
+(`subspace.typical`), and k is the number asked for, but never more than a fifth of the others.
 
 Shapes: B prompts, K directions, D latent elements.
 """

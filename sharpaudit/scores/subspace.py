@@ -20,6 +20,8 @@ MIN_FIT = 10
 PROMPTS_PER_DIRECTION = 5
 CANDIDATES = (1, 2, 5, 10, 20, 50, 100, 200)
 FOLDS = 5
+OUTLYING, TRIM_K = 2.5, 20
+"""Robust standard deviations of log ||R||^2 beyond which a fit prompt teaches nothing, and the directions for that."""
 EXACT_ELEMENTS = 20_000_000
 """Of the matrix of differences: 1,000 prompts of 4 x 64 x 64 latents still take the thin SVD."""
 COLUMNS = 16_384
@@ -30,11 +32,15 @@ Rows = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Subspace:
-    """mean (D,), orthonormal directions (K, D) and their share of the total variance (K,)."""
+    """mean (D,), orthonormal directions (K, D) and their share of the total variance (K,).
+
+    n_fit: fit prompts that it was learned from.
+    """
 
     mean_D: torch.Tensor
     directions_KD: torch.Tensor
     variance_shares_K: npt.NDArray[np.float64]
+    n_fit: int = 0
 
 
 NOTHING = Subspace(torch.zeros(0), torch.zeros(0, 0), np.zeros(0))
@@ -48,17 +54,36 @@ def fit_subspace(
 ) -> Subspace:
     """The subspace of the fit prompts' delta_eps, in float64.
 
-    components: K, never more than a fifth of the fit prompts; "auto" leaves it to `choose_components`, which keeps
-    families together. Raises UserError for fewer than 10 fit prompts.
+    It is learned from those that `typical` keeps. components: K, never more than a fifth of them; "auto" leaves it to
+    `choose_components`. Both keep families together. Raises UserError for fewer than 10 fit prompts.
     """
     if len(differences_ND) < MIN_FIT:
         raise UserError(f"{len(differences_ND)} fit prompts could be evaluated; residual_gap needs at least {MIN_FIT}")
-    asked = choose_components(differences_ND, families) if components == "auto" else int(components)
-    k = _allowed(asked, *differences_ND.shape)
-    mean_D, directions_KD, shares_K = principal_directions(differences_ND, k)
-    return Subspace(
-        torch.from_numpy(mean_D.astype(np.float32)), torch.from_numpy(directions_KD.astype(np.float32)), shares_K
-    )
+    kept_N = typical(differences_ND, families)
+    kept_ND, names = differences_ND[kept_N], None if families is None else np.array(families)[kept_N].tolist()
+    asked = choose_components(kept_ND, names) if components == "auto" else int(components)
+    k = _allowed(asked, *kept_ND.shape)
+    mean_D, directions_KD, shares_K = principal_directions(kept_ND, k)
+    mean, directions = (torch.from_numpy(found.astype(np.float32)) for found in (mean_D, directions_KD))
+    return Subspace(mean, directions, shares_K, len(kept_ND))
+
+
+def typical(differences_ND: Rows, families: Sequence[str] | None = None) -> npt.NDArray[np.bool_]:
+    """Which fit prompts look like the others, with shape (N,).
+
+    A memorised prompt among them would teach that what it changes is harmless, and so hide itself. Measured as a
+    stranger it stands out, and is left out: of harmless prompts those go with it whose log ||R||^2 lies more than
+    OUTLYING robust standard deviations above the median, .6% were it normal. Of fewer than 20 prompts all are kept.
+    """
+    n, d = differences_ND.shape
+    if n < 2 * MIN_FIT:
+        return np.ones(n, dtype=bool)
+    k = _allowed(TRIM_K, n - -(-n // FOLDS), d)
+    energy_N = np.log(np.maximum(energy_as_strangers(differences_ND, [k], families)[0], TINY))
+    above_N = energy_N - np.median(energy_N)
+    deviation = 1.4826 * np.median(np.abs(above_N))
+    kept_N: npt.NDArray[np.bool_] = above_N <= OUTLYING * deviation if deviation > 0 else np.ones(n, dtype=bool)
+    return kept_N
 
 
 def principal_directions(rows_ND: Rows, k: int) -> tuple[Floats, Floats, Floats]:

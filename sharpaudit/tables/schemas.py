@@ -93,6 +93,7 @@ SUBSPACE = _table(
         "component": pa.int32(),
         "direction": pa.list_(pa.float32()),
         "variance_share": pa.float64(),
+        "n_fit": pa.int32(),
     },
     version=2,
 )

@@ -47,7 +47,7 @@ def test_the_residual_gap_is_the_distance_to_the_subspace(data: Data) -> None:
     fit, rows = data.fit_SFD[0], data.moved_SND[0]
     directions = np.linalg.svd(fit - fit.mean(0), full_matrices=False)[2][:3]
     expected = [np.linalg.lstsq(directions.T, row - fit.mean(0), rcond=None)[1][0] ** 0.5 for row in rows]
-    np.testing.assert_allclose(gap(fit, rows, 3), expected, rtol=1e-8)
+    np.testing.assert_allclose(gap(fit, rows, 3, whole=True), expected, rtol=1e-8)
 
 
 def test_what_the_text_explains_is_taken_away(data: Data) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from sharpaudit.scores import subspace
 from sharpaudit.scores.residual_gap import residual_gap
-from sharpaudit.scores.subspace import CANDIDATES, choose_components, fit_subspace, gram, principal_directions
+from sharpaudit.scores.subspace import CANDIDATES, choose_components, fit_subspace, gram, principal_directions, typical
 from sharpaudit.seeds import generator
 
 
@@ -61,7 +61,42 @@ def test_the_rule_is_the_one_that_is_stated():
     noise = {k: by_hand(rows, k) for k in CANDIDATES if k <= 40}
     line = min(noise.values()) * (1 + 1 / np.sqrt(2 * 249))
     assert choose_components(rows) == min(k for k, value in noise.items() if value <= line)
-    assert fit_subspace(rows, "auto").directions_KD.shape[0] == choose_components(rows)
+    assert fit_subspace(rows, "auto").directions_KD.shape[0] == choose_components(rows[typical(rows)])
+
+
+def with_planted(n, strength=12.0, copies=1):
+    """300 harmless fit prompts and n that each change a detail of their own, which `copies` of them share."""
+    detail = generator("subspace", "planted").standard_normal((n // copies, 300)).repeat(copies, axis=0)
+    detail *= strength / np.linalg.norm(detail, axis=1, keepdims=True)
+    planted = harmless(n, directions=9, name="planted fit") + detail
+    return np.concatenate([harmless(300, directions=9), planted]).astype(np.float32), planted
+
+
+def test_a_memorised_fit_prompt_does_not_hide_itself():
+    rows, planted = with_planted(15)
+    kept = typical(rows)
+    assert not kept[300:].any()
+    assert kept[:300].mean() >= 0.97
+    made, clean = fit_subspace(rows, 20), harmless(500, directions=9, name="clean").astype(np.float32)
+    assert made.n_fit == kept.sum()
+    line = np.quantile(residual_gap(torch.from_numpy(clean), made).numpy(), 0.99)
+    assert (residual_gap(torch.from_numpy(planted.astype(np.float32)), made).numpy() > line).all()
+    # What would become of them otherwise.
+    mean, directions, _ = principal_directions(rows, 20)
+    taught = planted - mean - (planted - mean) @ directions.T @ directions
+    assert (np.linalg.norm(taught, axis=1) < line).mean() > 0.5
+
+
+def test_one_family_of_memorised_fit_prompts_hides_no_member():
+    """Ten wordings of one caption: apart they would teach each other."""
+    rows, _ = with_planted(10, copies=10)
+    families = [*(f"h{i}" for i in range(300)), *["one"] * 10]
+    assert not typical(rows, families)[300:].any()
+
+
+def test_too_few_or_equal_fit_prompts_are_all_typical():
+    assert typical(with_planted(2)[0][290:]).all()
+    assert typical(np.ones((40, 8), np.float32)).all()
 
 
 @pytest.mark.parametrize(("directions", "chosen"), [(1, 1), (5, 5), (18, 20)])
