@@ -194,7 +194,7 @@ def differences_work(stage: str, run: RunFolder, seeds: Collection[int]) -> Work
     """The one shard of a stage that learns from all differences at these seeds, named by them."""
     manifests = _differences_at(run, seeds)
     digest = digest_of([[m.shard, m.sha256] for m in manifests])
-    name = f"seed{'-'.join(map(str, seeds))}-{digest[:8]}"
+    name = f"seeds-{min(seeds)}-{max(seeds)}-{digest[:8]}"
     return Work(stage, name, sum(m.rows for m in manifests), digest, {"seeds": list(seeds)})
 
 

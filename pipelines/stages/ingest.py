@@ -95,7 +95,8 @@ def ingest(run: RunFolder, config: AuditConfig, tokenizer: Tokenizer) -> int:
         return 0
     size, near = config.run.rows_per_shard, config.corpus.near_duplicates
     with ledger(run.root / WORKPLACE) as rows:
-        made = assign(todo, _known(corpus), tokenizer, 0, rows, near)
+        stood_for = [(family, prompt) for family, prompt in before.extra.get("represented", [])]
+        made = assign(todo, _known(corpus), tokenizer, 0, rows, near, stood_for)
         require_audited(made, config)
         parts = ((role, part) for role in made.counts for part in made.corpus(role, size))
         shards = [
@@ -104,10 +105,14 @@ def ingest(run: RunFolder, config: AuditConfig, tokenizer: Tokenizer) -> int:
         listed = [manifest.shard for manifest in corpus.current()]
         all_rows = enumerate(made.origins(size), len(before.shards))
         of_origins = [_commit(origins, f"rows-{i:05d}", part) for i, part in all_rows]
+        here = made.represented()
         read = done | {name: done.get(name, 0) + n for name, n in made.rows_of_sources().items()}
     # The corpus first: origins records how far the files are read, so a kill in between repeats the reading.
     corpus.commit_table(TableCommit([*listed, *(s for s in shards if s not in listed)]))
-    progress = {"read": read, "whole": [*before.extra["whole"], *_ended(todo, read)]}
+    progress: dict[str, Any] = {"read": read, "whole": [*before.extra["whole"], *_ended(todo, read)]}
+    if near is not None:
+        # Nobody else knows them, and what is like them may not be audited either.
+        progress["represented"] = sorted({*stood_for, *here})
     origins.commit_table(TableCommit([*before.shards, *of_origins], extra=progress))
     return made.n_rows
 

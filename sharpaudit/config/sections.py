@@ -82,8 +82,8 @@ class CorpusConfig(Section):
     """Column that names a prompt's family; without it, family is the prompt without case and punctuation."""
     near_duplicates: float | None = given(None, gt=0, le=1)
     """Makes one family of prompts, harmless ones included, whose 4-letter pieces overlap by at least this share: of
-    prompts of 60 letters .85 joins those that differ in one letter, .75 in one word. Families that a column names stay
-    apart."""
+    prompts of 60 letters .85 joins those that differ in one letter, .75 in one word. Families that a column names do
+    not merge; prompts without a name join them."""
     style_column: str | None = given(None)
     """Column that names a prompt's style: p is then the rank among calibration prompts of the same style."""
     labels: tuple[str, ...] = given(())

@@ -132,6 +132,11 @@ class Ingested:
         """How many rows each source gave."""
         return dict(self._ledger.rows("SELECT source, count(*) FROM rows GROUP BY source ORDER BY min(ord)"))
 
+    def represented(self) -> list[tuple[str, str]]:
+        """Family and text of prompts that do not calibrate since another member of their family stands for them."""
+        return self._ledger.rows("""SELECT hex_of(a.family), decode(r.prompt)
+            FROM represented p JOIN asked a USING (id) JOIN rows r ON r.ord = a.ord ORDER BY ALL""")
+
     def _origins(self) -> Iterator[pa.Table]:
         for first in range(0, self.n_rows, _ROWS_PER_READ):
             found = self._ledger.stream(
@@ -162,12 +167,14 @@ def assign(
     seed: int,
     ledger: Ledger,
     near_duplicates: float | None = None,
+    represented: Sequence[tuple[str, str]] = (),
 ) -> Ingested:
     """Read the rows start, ..., stop - 1 of each (source, start, stop) and give every prompt its role.
 
     known: what earlier calls of this run made, as tables of prompt_id, family_id, role and prompt. ledger: a new one.
-    near_duplicates: similarity from which prompts are one family, if at all. Raises UserError where fit and calibration
-    files overlap, and where too few harmless prompts are left.
+    near_duplicates: similarity from which prompts are one family, if at all. represented: `Ingested.represented` of
+    earlier calls, which near-duplicates are held against as well. Raises UserError where fit and calibration files
+    overlap, and where too few harmless prompts are left.
     """
     # Audited files first, whatever the order given: who comes first claims the family.
     in_order = sorted(sources, key=lambda entry: USES.index(entry[0].use))
@@ -181,7 +188,7 @@ def assign(
         ledger.insert("known", part.select(["prompt_id", "family_id", "role", "prompt"]))
     ledger.run(_ASKED)
     if near_duplicates is not None:
-        join_near_duplicates(ledger, near_duplicates)
+        join_near_duplicates(ledger, near_duplicates, represented)
     _decide(ledger, seed)
     files = [printable(str(source.path)) for source, _, _ in in_order if source.use in USES[2:]]
     if files:

@@ -1,4 +1,4 @@
-"""The rows of one ingest on disk, and SQL over them: ten million prompts pass through a gigabyte of memory.
+"""The rows of one ingest on disk, and SQL over them: ten million prompts pass through little memory.
 
 A second door to DuckDB beside tables/query.py: that one reads what a run has committed, this one holds what is not
 decided yet. The database lies in a folder of its own, which is deleted at the end; nothing else reads it.
@@ -8,6 +8,7 @@ Ids of 32 hex digits are UUIDs in here, half as large as text; the macro `hex_of
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-MEMORY = "1GiB"
+MEMORY, THREADS = "512MiB", 4
 ROWS_PER_BATCH = 65_536
 Values = Mapping[str, Any] | None
 """Of the parameters of a statement, by name."""
@@ -32,6 +33,8 @@ class Ledger:
         # Where order matters a query says so; without the promise to keep it DuckDB needs less memory.
         for setting, value in {
             "memory_limit": f"'{MEMORY}'",
+            # Each thread holds memory of its own: with one for every core of a large machine that would not suffice.
+            "threads": str(min(THREADS, os.cpu_count() or 1)),
             "temp_directory": f"'{str(folder / 'spill').replace(chr(39), chr(39) * 2)}'",
             "preserve_insertion_order": "false",
             "autoinstall_known_extensions": "false",

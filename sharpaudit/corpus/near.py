@@ -5,15 +5,18 @@ their union (Jaccard). Families are what alike pairs connect. Comparing all pair
 compared where they agree in a whole band of MinHash values (Broder 1997; bands as in Leskovec, Rajaraman and Ullman,
 Mining of Massive Datasets, chapter 3), which a pair at the threshold does with a probability of at least MIN_FOUND.
 
-A new family joins the known one that it is alike to, of several the one of smallest id; known families never merge. The
-outcome is the same for every order of the rows. One line in memory for each family: some 0.2 GB a million.
+What is there already is an anchor: prompts of earlier calls, also those that another stands for in the calibration set,
+and prompts whose family the user named. A new family joins that of an anchor that it is alike to, of several the one of
+smallest id; families of anchors never merge. The outcome is the same for every order of the rows. In memory are the
+MinHash keys of all families and the pieces of those that agree in a band: some 0.6 GB a million short prompts.
 
-Shapes: N families, B bands, S pieces of a text.
+Shapes: N families and anchors, B bands, S pieces of a text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -26,39 +29,49 @@ from sharpaudit.corpus.ledger import Ledger
 PIECE = 4
 N_HASHES = 128
 MIN_FOUND = 0.99
-MAX_LEADERS = 64
-"""Prompts of a band that the others are compared with: many that agree in a band and are all unlike are a template, and
-comparing each with each would take for ever."""
+MAX_LEADERS, MAX_COMPARISONS = 64, 20_000_000
+"""Of a band: prompts unlike all before them that the others are compared with, and comparisons in all. Many that agree
+in a band and are all unlike are a template, and comparing each with each would take for ever."""
+LETTERS = 4_000_000
+"""Of the texts that are cut into pieces at a time."""
 Hashes = npt.NDArray[np.uint64]
 _SPREAD = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93], np.uint64)
+ANCHORS = pa.schema({"family": pa.string(), "prompt": pa.binary()})
 _ITEMS = """
-    SELECT hex_of(i.family) AS family, i.prompt, i.known FROM (
-        SELECT a.family, r.prompt, false AS known
+    SELECT hex_of(i.family) AS family, i.prompt, i.anchor FROM (
+        SELECT a.family, r.prompt, false AS anchor
         FROM (SELECT family, min(ord) AS ord FROM asked
-              WHERE NOT named AND family NOT IN (SELECT family FROM known) GROUP BY family) a
+              WHERE NOT named AND family NOT IN (SELECT family FROM anchors) GROUP BY family) a
         JOIN rows r USING (ord)
-        UNION ALL SELECT family, arg_min(prompt, id), true FROM known GROUP BY family) i
-    ORDER BY i.family"""
+        UNION ALL SELECT family, prompt, true FROM anchors) i
+    ORDER BY i.family, i.prompt"""
 
 
-def join_near_duplicates(ledger: Ledger, threshold: float) -> None:
-    """Give families of `asked` that are alike one id: that of a known family, or the smallest of theirs.
+def join_near_duplicates(ledger: Ledger, threshold: float, represented: Sequence[tuple[str, str]]) -> None:
+    """Give families of `asked` that are alike one id: that of an anchor, or the smallest of theirs.
 
-    Families that the user named stay as they are. threshold: above 0, up to 1.
+    threshold: above 0, up to 1. represented: (family, prompt) of earlier calls that the corpus does not hold.
     """
+    ledger.create("anchors", ANCHORS, ids=("family",))
+    families = [family for family, _ in represented]
+    prompts = [prompt.encode() for _, prompt in represented]
+    ledger.insert("anchors", pa.table({"family": families, "prompt": prompts}, ANCHORS))
+    ledger.run("""INSERT INTO anchors SELECT family, prompt FROM known
+        UNION ALL SELECT a.family, r.prompt FROM asked a JOIN rows r USING (ord) WHERE a.named""")
     names: list[str] = []
-    known: list[bool] = []
+    anchors: list[bool] = []
     parts_NB = []
     for part in ledger.stream(_ITEMS):
         names += part["family"].to_pylist()
-        known += part["known"].to_pylist()
-        parts_NB.append(band_keys(_texts(part), threshold))
+        anchors += part["anchor"].to_pylist()
+        parts_NB += [band_keys(texts, threshold) for texts in _in_parts(_texts(part))]
     if not names:
         return
-    buckets = list(_buckets(np.concatenate(parts_NB)))
-    known_N = np.array(known)
-    into = _families(buckets, _pieces_of(ledger, buckets, len(names)), known_N, threshold)
-    moved = [(names[i], names[j]) for i, j in enumerate(into) if i != j]
+    keys_NB = np.concatenate(parts_NB)
+    parts_NB.clear()
+    buckets = list(_buckets(keys_NB))
+    into = _families(buckets, _pieces_of(ledger, buckets, len(names)), np.array(anchors), threshold)
+    moved = [(names[i], names[j]) for i, j in enumerate(into) if names[i] != names[j]]
     columns = {"family": [name for name, _ in moved], "target": [target for _, target in moved]}
     schema = pa.schema({"family": pa.string(), "target": pa.string()})
     ledger.create("alike", schema, ids=("family", "target"))
@@ -112,6 +125,17 @@ def _texts(part: pa.Table) -> list[str]:
     return [normal_text(prompt) or prompt for prompt in prompts]
 
 
+def _in_parts(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The texts in parts of at most LETTERS letters, or of one text."""
+    first = held = 0
+    for i, text in enumerate(texts):
+        if i > first and held + len(text) > LETTERS:
+            yield texts[first:i]
+            first, held = i, 0
+        held += len(text)
+    yield texts[first:]
+
+
 def _buckets(keys_NB: Hashes) -> Iterator[npt.NDArray[np.int64]]:
     """Of every band the groups of families that agree in it, each in ascending order."""
     for keys_N in keys_NB.T:
@@ -130,10 +154,11 @@ def _pieces_of(ledger: Ledger, buckets: Sequence[npt.NDArray[np.int64]], n: int)
     found, first = {}, 0
     for part in ledger.stream(_ITEMS):
         chosen = np.flatnonzero(met_N[first : first + part.num_rows])
-        if len(chosen):
-            pieces, offsets = pieces_of(_texts(part.take(chosen)))
-            for i, number in enumerate(chosen.tolist()):
-                found[first + number] = np.unique(pieces[int(offsets[i]) : int(offsets[i + 1])])
+        numbers = iter((first + chosen).tolist())
+        for texts in _in_parts(_texts(part.take(chosen))) if len(chosen) else ():
+            pieces, offsets = pieces_of(texts)
+            for a, b in pairwise(offsets.tolist()):
+                found[next(numbers)] = np.unique(pieces[a:b])
         first += part.num_rows
     return found
 
@@ -141,12 +166,12 @@ def _pieces_of(ledger: Ledger, buckets: Sequence[npt.NDArray[np.int64]], n: int)
 def _families(
     buckets: Sequence[npt.NDArray[np.int64]],
     pieces: dict[int, Hashes],
-    known_N: npt.NDArray[np.bool_],
+    anchor_N: npt.NDArray[np.bool_],
     threshold: float,
 ) -> list[int]:
     """The number of the family that each one ends in."""
-    parent = list(range(len(known_N)))
-    # The smallest known family that a new one is alike to.
+    parent = list(range(len(anchor_N)))
+    # The smallest anchor that a new family is alike to.
     anchor: dict[int, int] = {}
 
     def root(i: int) -> int:
@@ -156,25 +181,45 @@ def _families(
         return i
 
     for bucket in buckets:
-        left = bucket
-        for _ in range(MAX_LEADERS):
-            if len(left) < 2:
-                break
-            leader, others = int(left[0]), left[1:]
-            alike = _jaccard(pieces[leader], [pieces[int(i)] for i in others]) >= threshold
-            for i in map(int, others[alike]):
-                if known_N[leader] or known_N[i]:
-                    new, old = (i, leader) if known_N[leader] else (leader, i)
-                    if not known_N[new]:
-                        anchor[new] = min(old, anchor.get(new, old))
-                else:
-                    low, high = sorted((root(leader), root(i)))
-                    parent[high] = low
-            # Known families connect nothing: what is alike to one has still to meet the others.
-            left = others if known_N[leader] else others[~alike | known_N[others]]
+        for i, j in _alike(bucket, pieces, anchor_N, threshold):
+            if anchor_N[i] or anchor_N[j]:
+                new, old = (j, i) if anchor_N[i] else (i, j)
+                anchor[new] = min(old, anchor.get(new, old))
+            else:
+                low, high = sorted((root(i), root(j)))
+                parent[high] = low
     for new, old in list(anchor.items()):
         anchor[root(new)] = min(old, anchor.get(root(new), old))
-    return [anchor.get(root(i), root(i)) for i in range(len(known_N))]
+    return [anchor.get(root(i), root(i)) for i in range(len(anchor_N))]
+
+
+def _alike(
+    bucket: npt.NDArray[np.int64], pieces: dict[int, Hashes], anchor_N: npt.NDArray[np.bool_], threshold: float
+) -> Iterator[tuple[int, int]]:
+    """Alike pairs of a bucket that connect what all alike pairs connect; none of two anchors.
+
+    A prompt that was found alike leads in its turn, so that whoever is alike to it alone is met too. Anchors connect
+    nothing, so they lead by themselves and are met by everyone.
+    """
+    queue: list[int] = []
+    left, n_leaders, compared = bucket, 0, 0
+    while len(left) and compared < MAX_COMPARISONS:
+        if queue:
+            leader = queue.pop()
+        elif n_leaders < MAX_LEADERS:
+            leader, left, n_leaders = int(left[0]), left[1:], n_leaders + 1
+        else:
+            return
+        if not len(left):
+            return
+        compared += len(left)
+        alike = _jaccard(pieces[leader], [pieces[i] for i in left.tolist()]) >= threshold
+        alike &= ~(anchor_N[left] & anchor_N[leader])
+        yield from ((leader, i) for i in left[alike].tolist())
+        if not anchor_N[leader]:
+            absorbed = alike & ~anchor_N[left]
+            queue += left[absorbed].tolist()
+            left = left[~absorbed]
 
 
 def _jaccard(pieces: Hashes, others: Sequence[Hashes]) -> npt.NDArray[np.float64]:

@@ -73,10 +73,11 @@ def typical(differences_ND: Rows, families: Sequence[str] | None = None) -> npt.
 
     A memorised prompt among them would teach that what it changes is harmless, and so hide itself. Measured as a
     stranger it stands out, and is left out: of harmless prompts those go with it whose log ||R||^2 lies more than
-    OUTLYING robust standard deviations above the median, .6% were it normal. Of fewer than 20 prompts all are kept.
+    OUTLYING robust standard deviations above the median, .6% were it normal. Of fewer than 20 prompts, and of a single
+    family, all are kept.
     """
     n, d = differences_ND.shape
-    if n < 2 * MIN_FIT:
+    if n < 2 * MIN_FIT or (families is not None and len(set(families)) == 1):
         return np.ones(n, dtype=bool)
     k = _allowed(TRIM_K, n - -(-n // FOLDS), d)
     energy_N = np.log(np.maximum(energy_as_strangers(differences_ND, [k], families)[0], TINY))
@@ -129,11 +130,13 @@ def energy_as_strangers(differences_ND: Rows, ks: Sequence[int], families: Seque
     """||R||^2 of each fit prompt on the first k directions of others, for each k, with shape (C, N).
 
     Every fifth of the families is measured on the other four fifths: a prompt looks too small on directions that it,
-    or one like it, has taught. families: of each row; without it every row is a family.
+    or one like it, has taught. families: of each row; without it each is one. Raises UserError for a single family.
     """
     gram_NN = gram(differences_ND)
     names = np.arange(len(differences_ND)) if families is None else np.array(families)
     fold_N = np.unique(names, return_inverse=True)[1] % FOLDS
+    if not fold_N.any():
+        raise UserError(f"all {len(fold_N)} fit prompts are one family; give harmless prompts of several")
     left_CN = np.empty((len(ks), len(differences_ND)))
     for fold in np.unique(fold_N):
         held = fold_N == fold
@@ -142,7 +145,10 @@ def energy_as_strangers(differences_ND: Rows, ks: Sequence[int], families: Seque
 
 
 def _energy_left(gram_NN: Floats, held_N: npt.NDArray[np.bool_], ks: Sequence[int]) -> Floats:
-    """||R||^2 of the held rows on the first k directions of the others, for each k, from inner products alone."""
+    """||R||^2 of the held rows on the first k directions of the others, for each k, from inner products alone.
+
+    Few others, where one family holds most of the rows, have fewer directions than rows.
+    """
     kept = ~held_N
     inner = gram_NN[np.ix_(kept, kept)]
     values, vectors = np.linalg.eigh(_centred(inner))
@@ -150,9 +156,12 @@ def _energy_left(gram_NN: Floats, held_N: npt.NDArray[np.bool_], ks: Sequence[in
     # Less the mean of the kept rows on both sides.
     centred = across - across.mean(axis=1, keepdims=True) - inner.mean(axis=0) + inner.mean()
     whole = np.diag(gram_NN)[held_N] - 2 * across.mean(axis=1) + inner.mean()
-    top = slice(None, -max(ks) - 1, -1)
+    most = min(max(ks), int(kept.sum()) - 1)
+    if most < 1:
+        return np.stack([whole] * len(ks))
+    top = slice(None, -most - 1, -1)
     taken = np.cumsum(np.square(centred @ vectors[:, top]) / np.maximum(values[top], TINY), axis=1)
-    return np.stack([whole - taken[:, k - 1] for k in ks])
+    return np.stack([whole - taken[:, min(k, most) - 1] for k in ks])
 
 
 def gram(rows_ND: Rows) -> Floats:

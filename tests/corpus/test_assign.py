@@ -53,21 +53,29 @@ class Made:
     origins: pa.Table
     corpus: dict[str, pa.Table]
     statuses: dict[str, int]
+    represented: list[tuple[str, str]]
 
 
-def assigned(todo, known: Sequence[pa.Table] = (), seed: int = 0, near: float | None = None, size: int = 7) -> Made:
+def assigned(
+    todo, known: Sequence[pa.Table] = (), seed: int = 0, near: float | None = None, represented=(), size: int = 7
+):
     """size: rows of a table, which must change nothing."""
     with tempfile.TemporaryDirectory() as folder, ledger(Path(folder) / "rows") as rows:
-        made = assign(todo, known, Words(), seed, rows, near)
+        made = assign(todo, known, Words(), seed, rows, near, represented)
         parts = list(made.origins(size))
         assert [part.num_rows for part in parts[:-1]] == [size] * (len(parts) - 1)
         corpus = {role: pa.concat_tables(list(made.corpus(role, size))) for role in made.counts}
         assert {role: table.num_rows for role, table in corpus.items()} == made.counts
-        return Made(pa.concat_tables(parts or [ORIGINS.schema.empty_table()]), corpus, made.statuses(USES))
+        return Made(
+            pa.concat_tables(parts or [ORIGINS.schema.empty_table()]), corpus, made.statuses(USES), made.represented()
+        )
 
 
-def ingested(folder: Path, known: Sequence[pa.Table] = (), seed: int = 0, near: float | None = None, **prompts) -> Made:
-    return assigned([(source(folder, use, values), 0, None) for use, values in prompts.items()], known, seed, near)
+def ingested(
+    folder: Path, known: Sequence[pa.Table] = (), seed: int = 0, near: float | None = None, represented=(), **prompts
+) -> Made:
+    todo = [(source(folder, use, values), 0, None) for use, values in prompts.items()]
+    return assigned(todo, known, seed, near, represented)
 
 
 def numbered(word: str, n: int = 30) -> list[str]:

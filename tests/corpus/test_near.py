@@ -7,15 +7,12 @@ from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
-from sharpaudit.corpus.assign import assign
 from sharpaudit.corpus.dedup import normal_text
-from sharpaudit.corpus.ledger import ledger
 from sharpaudit.corpus.near import MIN_FOUND, N_HASHES, band_keys, pieces_of, rows_per_band
 from sharpaudit.corpus.rows import Source
-from tests.corpus.test_assign import Words, ingested, knows, statuses
+from tests.corpus.test_assign import assigned, ingested, knows, statuses
 
 SENTENCE = "a red green photo of the old harbour fox drawing quiet river with seven boats under snow morning light"
 WORDS = SENTENCE.split(" ")
@@ -56,6 +53,29 @@ def connected(prompts: list[str], threshold: float) -> dict[str, int]:
 def families(folder: Path, prompts: list[str], near: float | None = 0.8) -> dict[str, str]:
     rows = ingested(folder, near=near, audit=prompts).corpus["audit"].to_pylist()
     return {row["prompt"]: row["family_id"] for row in rows}
+
+
+def template(n: int, seed: int = 0) -> list[str]:
+    """Captions of one template with one to three words changed, so that chains of alike ones are long."""
+    draw, base = random.Random(seed), SENTENCE.split(" ")[:12]
+    made = []
+    for _ in range(n):
+        words = base.copy()
+        for i in draw.sample(range(len(words)), draw.randint(1, 3)):
+            words[i] = draw.choice(WORDS)
+        made.append(" ".join(words))
+    return list(dict.fromkeys(made))
+
+
+@pytest.mark.parametrize("threshold", [0.7, 0.85])
+def test_chains_of_alike_captions_are_one_family(tmp_path: Path, threshold: float) -> None:
+    prompts = template(150)
+    found, truth = families(tmp_path, prompts, threshold), connected(prompts, threshold)
+    pairs = list(combinations(prompts, 2))
+    together = {(a, b) for a, b in pairs if truth[a] == truth[b]}
+    joined = {(a, b) for a, b in pairs if found[a] == found[b]}
+    assert joined <= together
+    assert len(joined) >= 0.97 * len(together) > 20
 
 
 @pytest.mark.parametrize("threshold", [0.6, 0.8, 0.9])
@@ -102,18 +122,43 @@ def test_a_new_prompt_joins_a_known_family_and_known_families_never_merge(tmp_pa
     assert set(found) == {middle, apart}
 
 
-def test_families_that_the_user_named_stay_apart(tmp_path: Path) -> None:
+def test_families_that_the_user_named_do_not_merge_and_others_join_them(tmp_path: Path) -> None:
+    """Read together or one after the other."""
     path = tmp_path / "p.csv"
     path.write_text(
-        "prompt,f\na red fox in snow,one\na red fox in snow!,two\na red fox in the snow,\na red fox in snows,\n"
+        "prompt,f\na red fox in snow,one\na red fox in snow!,two\na red fox in the snow,\na blue harbour,\n"
     )
     source = Source("audit:p.csv", "audit", path, family_column="f")
-    with ledger(tmp_path / "rows") as rows:
-        made = assign([(source, 0, None)], (), Words(), 0, rows, 0.5)
-        ids = pa.concat_tables(list(made.corpus("audit", 9)))["family_id"].to_pylist()
-    assert ids[0] != ids[1]
-    assert ids[2] == ids[3]
-    assert ids[2] not in ids[:2]
+    whole = assigned([(source, 0, None)], near=0.5).corpus["audit"]["family_id"].to_pylist()
+    first = assigned([(source, 0, 2)], near=0.5)
+    later = assigned([(source, 2, None)], knows(first), near=0.5).corpus["audit"]["family_id"].to_pylist()
+    assert first.corpus["audit"]["family_id"].to_pylist() + later == whole
+    assert whole[0] != whole[1]
+    assert whole[2] == min(whole[:2])
+    assert whole[3] not in whole[:3]
+
+
+CHAIN = [
+    "the quiet river with seven boats under snow",
+    "the quiet river with seven boats under ice and",
+    "the quiet river with seven boats red ice and",
+    "the quiet river with nine boats red ice and",
+    "the loud old river with nine boats red ice and",
+]
+
+
+def test_what_stands_for_nothing_in_the_corpus_is_still_not_audited_later(tmp_path: Path) -> None:
+    """One of a chain of alike prompts calibrates; in a later call all of them come again, written otherwise."""
+    assert all(jaccard(a, b) >= 0.6 for a, b in pairwise(CHAIN))
+    assert jaccard(CHAIN[0], CHAIN[-1]) < 0.4
+    fit = [f"{a} {b} {i}" for i, (a, b) in enumerate(combinations(WORDS[:9], 2))]
+    first = ingested(tmp_path, near=0.6, fit=fit, calibration=CHAIN)
+    assert len(first.corpus["calibration"]) == 1
+    assert len(first.represented) == len(CHAIN) - 1
+    for represented, wanted in ((first.represented, {"in_calibration"}), ((), {"in_calibration", "ok"})):
+        audit = [f"{prompt.upper()}!" for prompt in CHAIN]
+        second = ingested(tmp_path, knows(first), near=0.6, represented=represented, audit=audit)
+        assert set(statuses(second, "audit")) == wanted
 
 
 def test_pieces_are_the_letters_of_the_text() -> None:

@@ -352,6 +352,42 @@ def test_a_crash_of_the_reader_is_one_line_and_loses_no_row_before_it(tmp_path, 
         next(reading)
 
 
+FAKES = {
+    "ends without a word": "out.close()",
+    "stops in the middle of the stream": "pass",
+    "claims other rows": "out.close(); sys.stderr.write('3 rows')",
+    "is killed while it writes": "os.write(1, b'\\xff\\xff\\xff\\xff\\x10\\x00'); os.kill(os.getpid(), signal.SIGKILL)",
+    "writes nonsense and goes on": "sys.stdout.flush()\nwhile True: os.write(1, b'\\xff' * 65536)",
+}
+
+
+@pytest.mark.parametrize("how", FAKES)
+def test_rows_are_whole_only_if_the_reader_says_so(tmp_path, monkeypatch, how):
+    script = tmp_path / "python"
+    script.write_text(
+        f"#!{sys.executable}\n"
+        "import os, signal, sys, pyarrow as pa\n"
+        "schema = pa.schema([('prompt', pa.large_binary())])\n"
+        "out = pa.ipc.new_stream(sys.stdout.buffer, schema)\n"
+        "out.write_batch(pa.record_batch([pa.array([b'a', b'b'], pa.large_binary())], schema))\n"
+        f"sys.stdout.buffer.flush()\n{FAKES[how]}\n"
+    )
+    script.chmod(0o700)
+    monkeypatch.setattr(parquet_format.sys, "executable", str(script))
+    monkeypatch.setattr(parquet_format, "ENDS_WITHIN_S", 0.5)
+    reading = read_rows(Source("audit:x", "audit", written(tmp_path / "x.parquet", b"PAR1")))
+    assert [next(reading).prompt, next(reading).prompt] == [b"a", b"b"]
+    with pytest.raises(UserError, match=r"x\.parquet: not readable as Parquet from row 2 on"):
+        next(reading)
+
+
+def test_the_reader_imports_nothing_from_where_it_is_started(tmp_path, monkeypatch):
+    (tmp_path / "psutil.py").write_text("raise SystemExit(0)")
+    pq.write_table(pa.table({"prompt": ["a"]}), tmp_path / "x.parquet")
+    monkeypatch.chdir(tmp_path)
+    assert [row.prompt for row in rows_of(Path("x.parquet"))] == [b"a"]
+
+
 def test_whoever_needs_no_more_rows_leaves_no_process(tmp_path):
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"prompt": ["a" * 1000] * 100_000}), path)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sharpaudit.errors import UserError
 from sharpaudit.scores import subspace
 from sharpaudit.scores.residual_gap import residual_gap
 from sharpaudit.scores.subspace import CANDIDATES, choose_components, fit_subspace, gram, principal_directions, typical
@@ -92,6 +93,23 @@ def test_one_family_of_memorised_fit_prompts_hides_no_member():
     rows, _ = with_planted(10, copies=10)
     families = [*(f"h{i}" for i in range(300)), *["one"] * 10]
     assert not typical(rows, families)[300:].any()
+
+
+@pytest.mark.parametrize("in_one", [50, 85, 95, 99])
+@pytest.mark.parametrize("components", [5, "auto"])
+def test_a_family_may_hold_most_of_the_fit_prompts(in_one, components):
+    rows = harmless(100, directions=5).astype(np.float32)
+    families = [*["one"] * in_one, *(f"f{i}" for i in range(100 - in_one))]
+    made = fit_subspace(rows, components, families)
+    assert 10 <= made.n_fit <= 100
+    assert torch.isfinite(made.directions_KD).all()
+
+
+def test_one_family_alone_teaches_a_given_number_of_directions_and_no_other():
+    rows = harmless(100, directions=5).astype(np.float32)
+    assert len(fit_subspace(rows, 5, ["one"] * 100).directions_KD) == 5
+    with pytest.raises(UserError, match="all 100 fit prompts are one family"):
+        fit_subspace(rows, "auto", ["one"] * 100)
 
 
 def test_too_few_or_equal_fit_prompts_are_all_typical():

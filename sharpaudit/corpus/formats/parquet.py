@@ -29,6 +29,9 @@ BATCH_ROWS = 256
 MEMORY = 4 << 30
 """Bytes of address space that decoding may take."""
 CPU_SECONDS = 3600
+ENDS_WITHIN_S = 5.0
+DONE = "{} rows"
+"""What a child that has sent everything says on its error output."""
 REFUSED = 3
 """Exit code of a child that says on its error output why the file cannot be read."""
 
@@ -36,12 +39,13 @@ REFUSED = 3
 def read_parquet(source: Source) -> Iterator[Row]:
     """Every row of the file. Raises UserError for a file that cannot be read and for columns of another type."""
     asked = {"source": asdict(source) | {"path": str(source.path)}, "batch_rows": BATCH_ROWS, "memory": MEMORY}
-    command = [sys.executable, "-m", "sharpaudit.corpus.formats.parquet", json.dumps(asked)]
+    # -P: the folder where somebody keeps prompt files is no place to import from.
+    command = [sys.executable, "-P", "-m", "sharpaudit.corpus.formats.parquet", json.dumps(asked)]
     i = 0
     with tempfile.TemporaryFile() as told:
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=told)  # noqa: S603 - our own module
         try:
-            for cells in _received(child.stdout):
+            for cells in _received(child):
                 for entry in cells:
                     prompt = entry[source.column]
                     yield make_row(source, i, prompt, entry, Status.MISSING if prompt is None else None)
@@ -55,23 +59,27 @@ def read_parquet(source: Source) -> Iterator[Row]:
                 child.stdout.close()
 
 
-def _received(stream: IO[bytes] | None) -> Iterator[list[dict[str, bytes | None]]]:
-    """The rows of each batch; a child that ends early just ends the stream."""
+def _received(child: subprocess.Popen[bytes]) -> Iterator[list[dict[str, bytes | None]]]:
+    """The rows of each batch. A stream that breaks off ends here, and the child with it: its end says why."""
     try:
-        with pa.ipc.open_stream(stream) as reader:
+        with pa.ipc.open_stream(child.stdout) as reader:
             for batch in reader:
                 batch.validate(full=True)
                 yield batch.to_pylist()
-    except pa.ArrowInvalid:
-        return
+    except (pa.ArrowException, OSError):
+        try:
+            # Most often it has ended already, and knows the reason better.
+            child.wait(ENDS_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
 
 
 def _judge(source: Source, code: int, told: IO[bytes], n_rows: int) -> None:
-    """Raise what the child's end says about the file, if anything."""
-    if code == 0:
-        return
+    """Raise what the child's end says about the file. It is whole only if the child says that it sent as many rows."""
     told.seek(0)
     reason = told.read().decode(errors="backslashreplace")
+    if code == 0 and reason == DONE.format(n_rows):
+        return
     if code == REFUSED:
         raise UserError(reason)
     ended = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
@@ -88,10 +96,11 @@ def main(request: str) -> int:
     source = Source(**named | {"path": Path(named["path"]), "labels": tuple(named["labels"])})
     _limit(asked["memory"])
     try:
-        _decode(source, asked["batch_rows"])
+        n_rows = _decode(source, asked["batch_rows"])
     except UserError as error:
         sys.stderr.write(str(error))
         return REFUSED
+    sys.stderr.write(DONE.format(n_rows))
     return 0
 
 
@@ -105,8 +114,8 @@ def _limit(memory: int) -> None:
         resource.setrlimit(which, (soft, soft))
 
 
-def _decode(source: Source, batch_rows: int) -> None:
-    """Write every row of the source's columns to the output. Raises UserError with the number of rows that came out."""
+def _decode(source: Source, batch_rows: int) -> int:
+    """Write every row of the source's columns to the output, and return how many. Raises UserError with that number."""
     i = 0
     try:
         with pq.ParquetFile(
@@ -124,6 +133,7 @@ def _decode(source: Source, batch_rows: int) -> None:
     except (pa.ArrowException, OSError, MemoryError) as error:
         why = printable(str(error)) or "it needs too much memory"
         raise UserError(f"{shown(source)}: not readable as Parquet from row {i} on: {why}") from error
+    return i
 
 
 def _require_type(source: Source, column: pa.Field) -> None:
