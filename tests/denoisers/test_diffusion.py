@@ -200,7 +200,7 @@ def test_prompt_matters(model):
     assert float((x0_hat[0] - x0_hat[1]).norm()) > 0.1
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script.:FutureWarning")  # PyTorch's own, of forward mode
+@pytest.mark.filterwarnings("ignore:.torch.jit.script.")  # PyTorch's own, of forward mode
 def test_prediction_is_differentiable_both_ways(model):
     from torch.nn.attention import SDPBackend, sdpa_kernel
 

@@ -81,7 +81,7 @@ def test_samples_and_pictures_agree_with_the_cpu(folders):
     torch.testing.assert_close(pictures[1], pictures[0], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script.:FutureWarning")  # PyTorch's own, of forward mode
+@pytest.mark.filterwarnings("ignore:.torch.jit.script.")  # PyTorch's own, of forward mode; its category changes
 def test_forward_mode_agrees_with_a_finite_difference(folders):
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
