@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,7 @@ from sharpaudit.statistics.conformal import lexicographic
 from sharpaudit.statistics.detection import Group, difference, figure, tpr_at_fpr
 
 SEEDS = 4
+METRICS: tuple[Literal["residual_gap"]] = ("residual_gap",)
 DEFAULT = TierConfig().above
 ABOVE = {"development": (0.5, 0.8, 0.9, 0.95, 0.98), "test": (DEFAULT,)}
 WORST_LOSS = -0.05
@@ -84,7 +86,7 @@ def _counts(row: Truth) -> bool:
 
 def scores_of(above: float) -> ScoresConfig:
     """Residual gap at one seed for all, the default later tier for whoever is at or above the quantile."""
-    return ScoresConfig(metrics=("residual_gap",), then=(TierConfig(above=above),))
+    return ScoresConfig(metrics=METRICS, then=(TierConfig(above=above),))
 
 
 def _evaluated(config: AuditConfig, cascade: Sequence[Tier], truth: Sequence[Truth], fit: Sequence[Truth]) -> Evaluated:

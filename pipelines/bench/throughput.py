@@ -5,7 +5,7 @@ round, its interval the range over the rounds.
 
 The baseline is what released detectors do: one prompt at a time, text encoded anew, the conditional and the empty
 prompt in each forward, then the exact Jacobian product of both by forward-mode differentiation with math attention.
-The floor is the network alone: its bare forwards in full batches, as many as the plan of the metrics needs.
+The floor is the network alone: the bare forwards that the plan of the metrics needs, in the same batches.
 
 Shapes: B latents in a forward, K seeds, C H W latent.
 """
@@ -153,19 +153,26 @@ def baseline(bench: Bench, n_prompts: int, n_seeds: int) -> Row:
     return Row("baseline", what, n_prompts, 8 * n_seeds, run)
 
 
-def bare(denoiser: DiffusionDenoiser | RandomUNet, prompts: Sequence[str], nfe: int, batch: int) -> Row:
-    """The network's forwards alone, for a plan of nfe evaluations a prompt."""
+def bare(denoiser: DiffusionDenoiser | RandomUNet, prompts: Sequence[str], batch: int) -> Row:
+    """The network's forwards alone that a finite difference makes, in the batches in which it makes them.
+
+    Those are one forward of a batch of prompts and one of twice as many rows: both branches at the displaced latents.
+    Three forwards of a batch each would be no floor: fewer and larger ones take less time.
+    """
     with torch.no_grad():
         some = denoiser.encode(list(prompts[:batch]))
-    x_BCHW = screen_latent(0, 0, denoiser.latent_shape).to(denoiser.device).expand(len(some), -1, -1, -1).contiguous()
-    t = denoiser.first_timestep()
+    x_CHW, t = screen_latent(0, 0, denoiser.latent_shape).to(denoiser.device), denoiser.first_timestep()
+    forwards = [
+        (x_CHW.expand(len(rows), -1, -1, -1).contiguous(), rows) for rows in (some, Conditioning.stack([some, some]))
+    ]
 
     def run() -> None:
         with torch.no_grad():
-            for _ in range(nfe):
-                denoiser.network(x_BCHW, t, some)
+            for x_BCHW, rows in forwards:
+                denoiser.network(x_BCHW, t, rows)
 
-    return Row("floor", f"floor: {nfe} bare forwards a prompt", len(some), nfe, run)
+    nfe = sum(len(rows) for _, rows in forwards) // len(some)
+    return Row("floor", f"floor: {nfe} bare evaluations a prompt, in the same batches", len(some), nfe, run)
 
 
 def forms(denoiser: DiffusionDenoiser, prompts: Sequence[str], batch: int, *, compiled: bool) -> Iterator[Row]:
@@ -276,7 +283,7 @@ def _lab_rows(bench: Bench, config: AuditConfig) -> Iterator[Row]:
     denoiser = bench.denoiser
     if not isinstance(denoiser, DiffusionDenoiser):
         raise UserError("the lab's model is no diffusion model; name a lab with a network to time")
-    yield bare(denoiser, bench.prompts, 3, BATCH)
+    yield bare(denoiser, bench.prompts, BATCH)
 
 
 def _forms(bench: Bench, *, compiled: bool) -> Iterator[Row]:
@@ -291,7 +298,7 @@ def _sd1_rows(device: torch.device) -> Iterator[Row]:
     bench = Bench(denoiser, known, {}, prompts)
     yield baseline(bench, 2, 1)
     yield bench.row("fd", "finite difference, 2 prompts at a time, n = 1", "sharpness", 2, 1, 2)
-    yield bare(denoiser, prompts, 3, 2)
+    yield bare(denoiser, prompts, 2)
 
 
 def markdown(found: Throughput) -> str:

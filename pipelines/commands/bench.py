@@ -10,6 +10,7 @@ import click
 from pipelines.bench.lines import Line, unmet, write_json
 from pipelines.commands.options import set_option
 from sharpaudit.config import LAB
+from sharpaudit.errors import UserError
 
 FOLDER = click.Path(path_type=Path)
 
@@ -66,18 +67,25 @@ def detection(
 @bench.command()
 @click.argument("folder", type=FOLDER, default=LAB / "emoji")
 @click.option("--split", type=click.Choice(["development", "test"]), default="test", show_default=True)
+@click.option("--why", metavar="TEXT", help="Note this look at the test split with its reason in FOLDER/touches.json.")
 @click.option("--json", "json_path", type=FOLDER, help="Write {name, value, low, high, unit, n, goal, met} there.")
-def cascade(folder: Path, split: str, json_path: Path | None) -> None:
+def cascade(folder: Path, split: str, why: str | None, json_path: Path | None) -> None:
     """What the gates of a cascade lose against its last tier on every prompt, on the lab FOLDER.
 
-    On the development split several gates, to choose from; on the test split the default.
+    On the development split several gates, to choose from; on the test split the default. Who shapes the cascade by
+    what is seen there notes the look with --why: the lab's card lists all of them.
 
     \b
     Example: sharpaudit bench cascade --split development
     """
-    from pipelines.bench.cascade import DEFAULT, bench_lines, compare, markdown
+    from pipelines.bench.cascade import DEFAULT, METRICS, bench_lines, compare, markdown
+    from sharpaudit.lab.detectors import log_touch
 
+    if why and split != "test":
+        raise UserError(f"--why {why!r}: looks at the test split are noted, not at {split}; leave --why out")
     results = list(compare(folder, split))
+    if why:
+        log_touch(folder, METRICS, why)
     click.echo(markdown(results), nl=False)
     _finish(list(bench_lines(results)), [f"cascade.above_{100 * DEFAULT:g}.tpr1_difference_low"], json_path)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from tiny_models import write_model
 
 from pipelines.bench import cascade, exactness, throughput
@@ -15,10 +17,14 @@ from pipelines.bench.cascade import Evaluated, compare
 from pipelines.bench.lines import unmet
 from pipelines.bench.throughput import Bench, bench_of, field_practice, measure, needed
 from pipelines.bench.timing import Row, ratio, timed
+from pipelines.cli import cli
 from sharpaudit.config import ModelConfig
+from sharpaudit.denoisers.base import Conditioning
 from sharpaudit.denoisers.devices import cpu_has_bf16
+from sharpaudit.denoisers.diffusion import DiffusionDenoiser
 from sharpaudit.denoisers.load import load_denoiser
-from sharpaudit.lab.detectors import Truth
+from sharpaudit.errors import UserError
+from sharpaudit.lab.detectors import TOUCHES, Truth
 from sharpaudit.lab.random_unet import RandomUNet
 from sharpaudit.scores.metrics import named
 from sharpaudit.scores.screen import ScreenConfig, unconditional_predictions
@@ -71,6 +77,25 @@ def test_a_bigger_network_is_behind_the_same_contract() -> None:
     assert theirs[0] != theirs[1]
 
 
+def test_the_floor_is_the_forwards_that_ours_makes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    denoiser = bench.denoiser
+    assert isinstance(denoiser, DiffusionDenoiser)
+    network, shapes = denoiser.network, []
+
+    def counted(x_BCHW: torch.Tensor, t: int, conditioning: Conditioning) -> torch.Tensor:
+        shapes.append((len(x_BCHW), t, len(conditioning)))
+        return network(x_BCHW, t, conditioning)
+
+    monkeypatch.setattr(denoiser, "network", counted)
+    bench.row("fd", "", "sharpness", 3, 1, 3).run()
+    ours = shapes.copy()
+    shapes.clear()
+    floor = throughput.bare(denoiser, bench.prompts, 3)
+    floor.run()
+    assert shapes == ours
+    assert sum(size for size, *_ in shapes) == 3 * floor.nfe
+
+
 def test_rows_take_turns_and_the_first_call_does_not_count() -> None:
     calls: list[str] = []
     rows = [Row(name, "", 3, 1, lambda name=name: calls.append(name)) for name in ("a", "b")]
@@ -120,6 +145,16 @@ def test_both_tiers_are_evaluated_as_an_audit_does(folder: Path) -> None:
     (found,) = compare(folder, "test")
     assert (found.n_memorised, found.n_harmless) == (4, 38)
     assert 1 < found.cost < 1 + found.cost_everything == 5
+
+
+def test_a_look_at_the_test_split_is_noted_with_its_reason(folder: Path) -> None:
+    arguments = ["bench", "cascade", str(folder)]
+    with pytest.raises(UserError, match="leave --why out"):
+        cli([*arguments, "--split", "development", "--why", "a trial"], standalone_mode=False)
+    assert not (folder / TOUCHES).exists()
+    CliRunner().invoke(cli, [*arguments, "--why", "the default gate"])
+    (noted,) = json.loads((folder / TOUCHES).read_text())
+    assert (noted["why"], noted["metrics"]) == ("the default gate", ["residual_gap"])
 
 
 def test_finite_differences_approach_forward_mode_until_rounding(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
