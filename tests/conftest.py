@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import random
 import secrets
 import socket
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -74,3 +76,17 @@ def ray_cluster() -> Iterator[None]:
         )
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def jumping_clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """time.time of this process is off by up to three days, anew at every call; by how much, in the order of calls."""
+    now, draw = time.time, random.Random(0)
+    offsets: list[float] = []
+
+    def jumping() -> float:
+        offsets.append(draw.uniform(-3, 3) * 86_400)
+        return now() + offsets[-1]
+
+    monkeypatch.setattr(time, "time", jumping)
+    return offsets

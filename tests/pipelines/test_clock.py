@@ -1,9 +1,7 @@
-"""The machine's clock may be set while a run is at work: no result and no deadline depends on it."""
+"""The machine's clock may be set while a run is at work: no result, no deadline and no timeout depends on it."""
 
 from __future__ import annotations
 
-import random
-import time
 from pathlib import Path
 
 import pytest
@@ -13,19 +11,23 @@ from pipelines.verifying import faults
 
 
 def test_a_clock_that_jumps_by_days_changes_nothing(
-    config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config_path: Path, clean: Path, tmp_path: Path, jumping_clock: list[float]
 ) -> None:
-    now, draw = time.time, random.Random(0)
-    calls: list[float] = []
-
-    def jumping() -> float:
-        calls.append(draw.uniform(-3, 3) * 86_400)
-        return now() + calls[-1]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(time, "time", jumping)
-        outcome = audit(config_path, tmp_path / "run", "run.deadline=2099-01-01T00:00", "run.shard_timeout_s=600")
+    outcome = audit(config_path, tmp_path / "run", "run.deadline=2099-01-01T00:00", "run.shard_timeout_s=600")
     assert not outcome.late
-    assert min(calls) < 0 < max(calls)
+    assert min(jumping_clock) < 0 < max(jumping_clock)
     assert tables(tmp_path / "run") == tables(clean)
     assert faults(tmp_path / "run") == []
+
+
+@pytest.mark.chaos
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_clock_that_jumps_ends_no_worker(
+    config_path: Path, clean: Path, tmp_path: Path, jumping_clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard that ends one worker would be set aside: none is, though the driver's clock jumps past the timeout."""
+    root = tmp_path / "run"
+    ray = ("run.executor=ray", "run.workers=2", "run.threads=1", "run.max_worker_deaths=1")
+    assert audit(config_path, root, *ray, "run.shard_timeout_s=120").quarantined == []
+    assert min(jumping_clock) < -120 < 120 < max(jumping_clock)
+    assert tables(root) == tables(clean)

@@ -55,7 +55,9 @@ def foreign(root: Path) -> None:
     (root / "run.lock.heartbeat").write_text("1")
 
 
+@pytest.mark.usefixtures("jumping_clock")
 def test_a_silent_lock_of_another_host_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a time on this process's steady clock, whatever the machine's clock says."""
     monkeypatch.setattr(lock, "STALE_AFTER_S", 0.3)
     foreign(tmp_path)
     begun = time.monotonic()
@@ -63,6 +65,7 @@ def test_a_silent_lock_of_another_host_is_taken_over(tmp_path: Path, monkeypatch
         assert time.monotonic() - begun > 0.3
 
 
+@pytest.mark.usefixtures("jumping_clock")
 def test_a_beating_lock_of_another_host_is_respected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "STALE_AFTER_S", 5.0)
     foreign(tmp_path)
