@@ -80,12 +80,12 @@ def ray_cluster() -> Iterator[None]:
 
 @pytest.fixture
 def jumping_clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """time.time of this process is off by up to three days, anew at every call; by how much, in the order of calls."""
+    """time.time of this process is up to three days behind, then ahead, in turn; by how much, in the order of calls."""
     now, draw = time.time, random.Random(0)
     offsets: list[float] = []
 
     def jumping() -> float:
-        offsets.append(draw.uniform(-3, 3) * 86_400)
+        offsets.append(draw.uniform(1, 3) * 86_400 * (1 if len(offsets) % 2 else -1))
         return now() + offsets[-1]
 
     monkeypatch.setattr(time, "time", jumping)

@@ -84,9 +84,9 @@ def cascade(folder: Path, split: str, why: str | None, json_path: Path | None) -
     if why and split != "test":
         raise UserError(f"--why {why!r}: looks at the test split are noted, not at {split}; leave --why out")
     results = list(compare(folder, split))
+    click.echo(markdown(results), nl=False)
     if why:
         log_touch(folder, METRICS, why)
-    click.echo(markdown(results), nl=False)
     _finish(list(bench_lines(results)), [f"cascade.above_{100 * DEFAULT:g}.tpr1_difference_low"], json_path)
 
 

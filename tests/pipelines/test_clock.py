@@ -23,7 +23,7 @@ def test_a_clock_that_jumps_by_days_changes_nothing(
 @pytest.mark.chaos
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_clock_that_jumps_ends_no_worker(
-    config_path: Path, clean: Path, tmp_path: Path, jumping_clock: list[float], monkeypatch: pytest.MonkeyPatch
+    config_path: Path, clean: Path, tmp_path: Path, jumping_clock: list[float]
 ) -> None:
     """A shard that ends one worker would be set aside: none is, though the driver's clock jumps past the timeout."""
     root = tmp_path / "run"
