@@ -30,7 +30,7 @@ from pipelines.stages import STAGES, ingest
 from pipelines.stages.fit import role_of
 from pipelines.stages.report import write_report
 from pipelines.survey import survey
-from pipelines.upkeep import retry_failed
+from pipelines.upkeep import repair, retry_failed
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import load_tokenizer
 from sharpaudit.errors import IntegrityError
@@ -63,6 +63,7 @@ def run_audit(
     update: bool = False,
     extend: bool = False,
     retry: bool = False,
+    repaired: bool = False,
     reporter: Reporter | None = None,
     until: str | None = None,
     signer: Signer | None = None,
@@ -70,7 +71,7 @@ def run_audit(
     """Run or resume the audit in `root`; with `until` up to that stage only, without a report. signer: of its seal.
 
     extend: whether the configuration may name audited files that the run does not have yet. retry: whether shards with
-    failed rows are done again.
+    failed rows are done again. repaired: whether damaged ones are.
 
     Raises UserError where another driver holds the run, or where the folder's run is of another configuration
     and `update` is false.
@@ -85,6 +86,8 @@ def run_audit(
         stack.enter_context(resealed(root, whole=until is None, signer=signer, guard=guard))
         config = with_extensions(run, config)
         admit(run, config, survey(config), update=update, extend=extend, say=reporter.say)
+        if repaired:
+            repair(run, reporter.say)
         _sweep(run)
         if retry:
             retry_failed(run, reporter.say)

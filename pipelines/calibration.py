@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator
+from itertools import pairwise
 
 from sharpaudit.config import AuditConfig
 from sharpaudit.errors import UserError
+from sharpaudit.scores.cascade import tiers
+from sharpaudit.scores.subspace import ENOUGH_FIT
 from sharpaudit.statistics.conformal import fpr_interval, rank_at, smallest_p
 from sharpaudit.statistics.fdr import PREVALENCES, calibration_needed, penalty
+from sharpaudit.statistics.missed import Drawn, missed
+from sharpaudit.statistics.sampling import allocate
+from sharpaudit.triage.select import EDGES
+
+BOUNDS = (0.1, 0.01, 0.001)
+"""Shares of the audited prompts below which controls may bring the bound on the unflagged memorised ones."""
 
 
 def allowed(config: AuditConfig, n: int) -> str:
@@ -26,18 +36,43 @@ def allowed(config: AuditConfig, n: int) -> str:
     )
 
 
+def fitted(config: AuditConfig, n_fit: int) -> Iterator[str]:
+    """A line where few fit prompts weaken a screen that learns from them."""
+    learning = [metric.name for tier in tiers(config.scores) for metric in tier.metrics if metric.learns]
+    if learning and n_fit < ENOUGH_FIT:
+        yield (
+            f"fit: {n_fit:,} prompts are few for {learning[0]}; from about {ENOUGH_FIT} on more bring little, below it "
+            "finds fewer memorised prompts at the same false-positive rate"
+        )
+
+
 def wanted(config: AuditConfig, n: int, m: int) -> Iterator[str]:
-    """Lines on what n calibration prompts and the controls cannot show, of m audited prompts."""
+    """Lines on what n calibration prompts and the controls can show, of m audited prompts."""
     triage = config.triage
     sizes = [(share, calibration_needed(triage.q, share, penalty(m, triage.procedure))) for share in PREVALENCES]
     told = ", ".join(f"{size:,} where {share:g} of the prompts are memorised" for share, size in sizes)
     enough = [share for share, size in sizes if n >= size]
     can = f"these {n:,} suffice from a share of {min(enough):g}" if enough else f"these {n:,} suffice for none of them"
     yield f"a false-discovery rate of {triage.q:g} needs calibration prompts: {told}; {can}"
-    if triage.controls:
-        # None of n controls with a copy bounds their share by about 3 / n (the rule of three).
-        yield (
-            f"controls: {triage.controls:,} of {m:,} audited prompts; with no copy among them about "
-            f"{min(m, 3 * m / triage.controls):,.0f} memorised prompts could be unflagged (95%, all strata alike); "
-            "more controls bound it tighter in proportion"
-        )
+    yield controls(triage.controls, triage.alpha if triage.flag_by == "p" else 0.0, m)
+
+
+def controls(n: int, alpha: float, m: int) -> str:
+    """A line on what n controls without a copy would bound, and how many would bound less, of m audited prompts.
+
+    Strata of p are as large as harmless prompts make them; those of p <= alpha are flagged. Everything is computed as
+    the report will (`statistics.missed`), so a run without copies among its controls says the same.
+    """
+    sizes = [round(m * max(0.0, high - max(low, alpha))) for low, high in pairwise((0.0, *EDGES))]
+    sizes = [size for size in sizes if size]
+
+    def bound(total: int) -> float:
+        drawn = zip(sizes, allocate(total, sizes), strict=True)
+        return missed([Drawn(size, n_drawn, 0) for size, n_drawn in drawn]).total_high
+
+    needed = {b: bisect_left(range(sum(sizes) + 1), -b * m, key=lambda total: -bound(total)) for b in BOUNDS}
+    told = [f"below {share:.1%} takes {n_needed:,}" for share, n_needed in needed.items() if n_needed <= sum(sizes)]
+    out_of_reach = [share for share, n_needed in needed.items() if n_needed > sum(sizes)]
+    told += [f"no number of controls brings it below {out_of_reach[0]:.1%}"] if out_of_reach else []
+    now = f"with no copy among {n:,}, up to {bound(n):,.0f}" if n else "with none, any number"
+    return f"controls: {now} of {m:,} prompts could be memorised and unflagged (95%); {'; '.join(told)}"

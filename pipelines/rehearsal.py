@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipelines.calibration import allowed, wanted
+from pipelines.calibration import allowed, fitted, wanted
 from pipelines.stage import Facts
 from pipelines.stages.fit import screen_config
 from pipelines.stages.ingest import require_audited, sources
@@ -68,6 +68,7 @@ def rehearse(config: AuditConfig, measure_s: float = MEASURE_S) -> Iterator[str]
         rejected = made.n_rows - made.statuses(USES).get(Status.OK, 0)
         counts, first = made.counts, next(made.corpus("audit", config.model.batch_size))
     yield f"corpus: {', '.join(f'{n:,} {role}' for role, n in counts.items())}; {rejected:,} rows rejected"
+    yield from fitted(config, counts["fit"])
     yield allowed(config, counts["calibration"])
     yield from wanted(config, counts["calibration"], counts["audit"])
     yield f"end to end: {_one_prompt(config, denoiser, first)}"

@@ -1,4 +1,4 @@
-"""What a run gives up: shards that are no longer current, and shards with failed rows, which are then done again."""
+"""What a run gives up: shards that are no longer current, and those that are done again, failed or damaged ones."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from securesystemslib.signer import Signer
 
-from sharpaudit.errors import Status, UserError
+from sharpaudit.errors import IntegrityError, Status, UserError
 from sharpaudit.evidence.seal import MANIFEST
 from sharpaudit.evidence.sealing import resealed
 from sharpaudit.tables.lock import Guard, hold
-from sharpaudit.tables.pictures import sweep_images
+from sharpaudit.tables.pictures import is_whole, sweep_images
 from sharpaudit.tables.runs import UNSEALED, RunFolder
 from sharpaudit.tables.schemas import DIFFERENCES, MATCHES, RUN_TABLES, SAMPLES, SCORES, Table
 from sharpaudit.tables.shards import Manifest, TableFolder
@@ -41,6 +41,39 @@ def retry_failed(run: RunFolder, say: Callable[[str], None]) -> None:
         if failed:
             rows, all_rows = sum(map(_failed, failed)), sum(manifest.rows for manifest in failed)
             say(f"{table.stage}: {rows:,} failed rows; the {all_rows:,} rows of their shards are done again")
+
+
+def repair(run: RunFolder, say: Callable[[str], None]) -> None:
+    """Forget the shards whose file or pictures are not what was committed, so that they are made again.
+
+    Only the holder of the lock may. Raises UserError for a damaged corpus, which a run reads only once.
+    """
+    for table in RUN_TABLES:
+        folder = run.table(table)
+        for record in [*sorted(folder.manifests_folder.glob("*.json")), folder.folder / "table.json"]:
+            damage = _damage(run, folder, record)
+            if damage and table.stage == "ingest":
+                raise UserError(f"{damage}; the corpus of a run is read once: begin a new run")
+            if damage:
+                # Data that no manifest lists is swept before work begins.
+                run.files.remove(record)
+                run.files.sync_folder(record.parent)
+                say(f"{table.stage}: {damage}; it is made again")
+
+
+def _damage(run: RunFolder, folder: TableFolder, record: Path) -> str | None:
+    """What is wrong with a shard or with the list of shards, by its record. Pictures that are not their own go."""
+    try:
+        manifest = folder.manifest(record.stem) if record.parent == folder.manifests_folder else folder.table_commit()
+        if not isinstance(manifest, Manifest):
+            return None
+        folder.read(manifest)
+    except IntegrityError as error:
+        return str(error)
+    spoiled = [image for image in manifest.images if not is_whole(run.root / image)]
+    for image in spoiled:
+        run.files.remove(run.root / image)
+    return f"{run.root / spoiled[0]}: a picture is missing or was changed" if spoiled else None
 
 
 def _failed(manifest: Manifest) -> int:

@@ -42,8 +42,12 @@ SIZES = (99, 600, 999, 2000, 9999)
 """Calibration prompts of the table of power."""
 STRATA = ((20, 10), (80, 8), (300, 3), (600, 1), (1000, 0))
 """Unflagged prompts of each stratum of p, and memorised ones among them."""
+ONE_STRATUM = ((0, 0), (0, 0), (0, 0), (0, 0), (2000, 148))
+"""The same where one stratum holds everything, with as many memorised as 60 controls bound most rarely."""
 FOUND = 70
 CONTROLS = (0, 60, 300, 1000)
+LEVELS = {"five strata": 0.95, "one stratum": 0.99}
+"""How often the bound must hold: each of five strata is bounded at 1 - .05 / 5, so that the sum holds at 95%."""
 LATENT, SHARED_FIT, SHARED_K = 256, 300, 20
 Values = npt.NDArray[np.float64]
 
@@ -156,6 +160,7 @@ def shared_sets(draws: int = DRAWS) -> dict[str, Mean]:
 class Coverage:
     """Of a control sample: how often its bounds hold, and what they are on average. estimate: of the misses."""
 
+    strata: str
     controls: int
     missed: Mean
     recall: Mean
@@ -165,27 +170,33 @@ class Coverage:
 
 
 def coverage(draws: int = CONTROL_DRAWS) -> Iterator[Coverage]:
-    """Controls drawn from STRATA as `select` shares them out, against what is known of the strata."""
-    truth = sum(bad for _, bad in STRATA)
+    """Controls drawn as `select` shares them out, against what is known of the strata."""
     for total in CONTROLS:
-        rng, told = generator(0, "controls", str(total)), []
-        shares = allocate(total, [size for size, _ in STRATA])
-        for _ in range(draws):
-            drawn = [
-                Drawn(size, n, int(rng.hypergeometric(bad, size - bad, n)) if n else 0)
-                for (size, bad), n in zip(STRATA, shares, strict=True)
-            ]
-            told.append(missed(drawn))
-        bounds = [one.total_high for one in told]
-        recalls = [least_recall(FOUND, bound) for bound in bounds]
-        yield Coverage(
-            total,
-            mean([float(bound >= truth) for bound in bounds]),
-            mean([float(recall is not None and recall <= FOUND / (FOUND + truth)) for recall in recalls]),
-            mean(bounds),
-            mean([np.nan if one.estimate is None else one.estimate for one in told]),
-            mean([np.nan if recall is None else recall for recall in recalls]),
-        )
+        yield _covered("five strata", STRATA, total, draws)
+    yield _covered("one stratum", ONE_STRATUM, 60, draws)
+
+
+def _covered(name: str, strata: Sequence[tuple[int, int]], total: int, draws: int) -> Coverage:
+    truth = sum(bad for _, bad in strata)
+    rng, told = generator(0, "controls", str(total)), []
+    shares = allocate(total, [size for size, _ in strata])
+    for _ in range(draws):
+        drawn = [
+            Drawn(size, n, int(rng.hypergeometric(bad, size - bad, n)) if n else 0)
+            for (size, bad), n in zip(strata, shares, strict=True)
+        ]
+        told.append(missed(drawn))
+    bounds = [one.total_high for one in told]
+    recalls = [least_recall(FOUND, bound) for bound in bounds]
+    return Coverage(
+        name,
+        total,
+        mean([float(bound >= truth) for bound in bounds]),
+        mean([float(recall is not None and recall <= FOUND / (FOUND + truth)) for recall in recalls]),
+        mean(bounds),
+        mean([np.nan if one.estimate is None else one.estimate for one in told]),
+        mean([np.nan if recall is None else recall for recall in recalls]),
+    )
 
 
 @dataclass(frozen=True)
@@ -216,9 +227,10 @@ def bench_lines(found: Simulated) -> Iterator[Line]:
         yield Line(f"decisions.power.calibration_{size}.fdr_low", wrong.low, "share", wrong.n, goal=Q, at_most=True)
     for one_of in found.coverage:
         for what, covered in (("missed", one_of.missed), ("recall", one_of.recall)):
-            name = f"decisions.coverage.{what}.controls_{one_of.controls}"
+            place = "" if one_of.strata == "five strata" else "one_stratum."
+            name = f"decisions.coverage.{place}{what}.controls_{one_of.controls}"
             yield Line(name, covered.value, "share", covered.n, covered.low, covered.high)
-            yield Line(f"{name}.high", covered.high, "share", covered.n, goal=0.95)
+            yield Line(f"{name}.high", covered.high, "share", covered.n, goal=LEVELS[one_of.strata])
 
 
 def markdown(found: Simulated) -> str:
@@ -240,11 +252,25 @@ def markdown(found: Simulated) -> str:
         f"residual_gap, {SHARED_FIT} fit prompts, {SHARED_K} directions, p <= {ALPHA:g}",
         table(["calibrated", "harmless prompts flagged"], [[k, _shown(v)] for k, v in found.shared.items()]),
         f"Control samples: {FOUND} memorised prompts found, {sum(bad for _, bad in STRATA)} missed among "
-        f"{sum(size for size, _ in STRATA):,} unflagged ones",
+        f"{sum(size for size, _ in STRATA):,} unflagged ones; in one stratum {ONE_STRATUM[-1][1]} of "
+        f"{ONE_STRATUM[-1][0]:,}",
         table(
-            ["controls", "bound on misses holds", "bound on recall holds", "bound", "estimate", "recall at least"],
             [
-                [c.controls, *map(_shown, (c.missed, c.recall)), *map(_plain, (c.bound, c.estimate, c.least_recall))]
+                "unflagged prompts in",
+                "controls",
+                "bound on misses holds",
+                "bound on recall holds",
+                "bound",
+                "estimate",
+                "recall at least",
+            ],
+            [
+                [
+                    c.strata,
+                    c.controls,
+                    *map(_shown, (c.missed, c.recall)),
+                    *map(_plain, (c.bound, c.estimate, c.least_recall)),
+                ]
                 for c in found.coverage
             ],
         ),

@@ -11,12 +11,14 @@ Shapes: N prompts of a shard.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +55,7 @@ CALIBRATION, FIT, BAND = 9_999, 1_000, 100
 ALPHA, MEMORISED, CONTROLS, PER_PROMPT = 0.01, 0.001, 0.0001, 4
 """Rate of flags, shares of memorised prompts and of controls among the audited ones, samples of a prompt."""
 REPEATS = 3
-SECONDS, GIB = 2.0, 1.0
+SECONDS, GIB, CORES = 2.0, 1.0, 2
 QUERIES = {
     "the findings, worst first": """
         select prompt, n_copies, n_samples, best_similarity, p_value, best_reference_id
@@ -92,7 +94,26 @@ class Measured:
 
 
 def measure(root: Path, n_rows: int) -> Measured:
-    """Write the run into `root`, unless an earlier call did, then ask it."""
+    """Write the run into `root`, unless an earlier call did, then ask it, on at most CORES cores."""
+    with few_cores():
+        return _measure(root, n_rows)
+
+
+@contextmanager
+def few_cores() -> Iterator[None]:
+    """This process and its children on at most CORES of the cores that it may use, where a system can say so."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, set(sorted(allowed)[:CORES]))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def _measure(root: Path, n_rows: int) -> Measured:
     begun = time.monotonic()
     run = RunFolder.open(root) if root.exists() else write_run(root, n_rows)
     if (run.record() or {}).get("stages") != STAGES:

@@ -19,7 +19,14 @@ def calibration() -> None:
 @click.option("--out", required=True, type=FILE, help="A new .csv with the column prompt.")
 @click.option("--column", default="prompt", show_default=True, help="Column of PROMPTS with the captions.")
 @click.option("--delimiter", default=",", show_default=True, help="Of a csv.")
-@click.option("--n", "wanted", default=2_000, show_default=True, type=click.IntRange(1), help="Candidates.")
+@click.option(
+    "--n",
+    "wanted",
+    default=1_999,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Candidates; 1,999 fit on 1,000 and calibrate on 999.",
+)
 @click.option("--seed", default=0, show_default=True, type=int)
 def make(prompts: Path, out: Path, column: str, delimiter: str, wanted: int, seed: int) -> None:
     """Recombine the captions of the file PROMPTS, words and all, into candidates that it does not hold.

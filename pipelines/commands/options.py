@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from sharpaudit.errors import UserError
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Signer
@@ -28,6 +31,23 @@ limit_option = click.option(
 def with_limit(overrides: tuple[str, ...], limit: int | None) -> tuple[str, ...]:
     """The overrides, with --limit as the key it stands for."""
     return overrides if limit is None else (*overrides, f"run.limit={limit}")
+
+
+def excluding(overrides: tuple[str, ...], path: Path | None) -> tuple[str, ...]:
+    """The overrides, with the prompt ids in a file, one a line, as triage.exclude_calibration.
+
+    Raises UserError for a file that cannot be read or holds no id.
+    """
+    if path is None:
+        return overrides
+    try:
+        ids = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--exclude-calibration {path}: {error}; name a text file with one prompt id a line") from error
+    if not ids:
+        raise UserError(f"--exclude-calibration {path}: no prompt id in it; write one a line, or leave the option out")
+    # A JSON list of strings is a TOML list too.
+    return (*overrides, f"triage.exclude_calibration={json.dumps(ids)}")
 
 
 key_option = click.option(

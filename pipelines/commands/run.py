@@ -7,7 +7,15 @@ from pathlib import Path
 import click
 
 from pipelines import signals
-from pipelines.commands.options import config_argument, key_option, limit_option, set_option, signer_of, with_limit
+from pipelines.commands.options import (
+    config_argument,
+    excluding,
+    key_option,
+    limit_option,
+    set_option,
+    signer_of,
+    with_limit,
+)
 from sharpaudit import config as configuration
 
 
@@ -15,7 +23,15 @@ from sharpaudit import config as configuration
 @config_argument
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; runs/NAME of the config by default.")
 @click.option("--update", is_flag=True, help="Redo what a changed configuration changes, after saying what that is.")
+@click.option(
+    "--exclude-calibration",
+    "excluded",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Calibration prompts that shall not calibrate, one id a line: those that the report says gave a copy.",
+)
 @click.option("--retry-failed", "retry", is_flag=True, help="Do shards with rows that failed again.")
+@click.option("--repair", is_flag=True, help="Make shards again whose files are damaged, as `verify` names them.")
 @set_option
 @limit_option
 @key_option
@@ -23,7 +39,9 @@ def run(
     config: Path,
     out: Path | None,
     update: bool,
+    excluded: Path | None,
     retry: bool,
+    repair: bool,
     overrides: tuple[str, ...],
     limit: int | None,
     key: Path | None,
@@ -38,8 +56,8 @@ def run(
 
     signals.install()
     signer = signer_of(key)
-    loaded = configuration.load(config, with_limit(overrides, limit))
+    loaded = configuration.load(config, excluding(with_limit(overrides, limit), excluded))
     folder = out or Path("runs") / loaded.name
-    outcome = run_audit(loaded, folder.absolute(), update=update, retry=retry, signer=signer)
+    outcome = run_audit(loaded, folder.absolute(), update=update, retry=retry, repaired=repair, signer=signer)
     click.echo(summary(outcome, folder))
     raise click.exceptions.Exit(exit_code(outcome, loaded))

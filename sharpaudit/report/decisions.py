@@ -77,7 +77,8 @@ def styles(connection: Connection) -> list[Row]:
 def calibration_check(connection: Connection, triage: Mapping[str, Any]) -> Row:
     """Calibration prompts at or above the line that were generated: how many copy, and what p is without those.
 
-    flagged_without: audited prompts that would be flagged were the copying ones excluded. Nothing is changed by that.
+    flagged_without: audited prompts that would be flagged were the copying ones excluded, and p_without: their p then,
+    by prompt. Nothing is changed by that.
     """
     checked = rows_of(
         connection,
@@ -89,15 +90,24 @@ def calibration_check(connection: Connection, triage: Mapping[str, Any]) -> Row:
     )
     copied = [row["prompt_id"] for row in checked if row["copied"]]
     flagged = one(connection, "SELECT count(*) FROM triage WHERE role = 'audit' AND flagged")
-    without = _flagged_without(connection, copied, triage) if copied else flagged
+    p_without = _flagged_without(connection, copied, triage) if copied else {}
+    without = len(p_without) if copied else flagged
     excluded = one(connection, "SELECT count(*) FROM triage WHERE status = 'excluded'")
-    return {"n": len(checked), "copied": copied, "flagged": flagged, "flagged_without": without, "excluded": excluded}
+    return {
+        "n": len(checked),
+        "copied": copied,
+        "flagged": flagged,
+        "flagged_without": without,
+        "p_without": p_without,
+        "excluded": excluded,
+    }
 
 
-def _flagged_without(connection: Connection, out: list[str], triage: Mapping[str, Any]) -> int:
+def _flagged_without(connection: Connection, out: list[str], triage: Mapping[str, Any]) -> dict[str, float]:
+    """p of each audited prompt that is flagged once the calibration prompts `out` calibrate nothing."""
     found = connection.sql(
         """
-        SELECT t.tier::DOUBLE AS tier, t.value, t.calibrated_by, t.role = 'audit' AS audited,
+        SELECT t.prompt_id, t.tier::DOUBLE AS tier, t.value, t.calibrated_by, t.role = 'audit' AS audited,
                t.role = 'calibration' AND NOT list_contains($out, t.prompt_id) AS calibrates,
                dense_rank() OVER (ORDER BY c.family_id) AS family
         FROM triage t JOIN corpus c USING (prompt_id)
@@ -109,6 +119,8 @@ def _flagged_without(connection: Connection, out: list[str], triage: Mapping[str
     score_N = lexicographic(columns["tier"], columns["value"])
     p_N = ranked(score_N, columns["calibrated_by"].astype(object), columns["calibrates"])[audited]
     if triage["flag_by"] == "p":
-        return int((p_N <= triage["alpha"] + TOLERANCE).sum())
-    q_N = family_q_values(p_N, columns["family"][audited], triage["procedure"])
-    return int((q_N <= triage["q"] + TOLERANCE).sum())
+        flagged_N = p_N <= triage["alpha"] + TOLERANCE
+    else:
+        flagged_N = family_q_values(p_N, columns["family"][audited], triage["procedure"]) <= triage["q"] + TOLERANCE
+    ids_N = columns["prompt_id"].astype(object)[audited]
+    return dict(sorted(zip(ids_N[flagged_N].tolist(), p_N[flagged_N].tolist(), strict=True)))

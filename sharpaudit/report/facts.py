@@ -203,10 +203,15 @@ def _controls(connection: Connection) -> Row:
     for row, high in zip(rows, told.high, strict=True):
         row["missed_high"] = high
     found = one(connection, "SELECT count(*) FROM findings WHERE selected_for = 'flagged'")
+    unflagged = sum(row["size"] for row in rows)
     return {
         "strata": rows,
         "missed_high": told.total_high,
         "missed_estimate": told.estimate,
+        "miss_rate": {
+            "estimate": told.estimate / unflagged if unflagged and told.estimate is not None else None,
+            "high": told.total_high / unflagged if unflagged else None,
+        },
         "found": found,
         "recall_low": least_recall(found, told.total_high),
         "memorised": {

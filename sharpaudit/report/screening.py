@@ -10,6 +10,7 @@ import numpy as np
 from sharpaudit.report.reading import Row, one, rows_of
 from sharpaudit.statistics.conformal import fpr_interval, rank_at, smallest_p
 from sharpaudit.tables.query import Connection
+from sharpaudit.triage.calibrators import ALL
 
 BINS = 40
 ROUNDING = 1e-4
@@ -25,15 +26,25 @@ def level_of(connection: Connection, triage: Mapping[str, Any]) -> float | None:
 
 
 def _ranked_among(connection: Connection) -> list[int]:
-    """Calibration prompts of each stratum of style that has some."""
-    sql = "SELECT count(*) FROM triage WHERE role = 'calibration' AND status = 'ok' GROUP BY calibrated_by ORDER BY 1"
-    return [int(row[0]) for row in connection.sql(sql).fetchall()]
+    """How many calibration prompts the audited ones of each stratum of style rank among, where there are any."""
+    sql = """
+        WITH strata AS (
+            SELECT calibrated_by AS stratum, count(*) FILTER (role = 'calibration' AND status = 'ok') AS n,
+                   count(*) FILTER (role = 'audit') AS audited
+            FROM triage WHERE calibrated_by IS NOT NULL GROUP BY ALL),
+        known AS (
+            SELECT audited, CASE WHEN stratum = $everyone THEN (SELECT sum(n) FROM strata) ELSE n END AS n FROM strata)
+        SELECT n FROM known WHERE audited > 0 AND n > 0 ORDER BY 1"""
+    return [int(row[0]) for row in connection.sql(sql, params={"everyone": ALL}).fetchall()]
+
+
+def _calibrating(connection: Connection) -> int:
+    return int(one(connection, "SELECT count(*) FROM triage WHERE role = 'calibration' AND status = 'ok'"))
 
 
 def calibration(connection: Connection, triage: Mapping[str, Any], level: float | None) -> Row:
     """What the flags rest on. The false-positive rate is of p <= alpha, and undefined without calibration prompts."""
-    sizes = _ranked_among(connection)
-    n = sum(sizes)
+    sizes, n = _ranked_among(connection), _calibrating(connection)
     intervals = [fpr_interval(triage["alpha"], size) for size in sizes]
     line = _flag_line(connection, level)
     return {
@@ -55,7 +66,7 @@ def _flag_line(connection: Connection, level: float | None) -> tuple[int, float]
 
     Null as well where strata of style have lines of their own.
     """
-    if level is None or len(_ranked_among(connection)) > 1:
+    if level is None or _ranked_among(connection) != [_calibrating(connection)]:
         return None
     sql = "SELECT tier, value FROM triage WHERE role = 'calibration' AND status = 'ok' ORDER BY ALL DESC"
     scores = connection.sql(sql).fetchall()

@@ -28,10 +28,11 @@ def residual_gap(delta_eps_BD: torch.Tensor, subspace: Subspace) -> torch.Tensor
 
     In float64 and one direction at a time: a matrix product's rounding would depend on the batch.
     """
-    directions_KD = subspace.directions_KD.to(delta_eps_BD.device, torch.float64)
+    directions_KD = subspace.directions_KD.to(delta_eps_BD.device)
     centred_BD = delta_eps_BD.to(torch.float64) - subspace.mean_D.to(delta_eps_BD.device, torch.float64)
     rest_BD = centred_BD
-    for direction_D in directions_KD:
+    for direction in directions_KD:
+        direction_D = direction.to(torch.float64)  # one by one: of large latents all together may take a GiB
         rest_BD = rest_BD - (centred_BD * direction_D).sum(dim=1, keepdim=True) * direction_D
     norm: torch.Tensor = torch.linalg.vector_norm(rest_BD, dim=1)
     return norm

@@ -17,6 +17,8 @@ import torch
 from sharpaudit.errors import UserError
 
 MIN_FIT = 10
+ENOUGH_FIT = 400
+"""Fewer lose true positives: `sharpaudit bench screens` measures what 100 to 400 of 1,000 fit prompts cost."""
 PROMPTS_PER_DIRECTION = 5
 CANDIDATES = (1, 2, 5, 10, 20, 50, 100, 200)
 FOLDS = 5
@@ -27,6 +29,7 @@ EXACT_ELEMENTS = 20_000_000
 COLUMNS = 16_384
 TINY = float(np.finfo(np.float64).tiny)
 Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
 
@@ -60,15 +63,15 @@ def fit_subspace(
     if len(differences_ND) < MIN_FIT:
         raise UserError(f"{len(differences_ND)} fit prompts could be evaluated; residual_gap needs at least {MIN_FIT}")
     kept_N = typical(differences_ND, families)
-    kept_ND, names = differences_ND[kept_N], None if families is None else np.array(families)[kept_N].tolist()
-    asked = choose_components(kept_ND, names) if components == "auto" else int(components)
-    k = _allowed(asked, *kept_ND.shape)
-    mean_D, directions_KD, shares_K = principal_directions(kept_ND, k)
+    n_kept = int(kept_N.sum())
+    asked = choose_components(differences_ND, families, kept_N) if components == "auto" else int(components)
+    k = _allowed(asked, n_kept, differences_ND.shape[1])
+    mean_D, directions_KD, shares_K = principal_directions(differences_ND, k, kept_N)
     mean, directions = (torch.from_numpy(found.astype(np.float32)) for found in (mean_D, directions_KD))
-    return Subspace(mean, directions, shares_K, len(kept_ND))
+    return Subspace(mean, directions, shares_K, n_kept)
 
 
-def typical(differences_ND: Rows, families: Sequence[str] | None = None) -> npt.NDArray[np.bool_]:
+def typical(differences_ND: Rows, families: Sequence[str] | None = None) -> Mask:
     """Which fit prompts look like the others, with shape (N,).
 
     A memorised prompt among them would teach that what it changes is harmless, and so hide itself. Measured as a
@@ -83,61 +86,70 @@ def typical(differences_ND: Rows, families: Sequence[str] | None = None) -> npt.
     energy_N = np.log(np.maximum(energy_as_strangers(differences_ND, [k], families)[0], TINY))
     above_N = energy_N - np.median(energy_N)
     deviation = 1.4826 * np.median(np.abs(above_N))
-    kept_N: npt.NDArray[np.bool_] = above_N <= OUTLYING * deviation if deviation > 0 else np.ones(n, dtype=bool)
+    kept_N: Mask = above_N <= OUTLYING * deviation if deviation > 0 else np.ones(n, dtype=bool)
     return kept_N
 
 
-def principal_directions(rows_ND: Rows, k: int) -> tuple[Floats, Floats, Floats]:
+def principal_directions(rows_ND: Rows, k: int, kept_N: Mask | None = None) -> tuple[Floats, Floats, Floats]:
     """Mean (D,), the first k principal directions (K, D) and their share of the total variance (K,), in float64.
 
-    Each direction's largest element is positive, so that the sign is a matter of the data alone. Up to EXACT_ELEMENTS
-    by a thin SVD; above by the eigenvectors of the N x N Gram matrix, which needs, beside the rows, N^2 + K D numbers
-    and one block of columns: 1,000 prompts of 16 x 128 x 128 latents (1 GiB of float32) take 0.2 GiB more.
+    kept: the rows that count, all without it. Each direction's largest element is positive, so that the sign is a
+    matter of the data alone. Up to EXACT_ELEMENTS by a thin SVD; above by the eigenvectors of the N x N Gram matrix: as
+    exact as a randomised SVD is approximate, and no larger. Beside the rows it needs some 3 N^2 + K D numbers and
+    three blocks of columns: 1,000 prompts of 16 x 128 x 128 latents (1 GiB of float32) take 0.5 GiB more for 50
+    directions, 0.8 GiB for 200.
     """
     if rows_ND.size <= EXACT_ELEMENTS:
+        rows_ND = rows_ND if kept_N is None else rows_ND[kept_N]
         mean_D = rows_ND.mean(axis=0, dtype=np.float64)
         centred_ND = rows_ND.astype(np.float64) - mean_D
         _, sizes, directions = np.linalg.svd(centred_ND, full_matrices=False)
-        directions_KD, variances = directions[:k], sizes**2
+        directions_KD, variances = directions[:k].copy(), sizes**2
     else:
-        values, vectors = np.linalg.eigh(_centred(gram(rows_ND)))
+        values, vectors = np.linalg.eigh(_centred(gram(rows_ND, kept_N)))
         variances, weights_NK = np.maximum(values[::-1], 0), vectors[:, ::-1][:, :k]
-        mean_D = np.concatenate([block.mean(axis=0) for block in _blocks(rows_ND)])
-        # Columns of weights sum to zero, so the mean of the rows drops out.
-        directions_KD = np.concatenate([weights_NK.T @ block for block in _blocks(rows_ND)], axis=1)
-        directions_KD /= np.maximum(np.linalg.norm(directions_KD, axis=1, keepdims=True), TINY)
-    largest = np.take_along_axis(directions_KD, np.abs(directions_KD).argmax(axis=1)[:, None], axis=1)
-    return mean_D, directions_KD * np.sign(largest), variances[:k] / max(float(variances.sum()), TINY)
+        mean_D, directions_KD = np.empty(rows_ND.shape[1]), np.empty((weights_NK.shape[1], rows_ND.shape[1]))
+        for columns, block in _blocks(rows_ND, kept_N):
+            mean_D[columns] = block.mean(axis=0)
+            # Columns of weights sum to zero, so the mean of the rows drops out.
+            directions_KD[:, columns] = weights_NK.T @ block
+    for direction_D in directions_KD:  # in place, one by one: together they may be the largest array of all
+        direction_D *= np.sign(direction_D[np.abs(direction_D).argmax()]) / max(np.linalg.norm(direction_D), TINY)
+    return mean_D, directions_KD, variances[:k] / max(float(variances.sum()), TINY)
 
 
-def choose_components(differences_ND: Rows, families: Sequence[str] | None = None) -> int:
+def choose_components(differences_ND: Rows, families: Sequence[str] | None = None, kept_N: Mask | None = None) -> int:
     """K by cross-validation inside the fit set: the least noise of the residual for what is left of a signal.
 
     A residual of unknown direction keeps the share (D - K) / D of its energy; harmless prompts, each measured as a
     stranger, scatter by the standard deviation of ||R||^2. K is the smallest of CANDIDATES whose ratio of the two is
-    within a standard error of the least.
+    within a standard error of the least. kept: the rows that count, all without it.
     """
-    n, d = differences_ND.shape
+    n, d = len(differences_ND) if kept_N is None else int(kept_N.sum()), differences_ND.shape[1]
     allowed = [k for k in CANDIDATES if k <= _allowed(max(CANDIDATES), n - -(-n // FOLDS), d)]
-    left_CN = energy_as_strangers(differences_ND, allowed, families)
+    left_CN = energy_as_strangers(differences_ND, allowed, families, kept_N)
     noise_C = left_CN.std(axis=1, ddof=1) / (1 - np.array(allowed) / d)
     # The relative standard error of a standard deviation of n values, were they normal.
     line = noise_C.min() * (1 + 1 / np.sqrt(2 * (n - 1)))
     return allowed[int(np.flatnonzero(noise_C <= line)[0])]
 
 
-def energy_as_strangers(differences_ND: Rows, ks: Sequence[int], families: Sequence[str] | None = None) -> Floats:
+def energy_as_strangers(
+    differences_ND: Rows, ks: Sequence[int], families: Sequence[str] | None = None, kept_N: Mask | None = None
+) -> Floats:
     """||R||^2 of each fit prompt on the first k directions of others, for each k, with shape (C, N).
 
     Every fifth of the families is measured on the other four fifths: a prompt looks too small on directions that it,
-    or one like it, has taught. families: of each row; without it each is one. Raises UserError for a single family.
+    or one like it, has taught. families: of each row; without it each is one. kept: the N rows that count, all without
+    it. Raises UserError for a single family.
     """
-    gram_NN = gram(differences_ND)
+    gram_NN = gram(differences_ND, kept_N)
     names = np.arange(len(differences_ND)) if families is None else np.array(families)
+    names = names if kept_N is None else names[kept_N]
     fold_N = np.unique(names, return_inverse=True)[1] % FOLDS
     if not fold_N.any():
         raise UserError(f"all {len(fold_N)} fit prompts are one family; give harmless prompts of several")
-    left_CN = np.empty((len(ks), len(differences_ND)))
+    left_CN = np.empty((len(ks), len(gram_NN)))
     for fold in np.unique(fold_N):
         held = fold_N == fold
         left_CN[:, held] = _energy_left(gram_NN, held, ks)
@@ -164,17 +176,21 @@ def _energy_left(gram_NN: Floats, held_N: npt.NDArray[np.bool_], ks: Sequence[in
     return np.stack([whole - taken[:, min(k, most) - 1] for k in ks])
 
 
-def gram(rows_ND: Rows) -> Floats:
-    """Inner products of all rows in float64, with shape (N, N), a block of columns at a time."""
-    total_NN = np.zeros((len(rows_ND), len(rows_ND)))
-    for block in _blocks(rows_ND):
+def gram(rows_ND: Rows, kept_N: Mask | None = None) -> Floats:
+    """Inner products of all rows, or of those kept, in float64, with shape (N, N), a block of columns at a time."""
+    n = len(rows_ND) if kept_N is None else int(kept_N.sum())
+    total_NN = np.zeros((n, n))
+    for _, block in _blocks(rows_ND, kept_N):
         total_NN += block @ block.T
     return total_NN
 
 
-def _blocks(rows_ND: Rows) -> Iterator[Floats]:
+def _blocks(rows_ND: Rows, kept_N: Mask | None) -> Iterator[tuple[slice, Floats]]:
+    """Blocks of columns in float64 with their place. A copy of the rows that are kept would be as large as all."""
     for first in range(0, rows_ND.shape[1], COLUMNS):
-        yield rows_ND[:, first : first + COLUMNS].astype(np.float64)
+        columns = slice(first, first + COLUMNS)
+        block = rows_ND[:, columns]
+        yield columns, (block if kept_N is None else block[kept_N]).astype(np.float64)
 
 
 def _centred(gram_NN: Floats) -> Floats:

@@ -21,6 +21,11 @@ def store_image(root: Path, data: bytes, files: Files | None = None) -> str:
     return path.relative_to(root).as_posix()
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a picture is there and its content is that of its name."""
+    return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == path.stem
+
+
 def sweep_images(root: Path, listed: set[str]) -> int:
     """Remove pictures and attempts under images/ that no manifest lists; return how many."""
     stray = [path for path in (root / "images").glob("*/*") if path.relative_to(root).as_posix() not in listed]

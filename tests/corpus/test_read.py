@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import json
 from pathlib import Path
@@ -279,6 +280,10 @@ def test_parquet_prompts_must_be_text(tmp_path, column):
         ("x.parquet", b"PAR1 no"),
         ("x.xlsx", b"PK"),
         ("x", b"a"),
+        # Compressed files are not opened, so none can unpack into more than there is room for.
+        ("x.csv.gz", gzip.compress(b"prompt\na\n")),
+        ("x.jsonl.zst", b"\x28\xb5\x2f\xfd"),
+        ("x.zip", b"PK\x03\x04"),
     ],
 )
 def test_unusable_files(tmp_path, name, content):

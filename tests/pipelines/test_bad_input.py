@@ -56,6 +56,63 @@ def test_hostile_prompts_are_audited_or_rejected_and_disturb_no_other(
     assert "<script>alert" not in page
 
 
+NAMES = [
+    "../../../../tmp/outside",
+    "/etc/passwd",
+    "a NUL \x00 inside",
+    "x" * 300,
+    "two\nlines",
+    "\u202ereversed",
+    "-rf",
+    "CON",
+    "~/.ssh",
+    "$(touch outside)",
+    "{prompt_id}",
+    "%2e%2e%2f",
+]
+
+
+def test_no_name_that_a_user_gives_becomes_a_path(config_path: Path, tmp_path: Path) -> None:
+    """Hostile ids, families, styles and labels come back as they were, and no file appears outside the run."""
+    with (config_path.parent / "testbed/prompts/audit.csv").open(newline="") as stream:
+        prompts = [row["prompt"] for row in csv.DictReader(stream)]
+    place = tmp_path / "place"
+    place.mkdir()
+    given = [
+        {"prompt": prompt, "id": name, "kin": name + prompt, "look": NAMES[(i + 1) % len(NAMES)], "note": name}
+        for i, (prompt, name) in enumerate(zip(prompts, NAMES * len(prompts), strict=False))
+    ]
+    (place / "audit.jsonl").write_text("\n".join(map(json.dumps, given)))
+    with (config_path.parent / "testbed/prompts/harmless.csv").open(newline="") as stream:
+        harmless = [row["prompt"] for row in csv.DictReader(stream)]
+    kept = [{"prompt": prompt, "kin": f"{i}../..", "look": "-rf"} for i, prompt in enumerate(harmless)]
+    (place / "harmless.jsonl").write_text("\n".join(map(json.dumps, kept)))
+    before = {path for path in config_path.parent.rglob("*") if "run" not in path.parts}
+    overrides = ('corpus.family_column="kin"', 'corpus.style_column="look"', 'corpus.labels=["note"]')
+    files = f"corpus.audit={place / 'audit.jsonl'}", f"calibration.file={place / 'harmless.jsonl'}"
+    audit(config_path, place / "run", *files, *overrides)
+    made = tables(place / "run")
+    origins = {row["source_row"]: row for row in made["origins"] if row["source"].startswith("audit:")}
+    assert [origins[i]["external_id"] for i in sorted(origins)] == [row["id"] for row in given]
+    assert {dict(row["labels"])["note"] for row in origins.values()} == set(NAMES)
+    corpus = {row["prompt"]: row for row in made["corpus"]}
+    assert all(corpus[row["prompt"]]["style"] == row["look"] for row in given)
+    assert {path.name for path in place.iterdir()} == {"audit.jsonl", "harmless.jsonl", "run"}
+    assert {path for path in config_path.parent.rglob("*") if "run" not in path.parts} == before
+    names = [path.name for path in (place / "run").rglob("*")]
+    assert not [name for name in names if any(part in name for part in ("outside", "passwd", "xxxx", "CON", "%2e"))]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_replaying_a_name_that_is_no_prompt_is_one_line(clean: Path, name: str) -> None:
+    from pipelines.replaying import replay_prompt
+
+    with pytest.raises(UserError) as caught:
+        replay_prompt(clean, name)
+    assert "\n" not in str(caught.value)
+    assert "\x00" not in str(caught.value)
+
+
 def test_duplicates_are_scored_once_and_map_back(config_path: Path, tmp_path: Path) -> None:
     source = config_path.parent / "testbed/prompts/audit.csv"
     header, *rows = source.read_text().splitlines()

@@ -61,7 +61,9 @@ def test_power_needs_calibration_prompts(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_more_controls_bound_misses_tighter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decisions, "CONTROLS", (0, 60, 1000))
-    none, few, many = coverage(100)
+    none, few, many, hard = coverage(100)
+    assert (few.strata, hard.strata, hard.controls) == ("five strata", "one stratum", 60)
+    assert hard.missed.value > 0.95
     total = sum(size for size, _ in decisions.STRATA)
     assert (none.bound.value, none.estimate.n) == (total, 0)
     assert total > few.bound.value > many.bound.value

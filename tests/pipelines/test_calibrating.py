@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from audits import audit, load, tables
 
+from pipelines.calibration import controls, fitted
+from pipelines.cli import cli
+from pipelines.commands.options import excluding
 from pipelines.rehearsal import rehearse
 from pipelines.verifying import faults
 from sharpaudit.errors import UserError
+from sharpaudit.statistics.missed import Drawn, missed
+from sharpaudit.statistics.sampling import allocate
 from sharpaudit.triage.calibrators import MERGED
 
 
@@ -30,10 +36,12 @@ def test_calibration_prompts_at_the_line_are_generated_and_matched(clean: Path) 
         assert samples <= {match["sample_id"] for match in made["matches"]}
 
 
-def test_excluding_calibration_prompts_redoes_triage_alone(config_path: Path, copy: Path) -> None:
+def test_excluding_calibration_prompts_redoes_triage_alone(config_path: Path, copy: Path, tmp_path: Path) -> None:
     before = tables(copy)
     out = next(row["prompt_id"] for row in before["triage"] if row["selected_for"] == "calibration_check")
-    override = f'triage.exclude_calibration=["{out}"]'
+    listed = tmp_path / "out.txt"
+    listed.write_text(f"{out}\n\n")
+    (override,) = excluding((), listed)
     with pytest.raises(UserError, match=r"triage\.exclude_calibration"):
         audit(config_path, copy, override)
     audit(config_path, copy, override, update=True)
@@ -47,6 +55,18 @@ def test_excluding_calibration_prompts_redoes_triage_alone(config_path: Path, co
             above = round(row["p_value"] * 121) - 1 - (values[out]["value"] >= row["value"])
             assert values[row["prompt_id"]]["p_value"] == pytest.approx((1 + above) / 120)
     assert faults(copy) == []
+
+
+@pytest.mark.parametrize(("text", "says"), [(None, "No such file"), (b" \n", "no prompt id"), (b"\xff", "decode")])
+def test_a_list_of_excluded_prompts_that_cannot_be_read_is_refused(
+    tmp_path: Path, config_path: Path, text: bytes | None, says: str
+) -> None:
+    if text is not None:
+        (tmp_path / "out.txt").write_bytes(text)
+    call = ["run", str(config_path), "--out", str(tmp_path / "run"), "--exclude-calibration", str(tmp_path / "out.txt")]
+    with pytest.raises(UserError, match=f"--exclude-calibration .*out.txt: .*{says}"):
+        cli(call, standalone_mode=False)
+    assert not (tmp_path / "run").exists()
 
 
 def styled(source: Path, target: Path, style: dict[str, str]) -> Path:
@@ -96,6 +116,25 @@ def test_validate_says_what_calibration_prompts_and_controls_cannot_show(config_
     assert told.endswith("these 120 suffice for none of them")
     wide = next(line for line in rehearse(load(config_path, "triage.q=0.9"), 0.1) if "false-discovery" in line)
     assert wide.endswith("these 120 suffice from a share of 0.01")
-    assert any(
-        "controls: 6 of 49 audited prompts; with no copy among them about 24 memorised" in line for line in lines
-    )
+    (line,) = [line for line in lines if line.startswith("controls: ")]
+    assert line == controls(6, load(config_path).triage.alpha, 49)
+    assert any(line.startswith("fit: 120 prompts are few for residual_gap; from about 400 on") for line in lines)
+    assert list(fitted(load(config_path), 400)) == []
+    assert list(fitted(load(config_path, 'scores.metrics=["noise_gap"]'), 10)) == []
+
+
+def test_what_controls_would_bound_is_what_the_report_says_of_a_run_without_copies() -> None:
+    """1,000 prompts as harmless ones score, alpha 5%: strata of 150, 300 and 500 unflagged ones."""
+    line = controls(60, 0.05, 1000)
+    expected = missed([Drawn(150, 20, 0), Drawn(300, 20, 0), Drawn(500, 20, 0)]).total_high
+    assert f"with no copy among 60, up to {expected:,.0f} of 1,000 prompts could be memorised" in line
+    needed = int(re.search(r"below 10.0% takes (\d+)", line)[1])  # type: ignore[index]
+
+    def bound(total: int) -> float:
+        sizes = (150, 300, 500)
+        return missed([Drawn(s, n, 0) for s, n in zip(sizes, allocate(total, sizes), strict=True)]).total_high
+
+    assert bound(needed) < 100 <= bound(needed - 1)
+    # Five strata cannot bound fewer than some 20 prompts, however many are drawn.
+    assert line.endswith("; no number of controls brings it below 1.0%")
+    assert "with none, any number of 1,000 prompts" in controls(0, 0.05, 1000)

@@ -84,23 +84,31 @@ def test_a_ray_run_whose_driver_is_killed_at_a_random_time_leaves_no_process(
 @pytest.mark.chaos
 def test_fifty_drivers_killed_at_random_moments_lose_nothing(config_path: Path, clean: Path, tmp_path: Path) -> None:
     """Each call is killed at a drawn moment and the next one goes on; a run that ended is verified, another begun."""
-    draw, kills, finished = random.Random(0), 0, 0
+    draw, kills, finished, underway = random.Random(0), 0, 0, 0
+    begun = time.monotonic()
+    run_and_compare(config_path, tmp_path / "whole", clean)
+    whole = time.monotonic() - begun
     while kills < 50:
         root = tmp_path / f"run-{finished}"
         process = command("run", config_path, "--out", root)
         try:
-            code, _, err = finish(process, timeout=draw.uniform(2, 9))
+            code, _, err = finish(process, timeout=draw.uniform(0.3, 1.1) * whole)
         except subprocess.TimeoutExpired:
             process.kill()
             finish(process)
             kills += 1
+            underway += any(root.glob("*/*/manifests/*.json")) and not (root / "MANIFEST.sha256").exists()
             continue
         assert code == 0, err
         assert tables(root) == tables(clean)
         assert faults(root) == []
         finished += 1
     run_and_compare(config_path, tmp_path / f"run-{finished}", clean)
+    assert faults(tmp_path / f"run-{finished}") == []
     assert not stray(tmp_path / f"run-{finished}")
+    # Not all before the first commit, where nothing could be lost.
+    assert underway >= 25
+    wait_for_none(10)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

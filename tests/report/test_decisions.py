@@ -10,7 +10,7 @@ import pytest
 from handmade import OK, Rows, told
 
 from sharpaudit.report.html import render
-from sharpaudit.statistics.conformal import p_values
+from sharpaudit.statistics.conformal import fpr_interval, p_values, smallest_p
 from sharpaudit.statistics.fdr import family_q_values, harmless_share
 
 Facts = Callable[..., dict[str, Any]]
@@ -96,6 +96,11 @@ def test_styles_are_shown_where_some_are_named(rows: Rows, facts: Facts) -> None
     assert (found["all"]["audited"], found["all"]["flagged"], found["all"]["ranked_among"]) == (9, 2, 99)
     assert found["all"]["styles"] == ["", "sketch"]
     assert "style: photo" in render(facts(rows), no_pictures)
+    # Prompts of styles that are too small rank among all calibration prompts, not among the few of their own style.
+    told = facts(rows)["calibration"]
+    assert (told["n"], told["smallest_p"]) == (99, smallest_p(99))
+    interval = fpr_interval(told["alpha"], 99)
+    assert (told["fpr_low"], told["fpr_high"]) == (interval.low, interval.high)
 
 
 def checked(rows: Rows, copies: bool) -> None:
@@ -123,7 +128,10 @@ def test_calibration_prompts_that_copy_are_named_and_p_is_told_without_them(
     others = np.array(
         [row["value"] for row in rows["triage"] if row["role"] == "calibration" and row["prompt_id"] != "c98"]
     )
-    without = int((p_values(values, others) <= 0.0102).sum())
+    p = p_values(values, others)
+    without = int((p <= 0.0102).sum())
+    told_without = found.pop("p_without")
+    assert sorted(told_without.values()) == (sorted(p[p <= 0.0102].tolist()) if copies else [])
     assert found == {
         "n": 1,
         "copied": ["c98"] if copies else [],
@@ -134,6 +142,7 @@ def test_calibration_prompts_that_copy_are_named_and_p_is_told_without_them(
     assert without == 3
     page = render(facts(rows, run), no_pictures)
     assert ("triage.exclude_calibration" in page) == copies
+    assert ("without the calibration prompts that gave a copy" in page) == copies
 
 
 def test_excluded_calibration_prompts_are_counted(rows: Rows, facts: Facts) -> None:

@@ -100,6 +100,7 @@ def test_the_bound_on_misses_is_that_of_the_control_sample(rows: Rows, facts: Fa
     assert (stratum["size"], stratum["drawn"], stratum["copied"], stratum["not_examined"]) == (7, 4, 1, 0)
     assert controls["missed_high"] == pytest.approx(7 * upper_bound(1, 4, 0.95))
     assert controls["recall_low"] == pytest.approx(1 / (1 + controls["missed_high"]))
+    assert controls["miss_rate"] == pytest.approx({"estimate": 1 / 4, "high": controls["missed_high"] / 7})
 
 
 @pytest.mark.parametrize("table", ["samples", "matches"])

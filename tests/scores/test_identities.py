@@ -17,6 +17,7 @@ import torch
 from sharpaudit.denoisers.base import NoiseLevel
 from sharpaudit.scores.hessian_trace import exact_trace
 from sharpaudit.scores.noise_gap import noise_gap
+from sharpaudit.scores.score_norm import score_norm
 from sharpaudit.scores.sharpness import exact, finite_difference
 from sharpaudit.seeds import generator
 
@@ -72,13 +73,17 @@ def case():
 
 
 def test_the_score_of_one_gaussian():
+    """Against a model without any score, x0_hat = x / a, the difference of scores is the score itself."""
     m, s = noisy(*gaussian("free"))
-    p = torch.linalg.inv(s)
-    x = points(m, s)
-    x0 = x0_hat(*gaussian("free"))(x.reshape(2 * D, D, 1, 1)).flatten(1)
-    score = (LEVEL.a * x0 - x) / LEVEL.sigma**2
-    assert score.square().sum(1).mean().item() == pytest.approx(p.trace().item(), rel=1e-9)
-    assert (score @ p).square().sum(1).mean().item() == pytest.approx((p @ p @ p).trace().item(), rel=1e-9)
+    p, x, of = torch.linalg.inv(s), points(m, s).reshape(2 * D, D, 1, 1), x0_hat(*gaussian("free"))
+
+    def difference(x):
+        return of(x) - x / LEVEL.a
+
+    assert score_norm(x, of(x), LEVEL).square().mean().item() == pytest.approx(p.trace().item(), rel=1e-6)
+    found = exact(difference, x, difference(x), LEVEL).square().mean()
+    assert found.item() == pytest.approx((p @ p @ p).trace().item(), rel=1e-3)
+    assert exact_trace(difference, x[:2].float(), LEVEL).tolist() == pytest.approx([p.trace().item()] * 2, rel=1e-3)
 
 
 def test_the_expected_square_of_the_noise_gap(case):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -36,14 +38,23 @@ def test_large_latents_take_blocks_of_columns(monkeypatch):
     """As many elements as the largest latents have, fewer prompts: no array of all of them in float64."""
     rows = np.zeros((20, 16 * 128 * 128), np.float32)
     rows[:, :400] = harmless(20, 400)
-    found = []
     monkeypatch.setattr(subspace, "EXACT_ELEMENTS", 0)
-    blocks = subspace._blocks
-    monkeypatch.setattr(subspace, "_blocks", lambda x: (found.append(b.nbytes) or b for b in blocks(x)))
     made = fit_subspace(rows, 3)
-    assert max(found) == 20 * subspace.COLUMNS * 8
     small = fit_subspace(rows[:, :400], 3)
     torch.testing.assert_close(made.directions_KD[:, :400], small.directions_KD, rtol=1e-4, atol=1e-6)
+
+
+def test_large_latents_need_little_memory_beside_their_differences():
+    """A copy of the rows that are kept would take as much again, as would each copy of many directions."""
+    rows = harmless(160, 16 * 128 * 128)
+    tracemalloc.start()
+    made = fit_subspace(rows, 20)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert made.n_fit >= 150
+    directions = made.directions_KD.numel() * 12  # in float64, then in float32
+    blocks = 3 * len(rows) * subspace.COLUMNS * 8
+    assert peak < directions + blocks + 10 * rows.shape[1] * 8 < rows.nbytes
 
 
 def by_hand(rows, k):

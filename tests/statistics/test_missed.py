@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import hypergeom
 
 from sharpaudit.statistics.intervals import upper_bound
 from sharpaudit.statistics.missed import Drawn, least_recall, missed
@@ -23,6 +24,22 @@ def test_one_stratum_is_a_proportion():
     told = missed([Drawn(1000, 50, 2)])
     assert told.total_high == pytest.approx(1000 * upper_bound(2, 50, 0.95))
     assert told.estimate == pytest.approx(40)
+
+
+def test_every_stratum_is_bounded_at_its_share_of_the_level():
+    told = missed([Drawn(size, 12, k) for size, k in zip(SIZES, (3, 1, 0, 0, 0), strict=True)])
+    expected = [size * upper_bound(k, 12, 1 - 0.05 / 5) for size, k in zip(SIZES, (3, 1, 0, 0, 0), strict=True)]
+    assert told.high == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("n", [12, 60, 300])
+def test_where_one_stratum_holds_everything_its_bound_fails_as_rarely_as_it_says(n):
+    """Exactly, for every number of memorised prompts in it: 1% of samples, where 5% would be too many for five."""
+    size, others = 1000, [Drawn(0, 0, 0)] * 4
+    bounds = np.array([missed([Drawn(size, n, k), *others]).total_high for k in range(n + 1)])
+    at_most = [float(hypergeom(size, bad, n).pmf(np.arange(n + 1))[bounds < bad].sum()) for bad in range(size + 1)]
+    assert max(at_most) <= 0.01
+    assert max(at_most) > 0.002  # no wider than it must be
 
 
 @pytest.mark.parametrize("draws", [DRAWS, (2, 5, 10, 30, 60)])

@@ -13,6 +13,7 @@ import pytest
 from small_audits import Prompt, decided, named, settings_of
 
 from sharpaudit.errors import UserError
+from sharpaudit.statistics.conformal import p_values
 from sharpaudit.statistics.fdr import q_values
 
 ALPHA, Q = 0.05, 0.2
@@ -132,3 +133,36 @@ def test_flags_by_q_look_at_calibration_prompts_above_the_last_flag():
     assert {name for name, row in rows.items() if row["at_line"]} == {"high", "calibration-397"}
     nothing = decided([*named("audit", np.zeros(95)), *calibration], config)
     assert not any(row["at_line"] for row in nothing.values())
+
+
+def through_tiers(rng, role, n):
+    """Harmless prompts at two tiers: a fifth goes on, by scores of the first, and is scored anew there."""
+    first, second = rng.normal(size=n), rng.normal(size=n)
+    on = first > 0.8416
+    values = np.where(on, second, first)
+    return [Prompt(f"{role}-{i}", role, float(values[i]), tier=2 if on[i] else 1) for i in range(n)]
+
+
+def test_what_an_early_tier_cleared_counts_among_the_hypotheses():
+    """Over the survivors alone nearly every audit of harmless prompts would make a discovery."""
+    config = settings_of(triage={"flag_by": "q", "q": Q})
+    rng, any_flag, among_survivors = np.random.default_rng(3), [], []
+    for _ in range(N_DRAWS):
+        made = decided([*through_tiers(rng, "audit", 200), *through_tiers(rng, "calibration", 1999)], config).values()
+        rows = [row for row in made if row["role"] == "audit"]
+        assert all(row["q_value"] is not None for row in rows)
+        any_flag.append(any(row["flagged"] for row in rows))
+        survivors = np.array([row["p_value"] for row in rows if row["tier"] == 2])
+        among_survivors.append(bool((q_values(survivors) <= Q).any()))
+    # 0 or 1 in each draw: three standard errors of the mean of 120 are .11.
+    assert np.mean(any_flag) <= Q + 0.11
+    assert np.mean(among_survivors) > 0.6
+
+
+def test_testing_after_each_of_several_seeds_breaks_alpha():
+    """Why early stopping over seeds is not offered: whoever may stop at any of eight looks has eight chances."""
+    rng, alpha = np.random.default_rng(4), 0.01
+    scores, known = (np.cumsum(rng.normal(size=(n, 8)), axis=1) / np.arange(1, 9) for n in (40_000, 99_999))
+    looks = np.stack([p_values(scores[:, k], known[:, k]) <= alpha for k in range(8)])
+    assert looks[-1].mean() == pytest.approx(alpha, abs=0.002)
+    assert looks.any(axis=0).mean() > 0.02
