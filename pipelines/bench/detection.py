@@ -8,7 +8,7 @@ Shapes: S seeds, N prompts, C calibration prompts.
 
 from __future__ import annotations
 
-import math
+import json
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,12 +44,13 @@ OTHERS = ("sharpness", "norm_cosine", "one_step", "hessian_trace")
 FULL_SEEDS = 16
 GOALS = {"residual_gap": {"auc": 0.99, "auc_low": 0.98, "tpr1": 0.9, "tpr1_low": 0.8}}
 """On the lab's exact plants at one seed, all captions together."""
+MINUTES = {False: 10.0, True: 20.0}
+"""The most that the table of the lab's test split may take, in full or not."""
 ONE_TIER = ("scores.n_seeds=1", "scores.then=[]")
 """Rows of n = 1 are of one seed, whatever a config asks of an audit."""
 TIMED_PROMPTS = 64
 FEW = 100
 """Prompts that forward mode is shown on."""
-FORWARD_MODE_COST = (sum(evaluations((SHARPNESS_JVP,)).values()), math.nan)
 Values = npt.NDArray[np.float64]
 
 
@@ -127,7 +128,7 @@ def detect(
     scores_SN: dict[str, list[Values]] = defaultdict(list)
     calibration_SC: dict[str, list[Values]] = defaultdict(list)
     cost: dict[str, tuple[int, float]] = {}
-    exact: list[dict[str, Any]] = []
+    exact: tuple[list[dict[str, Any]], dict[str, tuple[int, float]]] = [], {}
     # Before anything is evaluated: are there labels at all?
     truth = source.truth([])
     for seed in range(FULL_SEEDS if full else SEVERAL):
@@ -140,9 +141,9 @@ def detect(
         if not seed:
             truth = source.truth(prompts)
             cost = dict(_costs(run, config, [prompt.text for prompt in prompts]))
-            exact = _forward_mode(run, config, truth) if full else []
+            exact = _forward_mode(run, config, truth) if full else exact
     lines = table(truth, _stacked(scores_SN), _stacked(calibration_SC), source.captions)
-    return Detection([*lines, *exact], cost | ({"sharpness_jvp": FORWARD_MODE_COST} if exact else {}))
+    return Detection([*lines, *exact[0]], cost | exact[1])
 
 
 def at_first_seed(source: LabSplit | Configured, out: Path) -> tuple[list[Truth], dict[str, Values], dict[str, Values]]:
@@ -152,16 +153,24 @@ def at_first_seed(source: LabSplit | Configured, out: Path) -> tuple[list[Truth]
     return source.truth(prompts), found, _values(run, config, ("calibration",))[1]
 
 
-def _forward_mode(run: RunFolder, config: AuditConfig, truth: Sequence[Truth]) -> list[dict[str, Any]]:
-    """The reference path of sharpness at one seed on FEW prompts, half of them memorised exact plants if there are."""
+def _forward_mode(
+    run: RunFolder, config: AuditConfig, truth: Sequence[Truth]
+) -> tuple[list[dict[str, Any]], dict[str, tuple[int, float]]]:
+    """The reference path of sharpness at one seed on FEW prompts, half of them memorised exact plants if there are.
+
+    Returns lines and cost as a Detection has them.
+    """
     few = balanced(truth, FEW)
     settings = replace(screen_config(config), batch_size=8)
     known, prompts = load_unconditional(run, config), [row.prompt for row in few]
-    rows = screen(load_denoiser(config.model), prompts, known, {}, settings, (SHARPNESS_JVP,))
+    denoiser, begun = load_denoiser(config.model), time.monotonic()
+    rows = screen(denoiser, prompts, known, {}, settings, (SHARPNESS_JVP,))
+    spent = time.monotonic() - begun
     if any(isinstance(row, Status) for row in rows):
         raise UserError("sharpness_jvp: a prompt could not be evaluated; a table needs all of them")
     values = np.array([row.mean("sharpness_jvp") for row in rows if not isinstance(row, Status)])
-    return table(few, {"sharpness_jvp": values[None]}, {}, ("all",))
+    cost = sum(evaluations((SHARPNESS_JVP,)).values()), 1000 * spent / len(few)
+    return table(few, {"sharpness_jvp": values[None]}, {}, ("all",)), {"sharpness_jvp": cost}
 
 
 def audit_of(folder: Path, split: str, seed: int, *, every: bool, overrides: Sequence[str] = ()) -> AuditConfig:
@@ -187,7 +196,10 @@ def _able(model: ModelConfig, every: bool) -> list[str]:
 
 
 def bench_lines(found: Detection, goals_of: Mapping[str, Mapping[str, float]]) -> Iterator[Line]:
-    """Exact plants, all captions, one seed: AUC and TPR at 1% FPR of every metric. goals_of: by metric."""
+    """Exact plants, all captions, one seed: AUC and TPR at 1% FPR of every metric. goals_of: by metric.
+
+    n: memorised prompts; of the worst seed, seeds.
+    """
     short = {"auc": "auc", "tpr_at_1_percent_fpr": "tpr1"}
     for line in found.lines:
         if (line["n"], line["plants"], line["captions"]) != (1, "exact", "all") or line["statistic"] not in short:
@@ -197,6 +209,15 @@ def bench_lines(found: Detection, goals_of: Mapping[str, Mapping[str, float]]) -
         name = f"{line['metric']}.n1.exact.{figure}"
         yield Line(name, line["mean"], "share", n, line["low"], line["high"], goals.get(figure))
         yield Line(f"{name}_low", line["low"], "share", n, goal=goals.get(f"{figure}_low"))
+        yield Line(f"{name}_worst", line["minimum"], "share", line["seeds"])
+
+
+def write(found: Detection, folder: Path) -> None:
+    """The table for people and for machines: table.md and table.json in the folder."""
+    for name, text in (("table.md", markdown(found)), ("table.json", json.dumps(found.as_json(), indent=1) + "\n")):
+        attempt = folder / f".{name}.inprogress"
+        attempt.write_text(text, encoding="utf-8")
+        attempt.replace(folder / name)
 
 
 def markdown(found: Detection) -> str:
@@ -213,7 +234,7 @@ def markdown(found: Detection) -> str:
                 metric,
                 n,
                 nfe * n,
-                "" if math.isnan(ms) else f"{ms * n:.1f}",
+                f"{ms * n:.1f}",
                 plants,
                 captions,
                 *sizes,
@@ -232,7 +253,7 @@ def _shown(line: dict[str, Any] | None) -> str:
         return "not measured"
     # Of a false-positive rate the worst seed is the highest one.
     worst = "maximum" if line["statistic"].startswith("fpr") else "minimum"
-    seeds = f", worst {line[worst]:.3f}" if line["seeds"] > 1 else ""
+    seeds = f", sd {line['sd']:.3f}, worst {line[worst]:.3f}" if line["seeds"] > 1 else ""
     return f"{line['mean']:.3f} ({line['low']:.3f} to {line['high']:.3f}{seeds})"
 
 

@@ -22,7 +22,7 @@ from pipelines.bench.detection import audit_of
 from pipelines.bench.gathering import fitted_on
 from pipelines.bench.lines import Line, table
 from pipelines.stages.fit import screen_config
-from sharpaudit.config import AuditConfig, override
+from sharpaudit.config import FLOAT32_ONLY, AuditConfig, override
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.devices import cpu_has_bf16
 from sharpaudit.denoisers.diffusion import DiffusionDenoiser
@@ -38,7 +38,11 @@ from sharpaudit.scores.subspace import Subspaces, fit_subspace
 from sharpaudit.statistics.detection import Group, difference, tpr_at_fpr
 
 STEPS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-FORMS = {"fd": "finite difference, 3 evaluations", "common": "common Jacobian, 2 evaluations"}
+FORMS = {
+    "fd": "finite difference, 3 evaluations",
+    "fd_bf16": "the same, the network in bfloat16",
+    "common": "common Jacobian, 2 evaluations",
+}
 FEW = 100
 """Prompts of the comparison with forward mode."""
 LEAST_AGREEMENT = 0.99
@@ -82,17 +86,25 @@ class Precision:
         return self.correlation >= LEAST_AGREEMENT and self.high >= 0
 
 
-def steps(folder: Path, split: str) -> list[Step]:
-    """One entry for each form and h. folder: the lab's."""
+def steps(folder: Path, split: str, *, emulated: bool = False) -> list[Step]:
+    """One entry for each form and h; bfloat16 where the CPU has it, or emulated. folder: the lab's."""
     few = [row.prompt for row in balanced(_rows(folder, split), FEW)]
     config = audit_of(folder, split, 0, every=False)
     exact = _values(folder, config, few, named(["sharpness_jvp"]))["sharpness_jvp"]
+    half = _in_bf16(folder) if emulated or cpu_has_bf16() else None
     found = {}
     for h in STEPS:
         scores = override(config, [f"scores.step={h}"])
         found["fd", h] = _values(folder, scores, few, named(["sharpness"]))["sharpness"]
+        if half:
+            found["fd_bf16", h] = _values(folder, scores, few, named(["sharpness"]), half)["sharpness"]
         found["common", h] = sharpness(load_denoiser(config.model), few, config.seed, h)
-    return [_step(form, h, found[form, h], exact) for form in FORMS for h in STEPS]
+    return [_step(form, h, found[form, h], exact) for form in FORMS for h in STEPS if (form, h) in found]
+
+
+def _in_bf16(folder: Path) -> DiffusionDenoiser:
+    """Past the choice of precision, which refuses what is emulated, or not offered for one of the metrics."""
+    return DiffusionDenoiser(folder / "model", torch.device("cpu"), torch.bfloat16)
 
 
 def _step(form: str, h: float, near: Values, exact: Values) -> Step:
@@ -110,9 +122,7 @@ def precisions(folder: Path, split: str, *, emulated: bool = False) -> list[Prec
     config = audit_of(folder, split, 0, every=True)
     metrics = named([name for name in METRICS if name in config.scores.metrics])
     exact = _values(folder, config, prompts, metrics)
-    # Past the choice of precision, which refuses what is emulated, or not offered for one of the metrics.
-    half = DiffusionDenoiser(folder / "model", torch.device("cpu"), torch.bfloat16)
-    rough = _values(folder, config, prompts, metrics, half)
+    rough = _values(folder, config, prompts, metrics, _in_bf16(folder))
     memorised = np.array([row.label == "memorised" for row in rows])
     families = np.array([row.family for row in rows])
 
@@ -168,15 +178,19 @@ def _batched(settings: ScreenConfig, metrics: Sequence[Metric]) -> ScreenConfig:
 
 
 def bench_lines(found: Sequence[Step], precise: Sequence[Precision]) -> Iterator[Line]:
-    """The default step's agreement has a goal."""
+    """The default step's agreement has a goal, and so has every metric that an audit computes in bfloat16."""
     for step in found:
         goal = LEAST_AGREEMENT if (step.form, step.h) == ("fd", 1.0) else None
         name = f"exactness.{step.form}_h{step.h:g}"
         yield Line(f"{name}.correlation", step.correlation, "Spearman", step.n, goal=goal)
         yield Line(f"{name}.median_error", step.median_error, "relative", step.n)
     for p in precise:
-        yield Line(f"exactness.bf16.{p.metric}.correlation", p.correlation, "Spearman", p.n)
-        yield Line(f"exactness.bf16.{p.metric}.tpr1_difference", p.tpr - p.tpr_float32, "share", p.n, p.low, p.high)
+        offered = p.metric not in FLOAT32_ONLY
+        name, goal = f"exactness.bf16.{p.metric}", LEAST_AGREEMENT if offered else None
+        yield Line(f"{name}.correlation", p.correlation, "Spearman", p.n, goal=goal)
+        yield Line(f"{name}.tpr1_difference", p.tpr - p.tpr_float32, "share", p.n, p.low, p.high)
+        # No loss is shown while the interval reaches 0.
+        yield Line(f"{name}.tpr1_difference_high", p.high, "share", p.n, goal=0.0 if offered else None)
 
 
 def markdown(found: Sequence[Step], precise: Sequence[Precision]) -> str:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from pipelines.bench.detection import audit_of
+from pipelines.bench.projected import ALONG, ALONG_OUTSIDE
 from pipelines.stages.fit import screen_config
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.load import load_denoiser
@@ -20,10 +21,12 @@ from sharpaudit.lab.build import latents_of, read_recipe
 from sharpaudit.lab.detectors import Truth, read_truth
 from sharpaudit.lab.trainingset import picture, plan
 from sharpaudit.scores.base import FIRST, PROBE, Known
-from sharpaudit.scores.screen import ScreenConfig, differences, unconditional_predictions
+from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
+from sharpaudit.scores.subspace import fit_subspace
 
 Floats = npt.NDArray[np.float64]
 BATCH = 64
+PROJECTED = (ALONG, ALONG_OUTSIDE)
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class Data:
     """delta_eps of a split and of the fit prompts, S seeds, N and F prompts, D latent elements.
 
     moved: of audited prompts. beside: at x + h v, with v common to all. references: latents of R training pictures
-    less their mean. text: the text encoder's output, flattened.
+    less their mean. text: the text encoder's output, flattened. sharpness: along each audited prompt's residual, by
+    metric of PROJECTED.
     """
 
     truth: Sequence[Truth]
@@ -43,6 +47,7 @@ class Data:
     text_NE: Floats
     text_FE: Floats
     references_RD: Floats
+    sharpness_SN: dict[str, Floats]
 
     @cached_property
     def texts(self) -> tuple[Floats, Floats]:
@@ -58,14 +63,18 @@ def gather(folder: Path, split: str, n_seeds: int) -> Data:
     config = audit_of(folder, split, 0, every=False)
     denoiser, settings = load_denoiser(config.model), screen_config(config)
     found: dict[str, list[Floats]] = {"moved": [], "beside": [], "fit": [], "fit_beside": []}
+    sharpness: dict[str, list[Floats]] = {metric.name: [] for metric in PROJECTED}
     for seed in range(n_seeds):
         own = replace(settings, seed=seed, batch_size=BATCH)
         for names, rows in ((("moved", "beside"), truth), (("fit", "fit_beside"), fit)):
             for name, values in zip(names, _at_both(denoiser, rows, own), strict=True):
                 found[name].append(values)
+        for name, values in _along(denoiser, truth, fit, found["fit"][-1], own).items():
+            sharpness[name].append(values)
     recipe = read_recipe(folder)[0]
     kept = [row for row in plan(recipe).rows if row.kind != "template" or row.picture_id.endswith("000")]
-    references = latents_of(folder, np.stack([picture(recipe.seed, row) for row in kept])).flatten(1).double().numpy()
+    pictures_NHWC = np.stack([picture(recipe.seed, row) for row in kept])
+    references = latents_of(folder / "model", pictures_NHWC).flatten(1).double().numpy()
     stacked = {name: np.stack(values) for name, values in found.items()}
     return Data(
         truth,
@@ -77,6 +86,7 @@ def gather(folder: Path, split: str, n_seeds: int) -> Data:
         _text(denoiser, truth),
         _text(denoiser, fit),
         references - references.mean(0),
+        {name: np.stack(values) for name, values in sharpness.items()},
     )
 
 
@@ -87,6 +97,19 @@ def fitted_on(
     found = zip(rows, differences(denoiser, [row.prompt for row in rows], known, config), strict=True)
     kept = [(row.family, vector) for row, vector in found if not isinstance(vector, Status)]
     return np.stack([vector for _, vector in kept]), [family for family, _ in kept]
+
+
+def _along(
+    denoiser: Denoiser, truth: Sequence[Truth], fit: Sequence[Truth], fit_FD: Floats, config: ScreenConfig
+) -> dict[str, Floats]:
+    """The metrics of PROJECTED of each prompt, (N,), on directions that the fit prompts' differences teach."""
+    subspace = fit_subspace(fit_FD.astype(np.float32), "auto", [row.family for row in fit])
+    known = unconditional_predictions(denoiser, config)
+    rows = screen(denoiser, [row.prompt for row in truth], known, {config.first_seed: subspace}, config, PROJECTED)
+    kept = [row for row in rows if not isinstance(row, Status)]
+    if len(kept) < len(rows):
+        raise UserError(f"{len(rows) - len(kept)} prompts could not be evaluated; a comparison needs them all")
+    return {metric.name: np.array([row.mean(metric.name) for row in kept]) for metric in PROJECTED}
 
 
 def _at_both(denoiser: Denoiser, rows: Sequence[Truth], config: ScreenConfig) -> tuple[Floats, Floats]:

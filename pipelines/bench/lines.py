@@ -8,6 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from sharpaudit.denoisers.devices import describe_hardware
+
 
 @dataclass(frozen=True)
 class Line:
@@ -41,6 +45,14 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
     """A table in Markdown, for people."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
+
+
+def machine() -> str:
+    """Where figures come from: processor, its instructions, accelerators and PyTorch, in one line for people."""
+    found = describe_hardware()
+    instructions = f"{torch.backends.cpu.get_cpu_capability()}{', bfloat16' if found['cpu_has_bf16'] else ''}"
+    parts = [f"{found['cores']} cores of {found['cpu']} ({instructions})", *found["devices"]]
+    return f"Measured on {', '.join(parts)}, PyTorch {found['torch']}."
 
 
 def write_json(path: Path, lines: Sequence[Line]) -> None:

@@ -9,18 +9,22 @@ Shapes: S seeds, N prompts, F fit prompts, D latent elements, K directions, R re
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from pipelines.bench.gathering import Data, Floats
-from pipelines.bench.lines import table
+from pipelines.bench.lines import Line, table
+from pipelines.bench.projected import ALONG, ALONG_OUTSIDE
 from sharpaudit.lab.detectors import Truth, names_colour
 from sharpaudit.scores.subspace import choose_components, principal_directions, typical
 from sharpaudit.statistics.detection import Group, auc, difference, figure, tpr_at_fpr
 
+Rows = npt.NDArray[np.intp]
 STATISTICS = {"auc": auc, "tpr1": tpr_at_fpr(0.01), "tpr01": tpr_at_fpr(0.001)}
 
 
@@ -151,6 +155,8 @@ class Rival:
     name: str
     nfe: int
     scores: Callable[[Data], Floats]
+    coloured: bool | None = None
+    """Judged on captions that name a colour, or on those that name none; on all where None."""
 
 
 def _each(of: Callable[[Data, int], Floats]) -> Callable[[Data], Floats]:
@@ -179,6 +185,13 @@ def _first(n: int) -> Callable[[Data], npt.NDArray[np.bool_]]:
     return lambda data: np.arange(len(data.fit)) < n
 
 
+def _few_of(coloured: bool, data: Data) -> npt.NDArray[np.bool_]:
+    """All fit prompts of the other kind of caption, and of this kind one for nine of those."""
+    own = _colours(data) == coloured
+    chosen: npt.NDArray[np.bool_] = ~own | (own & (np.cumsum(own) <= np.count_nonzero(~own) // 9))
+    return chosen
+
+
 def _colours(data: Data) -> npt.NDArray[np.bool_]:
     return np.array([names_colour(row.prompt) for row in data.fit])
 
@@ -189,6 +202,14 @@ def fit_sets(kind: str) -> list[Rival]:
         *(Rival(f"{n} fit prompts", 1, _fitted_on(_first(n))) for n in (100, 200, 400)),
         Rival("fit prompts that name a colour only", 1, _fitted_on(_colours)),
         Rival("fit prompts that name no colour only", 1, _fitted_on(lambda d: ~_colours(d))),
+        *(
+            Rival(f"{what}, judged on captions that name {which} colour", 1, scores, coloured)
+            for which, coloured in (("a", True), ("no", False))
+            for what, scores in (
+                ("all fit prompts", _at(None)),
+                ("one in ten of that kind", _fitted_on(partial(_few_of, coloured))),
+            )
+        ),
         Rival("4 memorised prompts among the fit prompts", 1, _hiding(4, kind)),
         Rival("16 memorised prompts among the fit prompts", 1, _hiding(16, kind)),
         Rival("no fit prompt left out", 1, _hiding(0, kind, whole=True)),
@@ -204,6 +225,8 @@ def rivals(n_seeds: int, kind: str) -> list[Rival]:
         *(Rival(f"residual gap, k = {k}", 1, _at(k)) for k in (5, 10, 20, 50, 100, 200)),
         Rival("(g) unexplained by the text", 1, _each(lambda d, s: np.linalg.norm(regressed(d, s)[1], axis=1))),
         Rival("(g) and outside the subspace of the rest", 1, _each(lambda d, s: gap(*regressed(d, s)))),
+        Rival("(g) sharpness along the residual", 3, lambda d: d.sharpness_SN[ALONG.name]),
+        Rival("(g) the same, outside the subspace", 3, lambda d: d.sharpness_SN[ALONG_OUTSIDE.name]),
         Rival("(d) matched filter", 1, _each(matched)),
         Rival("(d) plus residual gap, standardised", 1, _each(standardised)),
         Rival("(f) slope along a common direction", 2, _each(slope)),
@@ -234,36 +257,69 @@ class Finding:
     rival: Rival
     figures: dict[str, tuple[float, float, float, float]]
     """Mean, and the difference to the yardstick with its interval."""
+    lost: list[str]
+    """Memorised prompts that the yardstick finds at 1% false positives at more seeds."""
+    n: int
+    """Memorised prompts."""
 
 
 def judge(data: Data, kind: str = "exact") -> Iterator[Finding]:
     """Every rival on memorised plants of a kind against the harmless prompts."""
-    yardsticks: dict[int, tuple[Group, Group]] = {}
+    yardsticks: dict[tuple[int, bool | None], tuple[Group, Group]] = {}
     for rival in rivals(len(data.moved_SND), kind):
+        chosen = _chosen(data.truth, kind, rival.coloured)
+        if not all(map(len, chosen)):
+            continue  # no memorised prompt of this kind
         scores_SN = rival.scores(data)
-        groups = _groups(data.truth, scores_SN, kind)
-        yard = yardsticks.setdefault(len(scores_SN), groups)
+        groups = _groups(data.truth, scores_SN, chosen)
+        yard = yardsticks.setdefault((len(scores_SN), rival.coloured), groups)
         figures = {}
         for name, statistic in STATISTICS.items():
             mean = figure(statistic, *groups, rate=name != "auc", replicates=1).mean
             other = figure(statistic, *yard, rate=name != "auc", replicates=1).mean
-            interval = difference(statistic, groups, yard, rate=False)
+            interval = difference(statistic, groups, yard, rate=name != "auc")
             figures[name] = (mean, mean - other, interval.low, interval.high)
-        yield Finding(rival, figures)
+        lost = _found(*yard) > _found(*groups)
+        yield Finding(rival, figures, [data.truth[i].prompt for i in chosen[0][lost]], len(lost))
 
 
-def _groups(truth: Sequence[Truth], scores_SN: Floats, kind: str) -> tuple[Group, Group]:
+def _chosen(truth: Sequence[Truth], kind: str, coloured: bool | None) -> tuple[Rows, Rows]:
+    """The memorised plants of a kind and the harmless prompts, among captions that name a colour, none, or all."""
+    told = np.array([coloured is None or names_colour(row.prompt) == coloured for row in truth])
     memorised = np.array([(row.kind, row.label) == (kind, "memorised") for row in truth])
     harmless = np.array([row.label == "harmless" and row.never_planted for row in truth])
+    return np.flatnonzero(told & memorised), np.flatnonzero(told & harmless)
+
+
+def _groups(truth: Sequence[Truth], scores_SN: Floats, chosen: tuple[Rows, Rows]) -> tuple[Group, Group]:
     families = np.array([row.family for row in truth])
-    return Group(scores_SN[:, memorised], families[memorised]), Group(scores_SN[:, harmless], families[harmless])
+    memorised, harmless = (Group(scores_SN[:, rows], families[rows]) for rows in chosen)
+    return memorised, harmless
+
+
+def _found(memorised: Group, harmless: Group) -> Rows:
+    """At how many seeds each memorised prompt lies above all but 1% of the harmless ones."""
+    allowed = int(0.01 * harmless.values_SN.shape[1] + 1e-9)
+    lines_S1 = np.sort(harmless.values_SN, axis=1)[:, ::-1][:, allowed, None]
+    found: Rows = (memorised.values_SN > lines_S1).sum(axis=0)
+    return found
+
+
+def bench_lines(findings: Sequence[Finding], kind: str) -> Iterator[Line]:
+    """Every figure, and its paired difference to the yardstick of as many seeds. kind: of plants judged."""
+    for found in findings:
+        slug = re.sub(r"[^a-z0-9]+", "_", found.rival.name.lower()).strip("_")
+        for name, (mean, delta, low, high) in found.figures.items():
+            yield Line(f"screens.{kind}.{slug}.{name}", mean, "share", found.n)
+            yield Line(f"screens.{kind}.{slug}.{name}_difference", delta, "share", found.n, low, high)
 
 
 def markdown(findings: Sequence[Finding]) -> str:
-    """The table for people."""
-    head = ["screen", "NFE", "AUC", "TPR at 1% FPR", "TPR at .1% FPR"]
+    """The table for people, and the memorised prompts that a rival loses."""
+    head = ["screen", "NFE", "AUC", "TPR at 1% FPR", "TPR at .1% FPR", "lost"]
     rows = []
     for found in findings:
         cells = [f"{m:.3f} ({d:+.3f}, {low:+.3f} to {high:+.3f})" for m, d, low, high in found.figures.values()]
-        rows.append([found.rival.name, str(found.rival.nfe), *cells])
-    return table(head, rows)
+        rows.append([found.rival.name, str(found.rival.nfe), *cells, str(len(found.lost))])
+    lost = [f"lost by {found.rival.name}: {'; '.join(found.lost)}\n" for found in findings if found.lost]
+    return "\n".join([table(head, rows), *lost])

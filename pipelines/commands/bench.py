@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
 import click
 
-from pipelines.bench.lines import Line, unmet, write_json
+from pipelines.bench.lines import Line, machine, unmet, write_json
 from pipelines.commands.options import set_option
 from sharpaudit.config import LAB
 from sharpaudit.errors import UserError
 
 FOLDER = click.Path(path_type=Path)
+
+
+json_option = click.option(
+    "--json", "json_path", type=FOLDER, help="Write {name, value, low, high, unit, n, goal, met} there."
+)
+why_option = click.option("--why", metavar="TEXT", help="Note this look at the test split in the lab's touches.json.")
 
 
 @click.group()
@@ -25,7 +33,8 @@ def bench() -> None:
 @click.option("--split", type=click.Choice(["development", "test"]), default="test", show_default=True)
 @click.option("--out", type=FOLDER, default=Path("runs/detection"), show_default=True, help="Keeps the scores.")
 @click.option("--full", is_flag=True, help="16 single seeds in place of 4, where one evaluation serves all metrics.")
-@click.option("--json", "json_path", type=FOLDER, help="Write {name, value, low, high, unit, n, goal, met} there.")
+@why_option
+@json_option
 @click.option("--figure", type=FOLDER, help="Draw the distributions of the main metrics there, as svg, png or pdf.")
 @set_option
 def detection(
@@ -33,6 +42,7 @@ def detection(
     split: str,
     out: Path,
     full: bool,
+    why: str | None,
     json_path: Path | None,
     figure: Path | None,
     overrides: tuple[str, ...],
@@ -40,35 +50,51 @@ def detection(
     """Every first-step metric on SOURCE: a split of a lab's folder, of the one that ships by default.
 
     SOURCE may also be a config whose positive controls are memorised and whose audited prompts are harmless, as in
-    sd14_reference.toml. A second call scores nothing again.
+    sd14_reference.toml. A second call scores nothing again. The table is also written beside the scores, as table.md
+    and table.json.
 
     \b
     Example: sharpaudit bench detection --json detection.json
     """
     from pipelines import signals
-    from pipelines.bench.detection import GOALS, Configured, LabSplit, at_first_seed, bench_lines, detect, markdown
+    from pipelines.bench.detection import (
+        GOALS,
+        MINUTES,
+        Configured,
+        LabSplit,
+        at_first_seed,
+        bench_lines,
+        detect,
+        markdown,
+        write,
+    )
     from pipelines.bench.figures import distributions
     from sharpaudit.config import load
 
     signals.install()
-    of_config = source.suffix == ".toml"
+    of_config, begun = source.suffix == ".toml", time.monotonic()
+    _refuse_reason(why, "development" if of_config else split)
     audited = Configured(load(source, overrides)) if of_config else LabSplit(source, split, overrides)
     kept = out.absolute() / (source.stem if of_config else split)
     found = detect(audited, kept, full=full)
-    click.echo(markdown(found), nl=False)
+    minutes = (time.monotonic() - begun) / 60
+    write(found, kept)
+    click.echo(f"{markdown(found)}\n{machine()} {minutes:.1f} minutes, less where scores were there.")
     if figure:
         distributions(*at_first_seed(audited, kept), figure)
+    _note(source, found.cost, why)
     # The goals are of the lab: another model has others.
     goals = {} if of_config else GOALS
     needed = [f"{metric}.n1.exact.{name}" for metric, names in goals.items() for name in names]
-    _finish(list(bench_lines(found, goals)), needed, json_path)
+    spent = Line("detection.minutes", minutes, "minutes", 1, goal=None if of_config else MINUTES[full], at_most=True)
+    _finish([*bench_lines(found, goals), spent], needed, json_path)
 
 
 @bench.command()
 @click.argument("folder", type=FOLDER, default=LAB / "emoji")
 @click.option("--split", type=click.Choice(["development", "test"]), default="test", show_default=True)
-@click.option("--why", metavar="TEXT", help="Note this look at the test split with its reason in FOLDER/touches.json.")
-@click.option("--json", "json_path", type=FOLDER, help="Write {name, value, low, high, unit, n, goal, met} there.")
+@why_option
+@json_option
 def cascade(folder: Path, split: str, why: str | None, json_path: Path | None) -> None:
     """What the gates of a cascade lose against its last tier on every prompt, on the lab FOLDER.
 
@@ -79,14 +105,11 @@ def cascade(folder: Path, split: str, why: str | None, json_path: Path | None) -
     Example: sharpaudit bench cascade --split development
     """
     from pipelines.bench.cascade import DEFAULT, METRICS, bench_lines, compare, markdown
-    from sharpaudit.lab.detectors import log_touch
 
-    if why and split != "test":
-        raise UserError(f"--why {why!r}: looks at the test split are noted, not at {split}; leave --why out")
+    _refuse_reason(why, split)
     results = list(compare(folder, split))
     click.echo(markdown(results), nl=False)
-    if why:
-        log_touch(folder, METRICS, why)
+    _note(folder, METRICS, why)
     _finish(list(bench_lines(results)), [f"cascade.above_{100 * DEFAULT:g}.tpr1_difference_low"], json_path)
 
 
@@ -94,18 +117,25 @@ def cascade(folder: Path, split: str, why: str | None, json_path: Path | None) -
 @click.argument("folder", type=FOLDER, default=LAB / "emoji")
 @click.option("--split", type=click.Choice(["development", "test"]), default="development", show_default=True)
 @click.option("--seeds", type=click.IntRange(2), default=4, show_default=True, help="Noise draws.")
-def screens(folder: Path, split: str, seeds: int) -> None:
+@why_option
+@json_option
+def screens(folder: Path, split: str, seeds: int, why: str | None, json_path: Path | None) -> None:
     """Rivals of residual_gap at the price of one to four evaluations, each held against it, on the lab FOLDER.
 
     \b
     Example: sharpaudit bench screens --split development
     """
-    from pipelines.bench.gathering import gather
-    from pipelines.bench.screens import judge, markdown
+    from pipelines.bench.gathering import PROJECTED, gather
+    from pipelines.bench.screens import bench_lines, judge, markdown
 
-    data = gather(folder, split, seeds)
+    _refuse_reason(why, split)
+    data, lines = gather(folder, split, seeds), list[Line]()
     for kind in ("exact", "template"):
-        click.echo(f"{kind} plants\n\n{markdown(list(judge(data, kind)))}")
+        found = list(judge(data, kind))
+        click.echo(f"{kind} plants\n\n{markdown(found)}")
+        lines += bench_lines(found, kind)
+    _note(folder, ["residual_gap", *(metric.name for metric in PROJECTED)], why)
+    _finish(lines, [], json_path)
 
 
 @bench.command()
@@ -114,8 +144,9 @@ def screens(folder: Path, split: str, seeds: int) -> None:
 @click.option(
     "--emulated", is_flag=True, help="bfloat16 also on a CPU without it: half as fast or, on AVX2, never done."
 )
-@click.option("--json", "json_path", type=FOLDER, help="Write {name, value, low, high, unit, n, goal, met} there.")
-def exactness(folder: Path, split: str, emulated: bool, json_path: Path | None) -> None:
+@why_option
+@json_option
+def exactness(folder: Path, split: str, emulated: bool, why: str | None, json_path: Path | None) -> None:
     """Finite differences against forward mode, bfloat16 against float32, on the lab FOLDER.
 
     \b
@@ -123,8 +154,10 @@ def exactness(folder: Path, split: str, emulated: bool, json_path: Path | None) 
     """
     from pipelines.bench.exactness import bench_lines, markdown, precisions, steps
 
-    found, precise = steps(folder, split), precisions(folder, split, emulated=emulated)
-    click.echo(markdown(found, precise), nl=False)
+    _refuse_reason(why, split)
+    found, precise = steps(folder, split, emulated=emulated), precisions(folder, split, emulated=emulated)
+    click.echo(f"{markdown(found, precise)}\n{machine()}")
+    _note(folder, ["sharpness", *(p.metric for p in precise)], why)
     _finish(list(bench_lines(found, precise)), ["exactness.fd_h1.correlation"], json_path)
 
 
@@ -135,7 +168,7 @@ def exactness(folder: Path, split: str, emulated: bool, json_path: Path | None) 
     "--compile", "compiled", is_flag=True, help="Also torch.compile, which needs a C++ compiler and a minute."
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch; all cores by default.")
-@click.option("--json", "json_path", type=FOLDER, help="Write {name, value, low, high, unit, n, goal, met} there.")
+@json_option
 def throughput(folder: Path, sd1: bool, compiled: bool, threads: int | None, json_path: Path | None) -> None:
     """How many prompts a second, against released detectors' practice, on the lab FOLDER.
 
@@ -151,7 +184,7 @@ def throughput(folder: Path, sd1: bool, compiled: bool, threads: int | None, jso
 
     use_threads(threads or os.cpu_count() or 1)
     found = measure(folder, sd1=sd1, compiled=compiled)
-    click.echo(markdown(found), nl=False)
+    click.echo(f"{markdown(found)}\n{machine()}")
     _finish(found.lines, needed(found, sd1=sd1), json_path)
 
 
@@ -159,7 +192,7 @@ def throughput(folder: Path, sd1: bool, compiled: bool, threads: int | None, jso
 @click.argument("folder", type=FOLDER, default=LAB / "emoji")
 @click.option("--split", type=click.Choice(["development", "test"]), default="development", show_default=True)
 @click.option("--out", type=FOLDER, default=Path("runs/recombined"), show_default=True, help="Keeps the scores.")
-@click.option("--json", "json_path", type=FOLDER, help="Write {name, value, low, high, unit, n, goal, met} there.")
+@json_option
 def recombined(folder: Path, split: str, out: Path, json_path: Path | None) -> None:
     """Whether candidates of `sharpaudit calibration make` calibrate: the realised rate on the lab FOLDER.
 
@@ -178,7 +211,7 @@ def recombined(folder: Path, split: str, out: Path, json_path: Path | None) -> N
 @bench.command()
 @click.option("--rows", type=click.IntRange(1), default=10_000_000, show_default=True, help="Rows of scores.")
 @click.option("--out", type=FOLDER, default=Path("runs/sql"), show_default=True, help="Keeps the synthetic run.")
-@click.option("--json", "json_path", type=FOLDER, help="Write {name, value, low, high, unit, n, goal, met} there.")
+@json_option
 def sql(rows: int, out: Path, json_path: Path | None) -> None:
     """How fast a synthetic run of ten million scores answers, and in how much memory its facts are built.
 
@@ -190,7 +223,7 @@ def sql(rows: int, out: Path, json_path: Path | None) -> None:
     from pipelines.bench.sql import bench_lines, markdown, measure
 
     found = measure(out.absolute() / f"rows-{rows}", rows)
-    click.echo(markdown(found), nl=False)
+    click.echo(f"{markdown(found)}\n{machine()}")
     _finish(list(bench_lines(found)), [], json_path)
 
 
@@ -198,7 +231,7 @@ def sql(rows: int, out: Path, json_path: Path | None) -> None:
 @click.option("--rows", type=click.IntRange(100), default=10_000_000, show_default=True, help="Of exact duplicates.")
 @click.option("--near", type=click.IntRange(100), default=1_000_000, show_default=True, help="Of near-duplicates.")
 @click.option("--out", type=FOLDER, default=Path("runs/ingest"), show_default=True, help="Holds the runs meanwhile.")
-@click.option("--json", "json_path", type=FOLDER, help="Write {name, value, low, high, unit, n, goal, met} there.")
+@json_option
 def ingest(rows: int, near: int, out: Path, json_path: Path | None) -> None:
     """In how much memory ten million prompts become a corpus, and how long near-duplicate families take.
 
@@ -210,12 +243,12 @@ def ingest(rows: int, near: int, out: Path, json_path: Path | None) -> None:
     from pipelines.bench.ingest import bench_lines, markdown, measure
 
     exact, alike = measure(out.absolute(), rows, near)
-    click.echo(markdown(exact, alike), nl=False)
+    click.echo(f"{markdown(exact, alike)}\n{machine()}")
     _finish(list(bench_lines(exact, alike)), [], json_path)
 
 
 @bench.command()
-@click.option("--json", "json_path", type=FOLDER, help="Write {name, value, low, high, unit, n, goal, met} there.")
+@json_option
 def decisions(json_path: Path | None) -> None:
     """What decisions promise, simulated: false-positive and false-discovery rates, power, the bound on misses.
 
@@ -227,6 +260,19 @@ def decisions(json_path: Path | None) -> None:
     found = simulate()
     click.echo(markdown(found), nl=False)
     _finish(list(bench_lines(found)), [], json_path)
+
+
+def _refuse_reason(why: str | None, split: str) -> None:
+    if why and split != "test":
+        raise UserError(f"--why {why!r}: looks at the test split are noted, not at {split}; leave --why out")
+
+
+def _note(folder: Path, metrics: Iterable[str], why: str | None) -> None:
+    """Note a look at the test split, where a reason is given; the table has been shown by now."""
+    from sharpaudit.lab.detectors import log_touch
+
+    if why:
+        log_touch(folder, list(metrics), why)
 
 
 def _finish(lines: list[Line], wanted: list[str], json_path: Path | None) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sharpaudit.config.reading import LAB, PATHS, fields, load, override, parse, resolve_paths, value
 from sharpaudit.config.sections import (
+    FLOAT32_ONLY,
     AuditConfig,
     CalibrationConfig,
     CorpusConfig,
@@ -20,6 +21,7 @@ from sharpaudit.config.sections import (
 )
 
 __all__ = [
+    "FLOAT32_ONLY",
     "LAB",
     "PATHS",
     "AuditConfig",

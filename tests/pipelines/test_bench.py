@@ -123,7 +123,8 @@ def test_the_table_has_a_line_for_each_metric_and_number_of_seeds(found: tuple[P
 def test_goals_are_those_of_the_screen_that_decides(found: tuple[Path, Detection], tmp_path: Path) -> None:
     lines = list(bench_lines(found[1], GOALS))
     by_name = {line.name: line for line in lines}
-    assert by_name["residual_gap.n1.exact.auc"].goal == GOALS["residual_gap"]["auc"]
+    goals = {name.removeprefix("residual_gap.n1.exact."): line.goal for name, line in by_name.items() if line.goal}
+    assert goals == {"auc": 0.99, "auc_low": 0.98, "tpr1": 0.9, "tpr1_low": 0.8}
     assert by_name["residual_gap.n1.exact.tpr1_low"].value == by_name["residual_gap.n1.exact.tpr1"].low
     assert by_name["noise_gap.n1.exact.auc"].goal is None
     write_json(tmp_path / "x.json", lines)
@@ -144,7 +145,14 @@ def test_the_exit_code_says_whether_goals_are_met(found: tuple[Path, Detection],
     outcome = CliRunner().invoke(cli, call)
     assert outcome.exit_code == 1, outcome.output
     assert "residual_gap.n1.exact.tpr1_low is" in outcome.output
-    assert (tmp_path / "x").exists()
+    assert "Measured on" in outcome.output
+    values = {entry["name"]: entry for entry in json.loads((tmp_path / "x").read_text())}
+    assert values["detection.minutes"]["met"]
+    assert values["residual_gap.n1.exact.auc_worst"]["n"] == 4
+    table = (out / "test" / "table.md").read_text()
+    assert table in outcome.output
+    lines = json.loads((out / "test" / "table.json").read_text())["lines"]
+    assert {line["statistic"] for line in lines} >= {"auc", "tpr_at_3_percent_fpr", "fpr_at_p_1_percent"}
 
 
 def test_a_prompt_without_a_label_is_named(found: tuple[Path, Detection], folder: Path, tmp_path: Path) -> None:
@@ -210,13 +218,18 @@ def test_a_reference_without_memorised_prompts_is_refused(reference: Path) -> No
 def test_forward_mode_is_shown_on_few_prompts(
     found: tuple[Path, Detection], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.bench.detection.FULL_SEEDS", 4)
+    monkeypatch.setattr("pipelines.bench.detection.FULL_SEEDS", 5)
     shutil.copytree(found[0], tmp_path / "scores")
     with Path(os.devnull).open("w") as quiet:
         source, reporter = LabSplit(folder, "test", OVERRIDES), Reporter(tmp_path / "scores", quiet)
         made = detect(source, tmp_path / "scores", full=True, reporter=reporter)
     line = one(made, metric="sharpness_jvp", statistic="auc")
     assert (line["n"], line["seeds"], line["memorised"], line["harmless"]) == (1, 1, 6, 40)
+    # Every metric at four seeds, those of the shared evaluation at all.
+    head = {"n": 1, "plants": "exact", "captions": "all", "statistic": "auc"}
+    assert (one(made, metric="noise_gap", **head)["seeds"], one(made, metric="sharpness", **head)["seeds"]) == (5, 4)
+    assert made.cost["sharpness_jvp"][0] == 7
+    assert made.cost["sharpness_jvp"][1] > 0
     # Forward mode and finite difference of one seed rank these prompts alike.
     near = one(made, metric="sharpness", n=1, plants="exact", captions="all", statistic="auc")
     assert line["mean"] == pytest.approx(near["mean"], abs=0.05)

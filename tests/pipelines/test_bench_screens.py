@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import csv
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from tiny_models import write_model
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipelines.bench import screens
-from pipelines.bench.gathering import Data
-from pipelines.bench.screens import crossed, gap, judge, markdown, matched, regressed, rivals, scatter
-from sharpaudit.lab.detectors import Truth
+from pipelines.bench.gathering import PROJECTED, Data, gather
+from pipelines.bench.projected import outside
+from pipelines.bench.screens import bench_lines, crossed, gap, judge, markdown, matched, regressed, rivals, scatter
+from sharpaudit.config import ModelConfig
+from sharpaudit.denoisers.load import load_denoiser
+from sharpaudit.lab import training
+from sharpaudit.lab.detectors import Truth, names_colour
+from sharpaudit.lab.trainingset import MINIATURE, plan
+from sharpaudit.scores.base import Evidence, Place, point
+from sharpaudit.scores.metrics import named
+from sharpaudit.scores.noise_gap import delta_eps
+from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
+from sharpaudit.scores.subspace import fit_subspace
 from sharpaudit.seeds import generator
 from sharpaudit.statistics.detection import auc
 
@@ -38,9 +54,8 @@ def data() -> Data:
     truth += [Truth(f"h{i}", "test", f"h{i}", "unseen", "harmless") for i in range(HARMLESS)]
     fit = [Truth(f"f{i}" + ", on red" * (i % 2), "fit", f"f{i}", "unseen", "harmless") for i in range(F)]
     first, beside = moved(text, "first") + towards, moved(text, "beside") + 1.5 * towards
-    return Data(
-        truth, fit, first, moved(fit_text, "fit"), beside, moved(fit_text, "fit beside"), text, fit_text, references
-    )
+    known = moved(fit_text, "fit"), beside, moved(fit_text, "fit beside"), text, fit_text, references
+    return Data(truth, fit, first, *known, {metric.name: np.linalg.norm(first, axis=2) for metric in PROJECTED})
 
 
 def test_the_residual_gap_is_the_distance_to_the_subspace(data: Data) -> None:
@@ -81,10 +96,78 @@ def test_pairs_of_seeds_and_scatter_are_their_definitions(data: Data) -> None:
 @pytest.mark.chaos
 def test_every_rival_is_judged_against_the_yardstick_of_its_seeds(data: Data) -> None:
     found = list(judge(data))
-    assert [f.rival.name for f in found] == [rival.name for rival in rivals(S, "exact")]
+    # No audited caption names a colour.
+    assert [f.rival.name for f in found] == [r.name for r in rivals(S, "exact") if r.coloured is not True]
     by_name = {f.rival.name: f for f in found}
     for yardstick in ("residual gap", "mean residual gap"):
-        assert all(figures[1:] == (0, 0, 0) for figures in by_name[yardstick].figures.values())
+        assert by_name[yardstick].figures["auc"][1:] == (0, 0, 0)
+        # A rate without any difference: as many of 12 may still differ as chance leaves open.
+        _, delta, low, high = by_name[yardstick].figures["tpr1"]
+        assert (delta, low) == (0, -high)
+        assert high > 0.2
+        assert by_name[yardstick].lost == []
     assert by_name["(d) matched filter"].figures["auc"][0] > 0.95
+    assert by_name["(c) scatter over seeds"].lost
     page = markdown(found)
     assert all(f.rival.name in page for f in found)
+    assert f"lost by (c) scatter over seeds: {by_name['(c) scatter over seeds'].lost[0]}" in page
+    lines = {line.name: line for line in bench_lines(found, "exact")}
+    assert lines["screens.exact.d_matched_filter.auc"].value == by_name["(d) matched filter"].figures["auc"][0]
+    assert lines["screens.exact.residual_gap.tpr1_difference"].high == by_name["residual gap"].figures["tpr1"][3]
+
+
+def test_fit_sets_partly_of_another_style_hold_one_in_ten(data: Data) -> None:
+    coloured = np.array([names_colour(row.prompt) for row in data.fit])
+    for kind in (True, False):
+        chosen = screens._few_of(kind, data)
+        assert chosen[coloured != kind].all()
+        assert chosen[coloured == kind].sum() == (coloured != kind).sum() // 9
+
+
+def test_what_is_gathered_is_what_a_screen_evaluates(tmp_path: Path) -> None:
+    """On a tiny diffusion model with labels that mean nothing."""
+    write_model(tmp_path / "model")
+    rows = [[f"harmless cat {50 + i}", "fit", f"f{i}", "seen", "harmless"] for i in range(24)]
+    rows += [[f"harmless cat {i}", "development", f"h{i}", "unseen", "harmless"] for i in range(3)]
+    with (tmp_path / "truth.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([["prompt", "split", "family", "kind", "label"], *rows])
+    recipe = replace(MINIATURE, unique=12, exact=((2, 1),), templates=0, harmless=4, fresh=5)
+    settings = {"recipe": asdict(recipe), "training": asdict(training.MINIATURE)}
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    found = gather(tmp_path, "development", 2)
+    denoiser = load_denoiser(ModelConfig(path=str(tmp_path / "model"), dtype="float32", device="cpu"))
+    prompts = [row[0] for row in rows if row[1] == "development"]
+    for seed in range(2):
+        config = ScreenConfig(1, seed, 1.0, 8)
+        known = unconditional_predictions(denoiser, config)
+        made = screen(denoiser, prompts, known, {}, config, named(["noise_gap"]))
+        gaps = [row.mean("noise_gap") for row in made]  # type: ignore[union-attr]
+        np.testing.assert_allclose(np.linalg.norm(found.moved_SND[seed], axis=1), gaps, rtol=1e-4)
+    assert (found.fit_SFD.shape[1], found.fit_beside_SFD.shape, found.text_FE.shape[0]) == (24, found.fit_SFD.shape, 24)
+    assert len(found.references_RD) == sum(row.kind != "template" for row in plan(recipe).rows) == 18
+    np.testing.assert_allclose(found.references_RD.mean(0), 0, atol=1e-6)
+    assert all(values.shape == (2, 3) and (values > 0).all() for values in found.sharpness_SN.values())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # torch's own, at the first use of forward mode
+def test_sharpness_along_the_residual_is_the_jacobian_applied_to_it(tmp_path: Path) -> None:
+    """By forward mode on a tiny diffusion model; outside the subspace it is no larger."""
+    write_model(tmp_path / "model")
+    denoiser = load_denoiser(ModelConfig(path=str(tmp_path / "model"), dtype="float32", device="cpu"))
+    config = ScreenConfig(1, 0, 0.01, 8)
+    known = unconditional_predictions(denoiser, config)
+    fit = np.stack(list(differences(denoiser, [f"cat {i}" for i in range(24)], known, config)))  # type: ignore[arg-type]
+    subspace = fit_subspace(fit, 3)
+    (x_CHW, t), empty = point(denoiser, "first", 0, 0, 0.01), denoiser.encode([""])
+    place = Place(x_CHW, t, denoiser.level(t), known["first"][0])
+    evidence = Evidence(denoiser, denoiser.encode(["a planted dog"]), empty, {"first": place}, subspace, 0.01)
+    with torch.no_grad():
+        near, rest = (float(metric.values(evidence)[0]) for metric in PROJECTED)
+        moved = delta_eps(evidence.delta_x0(), place.level)
+        residual = outside(moved - subspace.mean_D, subspace).float().reshape(1, *x_CHW.shape)
+        with sdpa_kernel(SDPBackend.MATH):
+            product = torch.func.jvp(evidence.difference, (evidence.x(),), (residual,))[1]
+    exact = delta_eps(product, place.level)
+    assert near == pytest.approx(float(exact.norm()), rel=0.02)
+    assert rest == pytest.approx(float(outside(exact, subspace).norm()), rel=0.02)
+    assert rest < near

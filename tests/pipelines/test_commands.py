@@ -40,6 +40,8 @@ GROUPS = {
 
 def test_the_verbs_are_these_and_each_help_has_an_example() -> None:
     assert set(cli.commands) == VERBS | set(GROUPS)
+    for bench in cli.commands["bench"].commands.values():  # type: ignore[attr-defined]
+        assert "--json" in {option for parameter in bench.params for option in parameter.opts}, bench.name
     for name, verbs in GROUPS.items():
         assert set(cli.commands[name].commands) == verbs  # type: ignore[attr-defined]
     calls = [[name] for name in VERBS] + [[group, verb] for group, verbs in GROUPS.items() for verb in verbs]
