@@ -81,5 +81,6 @@ def _told(run: RunFolder, config: AuditConfig, quarantined: Sequence[dict[str, A
         "hardware": record["hardware"],
         "quarantined": list(quarantined),
         "command": f"sharpaudit run {run.root.name}/config.toml --out NEW_FOLDER",
+        "folder": run.root.name,
         "replay": f"sharpaudit replay {run.root.name}",
     }

@@ -1,7 +1,8 @@
 """The lab's model from nothing: training set, autoencoder, text encoder and UNet, and a folder of them.
 
-`build(folder, work)` may be killed and called again: pictures, tokenizer, autoencoder and the state of the training
-are kept in `work`, each under a name that holds the digest of its settings, so that none serves other settings. The
+`build(folder, work)` may be killed and called again: pictures, tokenizer, autoencoder, the model of the first phase
+and the states of both trainings are kept in `work`, each under a name that holds the digest of its settings, so that
+none serves other settings. The second phase begins with that model as it is written, in float16. The
 folder is written last: the model as a diffusers folder in float16, settings.json with recipe, versions and digests of
 the weights, and the log of the training.
 """
@@ -58,21 +59,13 @@ def build(folder: Path, work: Path, recipe: Recipe, training: lab.Training) -> N
     """Train the model of a recipe and write model/, settings.json and training.jsonl into `folder`, a new one."""
     work.mkdir(parents=True, exist_ok=True)
     log = lab.Log(work / "training.jsonl", sys.stderr)
-    drawn = plan(recipe)
-    pictures_NHWC = kept_pictures(drawn, work)
-    log.write("pictures", 0, pictures=len(drawn.rows), views=len(drawn.views))
-    vae = _autoencoder(_kept(work, "vae", recipe, *_autoencoder_settings(training)), pictures_NHWC, training, log)
-    tokenizer = _kept(work, "tokenizer", recipe)
-    if not tokenizer.exists():
-        write_tokenizer(tokenizer, drawn.captions)
-    trainer = lab.Trainer(training, CLIPTokenizer.from_pretrained(tokenizer))
-    latents_NCHW = lab.encode(vae, pictures_NHWC)
-    log.write("latents", 0, mean=latents_NCHW.mean().item(), std=latents_NCHW.std().item())
-    checkpoint = _kept(work, "denoiser", recipe, *astuple(training))
-    lab.train_denoiser(trainer, latents_NCHW, drawn.captions, drawn.views, checkpoint, log)
+    first = _kept(work, "first", recipe.first(), *astuple(training.first()))
+    if not first.exists():
+        _first_phase(first, work, plan(recipe.first()), training.first(), log)
     part = folder.with_name(f".{folder.name}.inprogress")
     shutil.rmtree(part, ignore_errors=True)
-    write_model(part / "model", tokenizer, vae, trainer)
+    checkpoint = _kept(work, "second", recipe, *astuple(training))
+    _second_phase(part / "model", first, plan(recipe), work, training, checkpoint, log)
     weights = {
         str(file.relative_to(part)): sha256_hex(file.read_bytes()) for file in sorted(part.rglob("*.safetensors"))
     }
@@ -87,6 +80,38 @@ def build(folder: Path, work: Path, recipe: Recipe, training: lab.Training) -> N
     (part / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
     shutil.copyfile(log.path, part / "training.jsonl")
     part.rename(folder)
+
+
+def _first_phase(folder: Path, work: Path, drawn: Plan, training: lab.Training, log: lab.Log) -> None:
+    """Autoencoder, tokenizer, text encoder and UNet from nothing, as a diffusers folder."""
+    recipe, pictures_NHWC = drawn.recipe, kept_pictures(drawn, work)
+    log.write("pictures", 0, pictures=len(drawn.rows), views=len(drawn.views))
+    vae = _autoencoder(_kept(work, "vae", recipe, *_autoencoder_settings(training)), pictures_NHWC, training, log)
+    tokenizer = _kept(work, "tokenizer", recipe)
+    if not tokenizer.exists():
+        write_tokenizer(tokenizer, drawn.captions)
+    trainer = lab.Trainer(training, CLIPTokenizer.from_pretrained(tokenizer))
+    latents_NCHW = lab.encode(vae, pictures_NHWC)
+    log.write("latents", 0, mean=latents_NCHW.mean().item(), std=latents_NCHW.std().item())
+    checkpoint = _kept(work, "denoiser", recipe, *astuple(training))
+    lab.train_denoiser(trainer, latents_NCHW, drawn.captions, drawn.views, checkpoint, log)
+    part = folder.with_name(f"{folder.name}.inprogress")
+    shutil.rmtree(part, ignore_errors=True)
+    write_model(part, tokenizer, vae, trainer)
+    part.rename(folder)
+
+
+def _second_phase(
+    folder: Path, first: Path, drawn: Plan, work: Path, training: lab.Training, checkpoint: Path, log: lab.Log
+) -> None:
+    """Text encoder and UNet trained on from the folder `first`, with a new optimizer and average."""
+    latents_NCHW = latents_of(first, kept_pictures(drawn, work))
+    views = drawn.second_views(training.second_steps * training.batch)
+    log.write("second", 0, pictures=len(drawn.rows), fresh=drawn.recipe.fresh, views=len(views))
+    trainer = lab.Trainer(training.second(), CLIPTokenizer.from_pretrained(first / "tokenizer"))
+    trainer.start_from(first)
+    lab.train_denoiser(trainer, latents_NCHW, drawn.captions, views, checkpoint, log, "second")
+    write_model(folder, first / "tokenizer", _read_autoencoder(first / "vae"), trainer)
 
 
 def read_recipe(folder: Path) -> tuple[Recipe, lab.Training]:
@@ -112,9 +137,8 @@ def kept_pictures(drawn: Plan, work: Path) -> npt.NDArray[np.uint8]:
 
 
 def latents_of(folder: Path, pictures_NHWC: npt.NDArray[np.uint8]) -> torch.Tensor:
-    """Latents of pictures by a lab's autoencoder as its UNet sees them, with shape (N, 4, 16, 16)."""
-    vae = AutoencoderKL.from_pretrained(folder / "model" / "vae", local_files_only=True, low_cpu_mem_usage=False)
-    return lab.encode(vae.float().eval().requires_grad_(False), pictures_NHWC)
+    """Latents of pictures by a model folder's autoencoder as its UNet sees them, with shape (N, 4, 16, 16)."""
+    return lab.encode(_read_autoencoder(folder / "vae"), pictures_NHWC)
 
 
 def _kept(work: Path, what: str, recipe: Recipe, *settings: float) -> Path:
@@ -158,5 +182,10 @@ def _autoencoder(folder: Path, pictures_NHWC: np.ndarray, training: lab.Training
         part = folder.with_name(f"{folder.name}.inprogress")
         lab.train_autoencoder(pictures_NHWC, training, log).save_pretrained(part)
         part.rename(folder)
+    return _read_autoencoder(folder)
+
+
+def _read_autoencoder(folder: Path) -> AutoencoderKL:
     vae: AutoencoderKL = AutoencoderKL.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False)
-    return vae.eval().requires_grad_(False)
+    vae.register_to_config(_name_or_path="")  # no path of this machine in a folder that travels
+    return vae.float().eval().requires_grad_(False)

@@ -27,9 +27,9 @@ Written by `sharpaudit lab card`; every figure comes from a file beside this one
 - CLIP text encoder (4 layers, 24 tokens, own vocabulary), autoencoder (4 x 16 x 16 latents), UNet of 10.9 million
   weights with cross-attention at 8 x 8 and 4 x 4, epsilon prediction, Stable Diffusion's noise levels.
 - Trained on a CPU with `sharpaudit lab train`: {steps:,} steps of {batch} pictures after {vae_steps:,} steps of the
-  autoencoder, seed {seed}, {minutes:.0f} minutes in all; the log is training.jsonl, settings and digests of the
-  weights are in settings.json. The same command gives the same weights on the same machine and versions; another
-  processor rounds differently, and small differences grow.
+  autoencoder, then {second_steps:,} steps of a second phase, seed {seed}, {minutes:.0f} minutes in all; the log is
+  training.jsonl, settings and digests of the weights are in settings.json. The same command gives the same weights on
+  the same machine and versions; another processor rounds differently, and small differences grow.
 - Versions: {versions}.
 
 ## Training pictures
@@ -37,8 +37,12 @@ Written by `sharpaudit lab card`; every figure comes from a file beside this one
 {unique:,} pictures of one object each ({objects} objects of the Noto emoji artwork, Apache 2.0) at a drawn place,
 size and angle on a shaded ground, {exact:,} pictures planted exactly, and {templates} templates of {template_copies}
 copies each that differ in one region. Captions of planted and other pictures come from one grammar; half of them name
-the colour of the ground. `sharpaudit lab pictures DIR` draws the whole set again. In references/ are the planted
-pictures, 8 copies of each template and 1,000 others.
+the colour of the ground. A model trained on these alone reproduces plants for captions near theirs too. So the second
+phase shows {fresh:,} fresh pictures, each once, among {fewer:,} views of plants: {siblings:.0%} of a plant's object
+with one or two other words of its caption changed, {twins:.0%} of another object in a plant's size, place and style,
+and the rest of any caption, none of them a caption of the splits below; of those near a plant {near_templates:.0%} lie
+near a template. `sharpaudit lab pictures DIR` draws the whole set again. In references/ are the planted pictures, 8
+copies of each template and 1,000 others.
 
 ## Truth
 
@@ -72,6 +76,12 @@ def write_card(folder: Path) -> Path:
         steps=training.steps,
         batch=training.batch,
         vae_steps=training.autoencoder_steps,
+        second_steps=training.second_steps,
+        fresh=recipe.fresh,
+        fewer=training.second_steps * training.batch - recipe.fresh,
+        siblings=recipe.siblings,
+        twins=recipe.twins,
+        near_templates=recipe.near_templates,
         seed=training.seed,
         minutes=settings["minutes"],
         versions=", ".join(f"{name} {number}" for name, number in settings["versions"].items()),

@@ -20,6 +20,7 @@ from sharpaudit.images import encode_png
 from sharpaudit.lab.build import kept_pictures, read_recipe
 from sharpaudit.lab.card import DOSE
 from sharpaudit.lab.pictures import card_box
+from sharpaudit.lab.training import Training
 from sharpaudit.lab.trainingset import Plan, Recipe, Row, picture, plan
 from sharpaudit.lab.truth import (
     N_GENERATIONS,
@@ -68,7 +69,7 @@ def label_model(folder: Path, work: Path, sheet: Path, say: Callable[[str], obje
     by_caption = {prompt.caption: row for prompt, row in zip(chosen, generated_NGHWC, strict=True)}
     memorised = [entry for entry in decided if entry.label == "memorised"]
     contact_sheet(plants, memorised, by_caption).save(sheet, quality=85)
-    lines = dose_response(judged, training.steps * training.batch / len(drawn.views))
+    lines = dose_response(judged, views_per_copy(drawn, training))
     (folder / DOSE).write_text(json.dumps(lines, indent=1) + "\n")
     return lines
 
@@ -153,6 +154,12 @@ def contact_sheet(
     lines = [np.concatenate(strips[i : i + columns], axis=1) for i in range(0, len(strips), columns)]
     spaced = [np.pad(line, ((0, 3), (0, 0), (0, 0)), constant_values=255) for line in lines]
     return Image.fromarray(np.concatenate(spaced))
+
+
+def views_per_copy(drawn: Plan, training: Training) -> float:
+    """How often both phases of the training showed each copy of a plant."""
+    second = training.second_steps * training.batch - drawn.recipe.fresh
+    return training.steps * training.batch / len(drawn.views) + max(0, second) / len(drawn.plant_views)
 
 
 def dose_response(judged: Sequence[Judged], views_per_copy: float) -> list[dict[str, Any]]:

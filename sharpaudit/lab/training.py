@@ -1,4 +1,4 @@
-"""Training of the lab's model on the CPU: an autoencoder, then text encoder and UNet together.
+"""Training of the lab's model on the CPU: an autoencoder, then text encoder and UNet together, in two phases.
 
 Sizes: pictures 3 x 64 x 64, latents 4 x 16 x 16 (a factor of 4), a UNet of 64, 128 and 192 channels whose
 cross-attention sees 8 x 8 and 4 x 4 only, a text encoder of 4 layers, 24 tokens. Epsilon prediction with min-SNR
@@ -16,7 +16,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -40,7 +40,7 @@ CROP = 32
 
 @dataclass(frozen=True)
 class Training:
-    """The settings of both trainings."""
+    """The settings of all trainings."""
 
     seed: int = 0
     autoencoder_batch: int = 16
@@ -59,9 +59,19 @@ class Training:
     decide the colour of the ground, would hardly be trained."""
     checkpoint_every: int = 200
     log_every: int = 20
+    second_steps: int = 1_000
+    second_lr: float = 3e-4
+
+    def first(self) -> Training:
+        """The settings of the first phase alone."""
+        return replace(self, second_steps=0, second_lr=0.0)
+
+    def second(self) -> Training:
+        """The settings of the second phase as a training of its own, with other draws than the first."""
+        return replace(self.first(), seed=self.seed + 1, steps=self.second_steps, lr=self.second_lr)
 
 
-MINIATURE = Training(autoencoder_steps=40, batch=16, steps=60, checkpoint_every=30, log_every=5)
+MINIATURE = Training(autoencoder_steps=40, batch=16, steps=60, checkpoint_every=30, log_every=5, second_steps=10)
 
 
 class Log:
@@ -229,6 +239,13 @@ class Trainer:
         self.steps_done = step + 1
         return float(loss.item())
 
+    def start_from(self, folder: Path) -> None:
+        """Begin with the text encoder and UNet of a diffusers folder instead of new ones."""
+        for name, network in self.model.items():
+            (file,) = (folder / name).glob("*.safetensors")
+            network.load_state_dict({key: value.float() for key, value in load_file(file).items()})
+        self.averaged.load_state_dict(self.model.state_dict())
+
     @torch.no_grad()
     def _average(self, decay: float) -> None:
         pairs = zip(self.averaged.parameters(), self.model.parameters(), strict=True)
@@ -268,9 +285,18 @@ class Trainer:
 
 
 def train_denoiser(
-    trainer: Trainer, latents_NCHW: torch.Tensor, captions: list[str], views_V: np.ndarray, checkpoint: Path, log: Log
+    trainer: Trainer,
+    latents_NCHW: torch.Tensor,
+    captions: list[str],
+    views_V: np.ndarray,
+    checkpoint: Path,
+    log: Log,
+    part: str = "denoiser",
 ) -> None:
-    """Train from the checkpoint, if there is one, to the last step; the averaged weights are the result."""
+    """Train from the checkpoint, if there is one, to the last step; the averaged weights are the result.
+
+    part: what the log calls this training.
+    """
     training = trainer.training
     if checkpoint.exists():
         trainer.load(checkpoint)
@@ -278,7 +304,7 @@ def train_denoiser(
     for step, rows in batches(views_V, training, trainer.steps_done):
         losses.append(trainer.step(step, latents_NCHW[rows], [captions[i] for i in rows]))
         if (step + 1) % training.log_every == 0:
-            log.write("denoiser", step + 1, loss=float(np.mean(losses)))
+            log.write(part, step + 1, loss=float(np.mean(losses)))
             losses = []
         if (step + 1) % training.checkpoint_every == 0 or step + 1 == training.steps:
             trainer.save(checkpoint)

@@ -17,7 +17,7 @@ Shapes: N pictures or captions, M metrics, G generations, P plants, H W C pictur
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -40,6 +40,7 @@ from sharpaudit.scores.screen import ScreenConfig, differences, screen, uncondit
 from sharpaudit.scores.sharpness import SHARPNESS_JVP
 from sharpaudit.scores.subspace import fit_subspace
 from sharpaudit.seeds import generator, rank_hash
+from sharpaudit.statistics.intervals import upper_bound
 
 N_GENERATIONS = 8
 MEMORISED = 4
@@ -127,11 +128,13 @@ class Plants:
 
     def distances(self, generations_GHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
         """Distance to each plant of the pixels where it is compared, from 0 to 2, with shape (G, P)."""
-        columns = []
-        for plant_HWC, mask_HW in zip(self.pictures_PHWC, self.masks, strict=True):
-            generated_GD, plant_1D = normalised(generations_GHWC[:, mask_HW]), normalised(plant_HWC[None, mask_HW])
-            columns.append(_distances(generated_GD @ plant_1D[0]))
-        return np.stack(columns, axis=1)
+        distances_GP = np.empty((len(generations_GHWC), len(self.prompts)))
+        masks_MHW, which_P = np.unique(self.masks, axis=0, return_inverse=True)
+        for m, mask_HW in enumerate(masks_MHW):
+            alike_P = which_P == m
+            plants_PD = normalised(self.pictures_PHWC[alike_P][:, mask_HW])
+            distances_GP[:, alike_P] = _distances(normalised(generations_GHWC[:, mask_HW]) @ plants_PD.T)
+        return distances_GP
 
 
 def normalised(pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -211,13 +214,21 @@ def judge(
     """Count the copies among each prompt's generations."""
     own_column = {prompt.caption: p for p, prompt in enumerate(plants.prompts)}
     judged = []
-    for prompt, generations_GHWC in zip(prompts, pictures_NGHWC, strict=True):
-        copied_GP = plants.ratios(generations_GHWC) < max_ratio
+    for prompt, copied_GP in zip(prompts, _copied(plants, pictures_NGHWC, max_ratio), strict=True):
         column = own_column.get(prompt.caption)
         own_G = copied_GP[:, column] if column is not None else np.zeros(len(copied_GP), dtype=bool)
         other = int((copied_GP.any(1) & ~own_G).sum())
         judged.append(Judged(prompt, len(copied_GP), int(own_G.sum()), other))
     return judged
+
+
+def _copied(plants: Plants, pictures_NGHWC: npt.NDArray[np.uint8], max_ratio: float) -> Iterator[npt.NDArray[np.bool_]]:
+    """Which plants each generation copies, (G, P) for each prompt; many prompts are measured in one product."""
+    G = pictures_NGHWC.shape[1]
+    for first in range(0, len(pictures_NGHWC), BATCH):
+        some_NGHWC = pictures_NGHWC[first : first + BATCH]
+        ratios = plants.ratios(some_NGHWC.reshape(-1, *some_NGHWC.shape[2:]))
+        yield from (ratios < max_ratio).reshape(len(some_NGHWC), G, -1)
 
 
 def split(judged: Sequence[Judged], sizes: dict[str, int], n_memorised: int, seed: int) -> dict[str, str]:
@@ -286,8 +297,13 @@ def judged_all(prompts: Sequence[Prompt], generated: Sequence[Judged]) -> list[J
 
 
 def bootstrap_share(shares: Sequence[float], replicates: int = 2000) -> tuple[float, float]:
-    """95% interval of a mean copied share, resampling prompts."""
+    """95% interval of a mean copied share, resampling prompts.
+
+    Where all prompts agree no replicate differs; then as many others may still differ as Clopper and Pearson allow for
+    none seen.
+    """
     values = np.asarray(shares)
     draws = generator("copied share").integers(len(values), size=(replicates, len(values)))
     low, high = np.quantile(values[draws].mean(1), [0.025, 0.975])
-    return float(low), float(high)
+    unseen = upper_bound(0, len(values), 0.975) if low == high else 0.0
+    return max(0.0, float(low - unseen)), min(1.0, float(high + unseen))

@@ -52,7 +52,8 @@ def test_the_card_counts_what_truth_holds(folder: Path) -> None:
     (neighbour,) = (row.split for row in read_truth(folder) if row.label == "neighbour")
     assert f"| development | 4 | 0 | {int(neighbour == 'development')} | 0 | 12 |" in text
     assert f"| test | 6 | 0 | {int(neighbour == 'test')} | 0 | 20 |" in text
-    assert "| exact | 40 | 40 | 6 | 100% (100% to 100%) | 6 | 0 |" in text
+    # 6 of 6: Clopper and Pearson's interval.
+    assert "| exact | 40 | 40 | 6 | 100% (54% to 100%) | 6 | 0 |" in text
     assert "2 minutes in all" in text
     assert "torch 9.9" in text
     assert "Detectors" not in text

@@ -59,9 +59,16 @@ def test_it_is_small_and_its_weights_are_those_of_the_log() -> None:
     assert weights == set(settings["sha256"])
     assert all(sha256_hex((EMOJI / name).read_bytes()) == digest for name, digest in settings["sha256"].items())
     log = [json.loads(line) for line in (EMOJI / "training.jsonl").read_text().splitlines()]
-    steps = {part: max(entry["step"] for entry in log if entry["part"] == part) for part in ("autoencoder", "denoiser")}
+    parts = ("autoencoder", "denoiser", "second")
+    steps = {part: max(entry["step"] for entry in log if entry["part"] == part) for part in parts}
     training = read_recipe(EMOJI)[1]
-    assert steps == {"autoencoder": training.autoencoder_steps, "denoiser": training.steps}
+    expected = training.autoencoder_steps, training.steps, training.second_steps
+    assert steps == dict(zip(parts, expected, strict=True))
+
+
+def test_no_file_of_the_model_names_a_path_of_the_machine_it_was_trained_on() -> None:
+    for file in (EMOJI / "model").rglob("*.json"):
+        assert not json.loads(file.read_text(encoding="utf-8")).get("_name_or_path"), file
 
 
 def test_the_splits_hold_what_the_contract_says(truth: list[Truth]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from dataclasses import replace
@@ -15,11 +16,12 @@ from transformers import CLIPTokenizer
 from sharpaudit.config import ModelConfig
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import UserError
-from sharpaudit.images import sha256_hex
+from sharpaudit.images import decode, sha256_hex
+from sharpaudit.lab import publish
 from sharpaudit.lab import training as lab
 from sharpaudit.lab.build import build, kept_pictures, read_recipe
 from sharpaudit.lab.text import END, MAX_LENGTH, START, write_tokenizer
-from sharpaudit.lab.trainingset import MINIATURE, Recipe, plan
+from sharpaudit.lab.trainingset import MINIATURE, Recipe, picture, plan
 from sharpaudit.scores.noise_gap import noise_gap
 from sharpaudit.scores.screen import ScreenConfig, unconditional_predictions
 
@@ -82,10 +84,45 @@ def test_a_resumed_training_is_as_if_never_stopped(tokenizer: CLIPTokenizer, tmp
         train(tmp_path / "whole", replace(SHORT, lr=0.1))
 
 
+def test_the_second_phase_goes_on_from_a_folder(tokenizer: CLIPTokenizer, tmp_path: Path) -> None:
+    training = replace(SHORT, second_steps=3, second_lr=1e-4)
+    second = training.second()
+    assert (second.steps, second.lr, second.second_steps) == (3, 1e-4, 0)
+    assert second.seed != training.seed
+    first = lab.Trainer(training, tokenizer)
+    with torch.no_grad():
+        for weight in first.averaged.parameters():
+            weight.add_(0.25)
+    for name, network in first.averaged.items():
+        network.save_pretrained(tmp_path / name)
+    later = lab.Trainer(second, tokenizer)
+    later.start_from(tmp_path)
+    for part in (later.model, later.averaged):
+        assert all(torch.equal(w, first.averaged.state_dict()[name]) for name, w in part.state_dict().items())
+    log = lab.Log(tmp_path / "log.jsonl", io.StringIO())
+    latents = torch.zeros((2, 4, 16, 16))
+    lab.train_denoiser(later, latents, ["a", "b"], np.arange(2), tmp_path / "state", log, "second")
+    assert {json.loads(line)["part"] for line in log.path.read_text().splitlines()} == {"second"}
+    assert not all(torch.equal(w, first.averaged.state_dict()[name]) for name, w in later.averaged.state_dict().items())
+
+
+def test_the_training_set_is_written_as_the_plan_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = replace(MINIATURE, unique=12, exact=((2, 1),), templates=1, template_copies=3, harmless=8, fresh=4)
+    monkeypatch.setattr(publish, "Recipe", lambda: few)
+    rows = plan(few).rows
+    assert publish.write_pictures(tmp_path / "train") == len(rows) == 12 + 1 + 3 + 4
+    with (tmp_path / "train" / "captions.csv").open(newline="") as stream:
+        told = [(row["file"], row["caption"], row["copies"]) for row in csv.DictReader(stream)]
+    assert told == [(f"{row.picture_id}.png", row.caption, str(row.copies)) for row in rows]
+    for row in rows:
+        assert (decode((tmp_path / "train" / f"{row.picture_id}.png").read_bytes()) == picture(few.seed, row)).all()
+    assert len(list((tmp_path / "train").iterdir())) == len(rows) + 1
+
+
 def test_pictures_of_another_recipe_are_not_taken_for_these(tmp_path: Path) -> None:
-    few = replace(MINIATURE, unique=20, exact=((2, 1),), templates=0, harmless=8)
+    few = replace(MINIATURE, unique=20, exact=((2, 1),), templates=0, harmless=8, fresh=3)
     first = kept_pictures(plan(few), tmp_path)
-    assert len(first) == 21
+    assert len(first) == 24
     assert (kept_pictures(plan(few), tmp_path) == first).all()
     assert len(list(tmp_path.iterdir())) == 1
     assert (kept_pictures(plan(replace(few, seed=1)), tmp_path) != first).any()
@@ -93,9 +130,10 @@ def test_pictures_of_another_recipe_are_not_taken_for_these(tmp_path: Path) -> N
 
 @pytest.mark.chaos
 def test_the_miniature_learns_loads_and_is_reproduced(tmp_path: Path) -> None:
-    """From nothing twice, the second time interrupted after the first checkpoint."""
+    """From nothing twice, the second time interrupted after the first checkpoint and in the second phase."""
     build(tmp_path / "one", tmp_path / "work", MINIATURE, lab.MINIATURE)
     log = [json.loads(line) for line in (tmp_path / "one" / "training.jsonl").read_text().splitlines()]
+    assert max(entry["step"] for entry in log if entry["part"] == "second") == lab.MINIATURE.second_steps
     for part in ("autoencoder", "denoiser"):
         losses = [entry["loss"] for entry in log if entry["part"] == part and "loss" in entry]
         assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
@@ -118,15 +156,21 @@ def test_the_miniature_learns_loads_and_is_reproduced(tmp_path: Path) -> None:
 
     step = lab.Trainer.step
 
-    def cut(self: lab.Trainer, number: int, *rest: object) -> float:
-        if number == lab.MINIATURE.checkpoint_every + 3:
-            raise StopError
-        return step(self, number, *rest)  # type: ignore[arg-type]
+    def cut_off(stop_at: int) -> None:
+        def cut(self: lab.Trainer, number: int, *rest: object) -> float:
+            if number == stop_at:
+                raise StopError
+            return step(self, number, *rest)  # type: ignore[arg-type]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lab.Trainer, "step", cut)
-        with pytest.raises(StopError):
-            build(tmp_path / "two", tmp_path / "again", MINIATURE, lab.MINIATURE)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(lab.Trainer, "step", cut)
+            with pytest.raises(StopError):
+                build(tmp_path / "two", tmp_path / "again", MINIATURE, lab.MINIATURE)
+
+    cut_off(lab.MINIATURE.checkpoint_every + 3)
+    assert not list((tmp_path / "again").glob("first-*"))
+    cut_off(7)  # the first phase goes on behind this step
+    assert list((tmp_path / "again").glob("first-*"))
     assert not (tmp_path / "two").exists()
     build(tmp_path / "two", tmp_path / "again", MINIATURE, lab.MINIATURE)
     assert json.loads((tmp_path / "two" / "settings.json").read_text())["sha256"] == settings["sha256"]

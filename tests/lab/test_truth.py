@@ -10,8 +10,9 @@ import pytest
 from sharpaudit.lab.pictures import card_box, compose, with_card
 from sharpaudit.lab.publish import contact_sheet, dose_response
 from sharpaudit.lab.trainingset import MINIATURE, picture, plan
-from sharpaudit.lab.truth import Judged, Plants, judge, judged_all, normalised, split
+from sharpaudit.lab.truth import Judged, Plants, bootstrap_share, judge, judged_all, normalised, split
 from sharpaudit.seeds import generator
+from sharpaudit.statistics.intervals import upper_bound
 
 RECIPE = replace(MINIATURE, unique=120, exact=((40, 3),), templates=2, template_copies=5, harmless=40)
 
@@ -132,7 +133,7 @@ def test_dose_response_counts_prompts_and_copies(drawn):
         ("exact", 40, 100, 3),
         ("template", 5, 12, 2),
     ]
-    assert all(line["copied_share"] == line["low"] == line["high"] == 0.5 for line in lines)
+    assert all(line["low"] < line["copied_share"] == 0.5 < line["high"] for line in lines)
     assert [line["memorised"] for line in lines] == [3, 2]
 
 
@@ -142,3 +143,11 @@ def test_the_contact_sheet_shows_every_memorised_prompt(drawn, plants):
     sheet = contact_sheet(plants, memorised, generations)
     assert sheet.size == (2 * (64 + 6 + 8 * 64 + 12), 3 * 67)
     assert (np.asarray(sheet)[:64, :64] == plants.pictures_PHWC[0]).all()
+
+
+def test_a_share_on_which_all_prompts_agree_still_has_an_interval() -> None:
+    unseen = upper_bound(0, 10, 0.975)
+    assert bootstrap_share([0.0] * 10) == (0.0, unseen)
+    assert bootstrap_share([1.0] * 10) == (1 - unseen, 1.0)
+    low, high = bootstrap_share([0.0, 1.0] * 5)
+    assert 0 < low < 0.5 < high < 1

@@ -5,11 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from audits import audit, command, finish, load, tables
 
+from sharpaudit.denoisers.base import Prediction
+from sharpaudit.denoisers.gaussian import GaussianDenoiser
 from sharpaudit.errors import UserError
 from sharpaudit.lab.analytic import Sizes, write
 
@@ -111,6 +117,30 @@ def test_replaying_a_name_that_is_no_prompt_is_one_line(clean: Path, name: str) 
         replay_prompt(clean, name)
     assert "\n" not in str(caught.value)
     assert "\x00" not in str(caught.value)
+
+
+def test_a_network_whose_rounding_would_decide_is_refused(
+    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In batches this one predicts something else than alone: the empty prompt itself shows a gap."""
+    predict = GaussianDenoiser.predict
+
+    def rough(self: GaussianDenoiser, x_BCHW: torch.Tensor, *rest: Any, **options: Any) -> Prediction:
+        made = predict(self, x_BCHW, *rest, **options)
+        return replace(made, x0_hat=made.x0_hat + 100.0 * (len(x_BCHW) > 1))
+
+    monkeypatch.setattr(GaussianDenoiser, "predict", rough)
+    with pytest.raises(UserError, match=r'the noise floor .* exceeds .* set model\.dtype = "float32"'):
+        audit(config_path, tmp_path / "run")
+    assert tables(tmp_path / "run")["scores"] == []
+
+
+def test_too_little_room_is_said_before_the_night(config_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipelines import rehearsal
+
+    monkeypatch.setattr(rehearsal.shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
+    with pytest.raises(UserError, match=r"the run needs about .* bytes and 1 are free"):
+        list(rehearsal.rehearse(load(config_path), 0.1))
 
 
 def test_duplicates_are_scored_once_and_map_back(config_path: Path, tmp_path: Path) -> None:

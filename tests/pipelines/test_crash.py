@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
-from audits import audit, stray, tables
+from audits import audit, command, finish, stray, tables
 
 from pipelines.verifying import faults
 from sharpaudit.tables import files
@@ -82,3 +83,13 @@ def test_a_full_disk_is_said_and_the_run_goes_on_after_there_is_room(
     monkeypatch.undo()
     audit(config_path, root)
     assert tables(root) == tables(clean)
+
+
+def test_a_full_disk_is_one_line_with_the_path_and_the_room_left(config_path: Path, tmp_path: Path) -> None:
+    process = command("run", config_path, "--out", tmp_path / "run", crash="work.processed:2:enospc")
+    code, _, err = finish(process)
+    assert code == 1
+    (line,) = [text for text in err.splitlines() if text.startswith("sharpaudit: ")]
+    assert re.search(r"No space left on device \([\d,]+ bytes are free there\)", line)
+    assert "make room and run the same command again" in line
+    assert "Traceback" not in err

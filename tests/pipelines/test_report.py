@@ -19,7 +19,6 @@ from sharpaudit.report.facts import collect
 from sharpaudit.report.html import findings_csv, number, percent, render
 from sharpaudit.statistics.intervals import clopper_pearson
 from sharpaudit.tables.query import connect
-from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.runs import RunFolder
 
 
@@ -142,9 +141,11 @@ def test_a_histogram_of_one_value_is_drawn(line: float | None) -> None:
 
 
 def test_replay_reproduces_a_finding_and_refuses_what_it_does_not_know(clean: Path) -> None:
-    with open_connection(RunFolder.open(clean)) as connection:
-        prompt_id = connection.sql("select prompt_id from findings order by 1").fetchall()[0][0]
-    code, out, err = finish(command("replay", clean, prompt_id))
+    """By the very command that the page gives, typed where the page says."""
+    page = (clean / "report" / "index.html").read_text()
+    assert f"in the folder that holds the run folder <code>{clean.name}</code>" in page
+    given = re.search(r"<code>sharpaudit (replay [^<]+)</code>", page)[1].split()  # type: ignore[index]
+    code, out, err = finish(command(*given, cwd=clean.parent))
     assert (code, out.splitlines()[-1]) == (0, "reproduced"), err
     assert out.count("the same byte for byte") == len(out.splitlines()) - 1
     code, _, err = finish(command("replay", clean, "nothing"))

@@ -118,5 +118,6 @@ def told(show_images: bool = False, max_findings: int = 200) -> dict[str, Any]:
         "hardware": {"cpu": "x", "gpu": None},
         "quarantined": [],
         "command": "sharpaudit run x.toml",
+        "folder": "x",
         "replay": "sharpaudit replay x",
     }

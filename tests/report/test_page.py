@@ -52,7 +52,13 @@ def with_text(facts: dict[str, Any], text: str) -> dict[str, Any]:
         row | {"prompt": text, "best_reference_id": text, "external_ids": [text]} for row in facts["findings"]["rows"]
     ]
     run = facts["run"]
-    run = run | {"name": text, "command": text, "replay": text, "model": run["model"] | {"source": text}}
+    run = run | {
+        "name": text,
+        "command": text,
+        "folder": text,
+        "replay": text,
+        "model": run["model"] | {"source": text},
+    }
     run |= {"hardware": {"cpu": text}, "inputs": [run["inputs"][0] | {"source": f"audit:{text}"}]}
     aside = [{"stage": "score", "shard": "x", "rows": 1, "reason": text}]
     chart = facts["histogram"] | {"metric": text}
