@@ -20,7 +20,7 @@ PLAIN, COLOURED = families(colour=False), families(colour=True)
 
 @pytest.fixture(scope="module")
 def drawn():
-    return plan(Recipe())
+    return plan(replace(Recipe(), fresh=4_000))
 
 
 def test_there_are_as_many_families_as_the_docs_say():

@@ -92,7 +92,7 @@ def test_fifty_drivers_killed_at_random_moments_lose_nothing(config_path: Path, 
         root = tmp_path / f"run-{finished}"
         process = command("run", config_path, "--out", root)
         try:
-            code, _, err = finish(process, timeout=draw.uniform(0.3, 1.1) * whole)
+            code, _, err = finish(process, timeout=draw.uniform(0.25, 0.9) * whole)
         except subprocess.TimeoutExpired:
             process.kill()
             finish(process)
