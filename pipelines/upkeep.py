@@ -55,6 +55,7 @@ def repair(run: RunFolder, say: Callable[[str], None]) -> None:
             if damage and table.stage == "ingest":
                 raise UserError(f"{damage}; the corpus of a run is read once: begin a new run")
             if damage:
+                run.guard()
                 # Data that no manifest lists is swept before work begins.
                 run.files.remove(record)
                 run.files.sync_folder(record.parent)

@@ -8,9 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from sharpaudit.denoisers.devices import describe_hardware
+from sharpaudit.tables.records import replace_file
 
 
 @dataclass(frozen=True)
@@ -47,19 +45,10 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
 
 
-def machine() -> str:
-    """Where figures come from: processor, its instructions, accelerators and PyTorch, in one line for people."""
-    found = describe_hardware()
-    instructions = f"{torch.backends.cpu.get_cpu_capability()}{', bfloat16' if found['cpu_has_bf16'] else ''}"
-    parts = [f"{found['cores']} cores of {found['cpu']} ({instructions})", *found["devices"]]
-    return f"Measured on {', '.join(parts)}, PyTorch {found['torch']}."
-
-
 def write_json(path: Path, lines: Sequence[Line]) -> None:
     """Write the lines as JSON, in one step."""
-    attempt = path.with_name(f".{path.name}.inprogress")
-    attempt.write_text(json.dumps([line.as_json() for line in lines], indent=1) + "\n")
-    attempt.replace(path)
+    text = json.dumps([line.as_json() for line in lines], indent=1) + "\n"
+    replace_file(path.absolute(), text.encode())
 
 
 def unmet(lines: Sequence[Line], needed: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-from pipelines.bench.lines import Line, machine, unmet, write_json
+from pipelines.bench.lines import Line, unmet, write_json
 from pipelines.commands.options import set_option
 from sharpaudit.config import LAB
 from sharpaudit.errors import UserError
@@ -70,6 +70,7 @@ def detection(
     )
     from pipelines.bench.figures import distributions
     from sharpaudit.config import load
+    from sharpaudit.denoisers.devices import hardware_in_words
 
     signals.install()
     of_config, begun = source.suffix == ".toml", time.monotonic()
@@ -79,7 +80,7 @@ def detection(
     found = detect(audited, kept, full=full)
     minutes = (time.monotonic() - begun) / 60
     write(found, kept)
-    click.echo(f"{markdown(found)}\n{machine()} {minutes:.1f} minutes, less where scores were there.")
+    click.echo(f"{markdown(found)}\n{hardware_in_words()} {minutes:.1f} minutes, less where scores were there.")
     if figure:
         distributions(*at_first_seed(audited, kept), figure)
     _note(source, found.cost, why)
@@ -153,10 +154,11 @@ def exactness(folder: Path, split: str, emulated: bool, why: str | None, json_pa
     Example: sharpaudit bench exactness
     """
     from pipelines.bench.exactness import bench_lines, markdown, precisions, steps
+    from sharpaudit.denoisers.devices import hardware_in_words
 
     _refuse_reason(why, split)
     found, precise = steps(folder, split, emulated=emulated), precisions(folder, split, emulated=emulated)
-    click.echo(f"{markdown(found, precise)}\n{machine()}")
+    click.echo(f"{markdown(found, precise)}\n{hardware_in_words()}")
     _note(folder, ["sharpness", *(p.metric for p in precise)], why)
     _finish(list(bench_lines(found, precise)), ["exactness.fd_h1.correlation"], json_path)
 
@@ -180,11 +182,11 @@ def throughput(folder: Path, sd1: bool, compiled: bool, threads: int | None, jso
     import os
 
     from pipelines.bench.throughput import markdown, measure, needed
-    from sharpaudit.denoisers.devices import use_threads
+    from sharpaudit.denoisers.devices import hardware_in_words, use_threads
 
     use_threads(threads or os.cpu_count() or 1)
     found = measure(folder, sd1=sd1, compiled=compiled)
-    click.echo(f"{markdown(found)}\n{machine()}")
+    click.echo(f"{markdown(found)}\n{hardware_in_words()}")
     _finish(found.lines, needed(found, sd1=sd1), json_path)
 
 
@@ -221,9 +223,10 @@ def sql(rows: int, out: Path, json_path: Path | None) -> None:
     Example: sharpaudit bench sql --json sql.json
     """
     from pipelines.bench.sql import bench_lines, markdown, measure
+    from sharpaudit.denoisers.devices import hardware_in_words
 
     found = measure(out.absolute() / f"rows-{rows}", rows)
-    click.echo(f"{markdown(found)}\n{machine()}")
+    click.echo(f"{markdown(found)}\n{hardware_in_words()}")
     _finish(list(bench_lines(found)), [], json_path)
 
 
@@ -241,9 +244,10 @@ def ingest(rows: int, near: int, out: Path, json_path: Path | None) -> None:
     Example: sharpaudit bench ingest --json ingest.json
     """
     from pipelines.bench.ingest import bench_lines, markdown, measure
+    from sharpaudit.denoisers.devices import hardware_in_words
 
     exact, alike = measure(out.absolute(), rows, near)
-    click.echo(f"{markdown(exact, alike)}\n{machine()}")
+    click.echo(f"{markdown(exact, alike)}\n{hardware_in_words()}")
     _finish(list(bench_lines(exact, alike)), [], json_path)
 
 

@@ -90,6 +90,14 @@ def describe_hardware() -> dict[str, Any]:
     }
 
 
+def hardware_in_words() -> str:
+    """Where figures were measured: processor, its instructions, accelerators and PyTorch, in one line."""
+    found = describe_hardware()
+    instructions = f"{torch.backends.cpu.get_cpu_capability()}{', bfloat16' if found['cpu_has_bf16'] else ''}"
+    parts = [f"{found['cores']} cores of {found['cpu']} ({instructions})", *found["devices"]]
+    return f"Measured on {', '.join(parts)}, PyTorch {found['torch']}."
+
+
 def _cpuinfo() -> str:
     try:
         return CPUINFO.read_text(errors="replace")

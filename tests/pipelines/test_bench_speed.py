@@ -15,6 +15,7 @@ from tiny_models import write_model
 from pipelines.bench import cascade, exactness, throughput
 from pipelines.bench.cascade import Evaluated, compare
 from pipelines.bench.lines import unmet
+from pipelines.bench.networks import bare
 from pipelines.bench.throughput import Bench, bench_of, field_practice, measure, needed
 from pipelines.bench.timing import Row, ratio, timed
 from pipelines.cli import cli
@@ -96,7 +97,7 @@ def test_the_floor_is_the_forwards_that_ours_makes(bench: Bench, monkeypatch: py
     bench.row("fd", "", "sharpness", 3, 1, 3).run()
     ours = shapes.copy()
     shapes.clear()
-    floor = throughput.bare(denoiser, bench.prompts, 3)
+    floor = bare(denoiser, bench.prompts, 3)
     floor.run()
     assert shapes == ours
     assert sum(size for size, *_ in shapes) == 3 * floor.nfe == 9
@@ -104,7 +105,7 @@ def test_the_floor_is_the_forwards_that_ours_makes(bench: Bench, monkeypatch: py
     bench.row("screen", "", "residual_gap", 3, 1, 3).run()
     ours = shapes.copy()
     shapes.clear()
-    throughput.bare(denoiser, bench.prompts, 3, (1,)).run()
+    bare(denoiser, bench.prompts, 3, (1,)).run()
     assert shapes == ours
 
 

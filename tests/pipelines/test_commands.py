@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,13 @@ GROUPS = {
         "recombined",
     },
 }
+
+
+def test_asking_for_help_loads_no_network_library() -> None:
+    """Every command begins with this import: seconds, were torch among it."""
+    call = "import sys, pipelines.cli; print(*({'torch', 'ray', 'diffusers', 'duckdb'} & set(sys.modules)))"
+    told = subprocess.run([sys.executable, "-c", call], check=True, capture_output=True, text=True)
+    assert told.stdout.split() == []
 
 
 def test_the_verbs_are_these_and_each_help_has_an_example() -> None:
