@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ def summary(outcome: Outcome, root: Path) -> str:
         f"{flow['scored']['n']:,} prompts scored, {flow['flagged']['n']:,} flagged, "
         f"{flow['generated']['samples']:,} pictures of them and of controls, "
         f"{facts['findings']['total']:,} prompts with a copy of a training picture ({did})",
-        f"at most {facts['controls']['missed_high']:.0f} memorised prompts are unflagged "
+        # A number of prompts: what lies below the bound, as the page has it.
+        f"at most {math.floor(facts['controls']['missed_high']):,} memorised prompts are unflagged "
         "(95% confidence, from the control sample)",
     ]
     rejected = rejected_share(facts)

@@ -13,6 +13,8 @@ import html5lib
 import pytest
 from audits import audit, command, finish, tables
 
+from pipelines.audit import Outcome
+from pipelines.summary import summary
 from sharpaudit.images import decode
 from sharpaudit.report.chart import histogram
 from sharpaudit.report.facts import collect
@@ -47,6 +49,16 @@ def test_counts_and_intervals_are_those_of_the_tables(clean: Path) -> None:
     assert sum(row["size"] for row in strata) == len(audited) - len(flagged)
     assert facts["controls"]["missed_high"] == pytest.approx(sum(row["missed_high"] for row in strata))
     assert all(row["missed_high"] >= row["copied"] for row in strata)
+
+
+def test_the_terminal_and_the_page_give_the_same_bound(clean: Path) -> None:
+    facts = facts_of(clean)
+    page = (clean / "report/index.html").read_text()
+    for high, shown in ((274.7, 274), (facts["controls"]["missed_high"], None)):
+        facts["controls"]["missed_high"] = high
+        bound = re.search(r"at most ([\d,]+) memorised", summary(Outcome(0, [], facts), clean))[1]  # type: ignore[index]
+        assert shown is None or int(bound) == shown
+    assert f"With 95% confidence at most {bound} memorised prompts" in page
 
 
 def test_pictures_are_hidden_unless_asked_for(config_path: Path, clean: Path, tmp_path: Path) -> None:
