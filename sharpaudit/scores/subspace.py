@@ -96,8 +96,8 @@ def principal_directions(rows_ND: Rows, k: int, kept_N: Mask | None = None) -> t
     kept: the rows that count, all without it. Each direction's largest element is positive, so that the sign is a
     matter of the data alone. Up to EXACT_ELEMENTS by a thin SVD; above by the eigenvectors of the N x N Gram matrix: as
     exact as a randomised SVD is approximate, and no larger. Beside the rows it needs some 3 N^2 + K D numbers and
-    three blocks of columns: 1,000 prompts of 16 x 128 x 128 latents (1 GiB of float32) take 0.5 GiB more for 50
-    directions, 0.8 GiB for 200.
+    three blocks of columns: 1,000 prompts of 16 x 128 x 128 latents (1 GiB of float32) take 0.4 GiB more for 50
+    directions, 0.7 GiB for 200.
     """
     if rows_ND.size <= EXACT_ELEMENTS:
         rows_ND = rows_ND if kept_N is None else rows_ND[kept_N]
