@@ -139,7 +139,7 @@ def test_memorised_prompts_copy_their_plant_and_harmless_ones_nothing(
     memorised = sorted(memorised, key=lambda prompt: -of_caption[prompt].copies)[:4]
     harmless = [row.prompt for row in truth if row.label == "harmless" and row.kind == "unseen"][:4]
     planted = normalised(np.stack([picture(drawn.recipe.seed, of_caption[prompt]) for prompt in memorised]))
-    rows = [row for row in drawn.rows if row.kind == "other"][:2000]
+    rows = [row for row in drawn.rows if row.kind == "other"][:600]
     others = normalised(np.stack([picture(drawn.recipe.seed, row) for row in rows]))
     prompts = [*memorised, *harmless]
     made = generate(

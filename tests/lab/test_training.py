@@ -25,7 +25,7 @@ from sharpaudit.lab.trainingset import MINIATURE, Recipe, picture, plan
 from sharpaudit.scores.noise_gap import noise_gap
 from sharpaudit.scores.screen import ScreenConfig, unconditional_predictions
 
-SHORT = replace(lab.MINIATURE, steps=4, batch=2, checkpoint_every=2, log_every=1)
+SHORT = replace(lab.MINIATURE, steps=3, batch=2, checkpoint_every=2, log_every=1)
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +85,9 @@ def test_a_resumed_training_is_as_if_never_stopped(tokenizer: CLIPTokenizer, tmp
 
 
 def test_the_second_phase_goes_on_from_a_folder(tokenizer: CLIPTokenizer, tmp_path: Path) -> None:
-    training = replace(SHORT, second_steps=3, second_lr=1e-4)
+    training = replace(SHORT, second_steps=1, second_lr=1e-4)
     second = training.second()
-    assert (second.steps, second.lr, second.second_steps) == (3, 1e-4, 0)
+    assert (second.steps, second.lr, second.second_steps) == (1, 1e-4, 0)
     assert second.seed != training.seed
     first = lab.Trainer(training, tokenizer)
     with torch.no_grad():
