@@ -31,6 +31,7 @@ from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.load import load_denoiser, load_tokenizer
 from sharpaudit.errors import Status, UserError
 from sharpaudit.images import encode_png
+from sharpaudit.matches.index import open_index
 from sharpaudit.samples.generate import generate
 from sharpaudit.scores.cascade import fit_seeds, tiers, total_seeds
 from sharpaudit.scores.plan import evaluations, places
@@ -38,7 +39,6 @@ from sharpaudit.scores.screen import PromptScores, require, screen, unconditiona
 from sharpaudit.scores.subspace import Subspace
 from sharpaudit.statistics.conformal import rank_at
 from sharpaudit.tables.pictures import store_image
-from sharpaudit.tables.runs import RunFolder
 
 MEASURE_S = 20.0
 BYTES_PER_ROW = 400
@@ -98,7 +98,8 @@ def _one_prompt(config: AuditConfig, denoiser: Denoiser, audited: pa.Table) -> s
         )
     with tempfile.TemporaryDirectory() as folder:
         path = store_image(Path(folder), encode_png(picture))
-        found = SampleSearch(RunFolder(Path(folder)), config).nearest([path], 1)[0]
+        index = open_index(Path(config.matches.index), config.matches.profile)
+        found = SampleSearch(Path(folder), index).nearest([path], 1)[0]
     nearest = (
         found.describe() if isinstance(found, Status) else f"nearest training picture at {found[0].similarity:.3f}"
     )

@@ -14,6 +14,7 @@ from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.images import encode_png
+from sharpaudit.matches.index import open_index
 from sharpaudit.samples.generate import generate
 from sharpaudit.tables.pictures import store_image
 from sharpaudit.tables.reading import open_connection
@@ -41,7 +42,8 @@ def replay_prompt(root: Path, prompt_id: str) -> Replay:
     rows = _recorded(run, prompt_id)
     lines, same = [], True
     with tempfile.TemporaryDirectory() as folder:
-        search = SampleSearch(RunFolder(Path(folder)), config)
+        index = open_index(Path(config.matches.index), config.matches.profile)
+        search = SampleSearch(Path(folder), index)
         for row, picture in zip(rows, _generate(config, rows), strict=True):
             if isinstance(picture, Status):
                 lines.append(f"seed {row['seed_index']}: {picture.describe()}")

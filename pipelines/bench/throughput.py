@@ -158,7 +158,7 @@ def baseline(bench: Bench, n_prompts: int, n_seeds: int) -> Row:
 def loop(config: AuditConfig, bench: Bench) -> Row:
     """The scoring stage's own loop on one shard: text, evaluations, metrics and the table."""
     known = {place: x0_KCHW[:1] for place, x0_KCHW in bench.known.items()}
-    worker = ScoreWorker(config, known, bench.subspaces)
+    worker = ScoreWorker(load_denoiser(config.model), config, known, bench.subspaces)
     prompts = bench.prompts[: 2 * BATCH]
     ids = [f"{i:032x}" for i in range(len(prompts))]
     rows = pa.table({"prompt_id": ids, "prompt": prompts})

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.stage import Facts, Stage, Work, Worker
+from pipelines.stages.admitted import admitted_index
 from pipelines.stages.sample import sample_id, selection
 from pipelines.stages.search import SampleSearch
 from sharpaudit.config import AuditConfig
@@ -59,7 +60,7 @@ class BandsStage(Stage):
 
 class BandsWorker:
     def __init__(self, run: RunFolder, config: AuditConfig) -> None:
-        self._config, self._search = config, SampleSearch(run, config)
+        self._config, self._search = config, SampleSearch(run.root, admitted_index(run, config))
 
     def process(self, rows: pa.Table) -> pa.Table:
         """The bands, as a table of one row."""

@@ -18,8 +18,9 @@ import pyarrow.compute as pc
 import torch
 
 from pipelines.stage import Facts, Stage, Work, Worker
+from pipelines.stages.admitted import admitted_model
 from sharpaudit.config import AuditConfig
-from sharpaudit.denoisers.load import load_denoiser
+from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.errors import Status, UserError
 from sharpaudit.scores.base import PROBE, Known, Metric
 from sharpaudit.scores.cascade import fit_seeds, tiers, total_seeds
@@ -59,12 +60,12 @@ class UnconditionalStage(Stage):
 
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker that holds the model."""
-        return UnconditionalWorker(config)
+        return UnconditionalWorker(run, config)
 
 
 class UnconditionalWorker:
-    def __init__(self, config: AuditConfig) -> None:
-        self._config, self._denoiser = config, load_denoiser(config.model)
+    def __init__(self, run: RunFolder, config: AuditConfig) -> None:
+        self._config, self._denoiser = config, admitted_model(run, config)
         require(self._denoiser, _metrics(config))
 
     def process(self, rows: pa.Table) -> pa.Table:
@@ -121,12 +122,12 @@ class DifferencesStage(Stage):
 
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker that holds the model and the unconditional predictions."""
-        return DifferencesWorker(config, load_unconditional(run, config))
+        return DifferencesWorker(admitted_model(run, config), config, load_unconditional(run, config))
 
 
 class DifferencesWorker:
-    def __init__(self, config: AuditConfig, known: Known) -> None:
-        self._settings, self._known, self._denoiser = screen_config(config), known, load_denoiser(config.model)
+    def __init__(self, denoiser: Denoiser, config: AuditConfig, known: Known) -> None:
+        self._settings, self._known, self._denoiser = screen_config(config), known, denoiser
 
     def process(self, rows: pa.Table) -> pa.Table:
         """The differences; a prompt without one has a status instead."""
@@ -278,7 +279,7 @@ def load_unconditional(run: RunFolder, config: AuditConfig) -> Known:
     """The committed unconditional predictions."""
     folder = run.table(UNCONDITIONAL)
     rows = folder.read_all(folder.current()).sort_by("seed_index")
-    shape, known = load_denoiser(config.model).latent_shape, {}
+    shape, known = admitted_model(run, config).latent_shape, {}
     for place in rows["place"].unique().to_pylist():
         flat = rows.filter(pc.field("place") == place)["x0_hat"].to_pylist()
         known[place] = torch.tensor(flat, dtype=torch.float32).reshape(len(flat), *shape)

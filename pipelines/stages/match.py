@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.stage import Stage, Work, Worker
+from pipelines.stages.admitted import admitted_index
 from pipelines.stages.search import Neighbour, SampleSearch
 from sharpaudit.config import AuditConfig
 from sharpaudit.errors import Status
@@ -51,7 +52,8 @@ class MatchStage(Stage):
 
 class MatchWorker:
     def __init__(self, run: RunFolder, config: AuditConfig) -> None:
-        self._run, self._config, self._search = run, config, SampleSearch(run, config)
+        self._run, self._config = run, config
+        self._search = SampleSearch(run.root, admitted_index(run, config))
         folder = run.table(BANDS)
         row = folder.read_all(folder.current()).to_pylist()[0]
         self._bands = Bands(**{field.name: row[field.name] for field in fields(Bands)})

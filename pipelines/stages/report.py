@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines.stages.admitted import admitted_index
 from pipelines.stages.ingest import rows_read
 from sharpaudit.config import AuditConfig
-from sharpaudit.matches.index import open_index
 from sharpaudit.report.facts import collect
 from sharpaudit.report.html import findings_csv, render
 from sharpaudit.tables.files import crash_point
@@ -56,7 +56,7 @@ def made_of(run: RunFolder, told: dict[str, Any]) -> str:
 def _told(run: RunFolder, config: AuditConfig, quarantined: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What the report says and the tables do not hold."""
     record = run.record() or {}
-    index = open_index(Path(config.matches.index), config.matches.profile)
+    index = admitted_index(run, config)
     facts, read = record["facts"], rows_read(run)
     settings = config.model_dump(mode="json")
     return {

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.stage import Facts, Stage, Work, Worker
+from pipelines.stages.admitted import admitted_model
 from sharpaudit.config import AuditConfig
-from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status
 from sharpaudit.images import encode_png
 from sharpaudit.samples.generate import generate
@@ -105,7 +105,7 @@ class SampleStage(Stage):
 
 class SampleWorker:
     def __init__(self, run: RunFolder, config: AuditConfig) -> None:
-        self._run, self._config, self._denoiser = run, config, load_denoiser(config.model)
+        self._run, self._config, self._denoiser = run, config, admitted_model(run, config)
 
     def process(self, rows: pa.Table) -> pa.Table:
         """One row a sample; its picture is stored by digest."""

@@ -13,10 +13,11 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.stage import Stage, Work, Worker
+from pipelines.stages.admitted import admitted_model
 from pipelines.stages.fit import corpus_work, load_subspaces, load_unconditional, read_prompts, reason, screen_config
 from pipelines.stages.thresholds import load_thresholds
 from sharpaudit.config import AuditConfig
-from sharpaudit.denoisers.load import load_denoiser
+from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.errors import Status
 from sharpaudit.scores.base import Known
 from sharpaudit.scores.cascade import Tier, screen_tiers, tiers
@@ -48,16 +49,22 @@ class ScoreStage(Stage):
 
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker that holds the model and what fit learned."""
-        return ScoreWorker(config, load_unconditional(run, config), load_subspaces(run), load_thresholds(run))
+        known, subspaces = load_unconditional(run, config), load_subspaces(run)
+        return ScoreWorker(admitted_model(run, config), config, known, subspaces, load_thresholds(run))
 
 
 class ScoreWorker:
     """thresholds: by the number of the tier that they let into; none for a single tier."""
 
     def __init__(
-        self, config: AuditConfig, known: Known, subspaces: Subspaces, thresholds: dict[int, float] | None = None
+        self,
+        denoiser: Denoiser,
+        config: AuditConfig,
+        known: Known,
+        subspaces: Subspaces,
+        thresholds: dict[int, float] | None = None,
     ) -> None:
-        self._denoiser = load_denoiser(config.model)
+        self._denoiser = denoiser
         self._known, self._subspaces, self._thresholds = known, subspaces, thresholds or {}
         self._screen, self._tiers = screen_config(config), tiers(config.scores)
 

@@ -9,13 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sharpaudit.config import AuditConfig
-from sharpaudit.embedders.profiles import profile
 from sharpaudit.errors import IntegrityError, Status
 from sharpaudit.images import UnreadableImage, decode
-from sharpaudit.matches.index import open_index
+from sharpaudit.matches.index import ReferenceIndex
 from sharpaudit.matches.search.flat import search
-from sharpaudit.tables.runs import RunFolder
 
 
 @dataclass(frozen=True)
@@ -27,12 +24,10 @@ class Neighbour:
 
 
 class SampleSearch:
-    """Holds the index and the descriptor profile."""
+    """Holds the index. root: what the paths of pictures are relative to."""
 
-    def __init__(self, run: RunFolder, config: AuditConfig) -> None:
-        self._root = run.root
-        self._profile = profile(config.matches.profile)
-        self.index = open_index(Path(config.matches.index), config.matches.profile)
+    def __init__(self, root: Path, index: ReferenceIndex) -> None:
+        self._root, self.index = root, index
 
     def nearest(self, paths: Sequence[str], k: int) -> list[list[Neighbour] | Status]:
         """The k nearest training pictures of each stored picture, best first, or why there are none."""
@@ -40,7 +35,7 @@ class SampleSearch:
         images = {i: image for i, path in enumerate(paths) if (image := self._load(path)) is not None}
         if not images:
             return found
-        vectors = self._profile.describe(list(images.values()))
+        vectors = self.index.profile.describe(list(images.values()))
         usable = np.isfinite(vectors).all(axis=1)
         rows = np.array(list(images))
         for row in rows[~usable]:

@@ -1,0 +1,42 @@
+"""The model and the index that a run was admitted with, as its workers load them.
+
+A worker may start hours after the run was admitted, in place of one that died. Were the weights overwritten in the
+meantime, its rows would stand under a fingerprint that is not theirs; so both are held against run.json on loading.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sharpaudit.config import AuditConfig
+from sharpaudit.denoisers.base import Denoiser
+from sharpaudit.denoisers.load import load_denoiser
+from sharpaudit.errors import UserError, printable
+from sharpaudit.matches.index import ReferenceIndex, open_index
+from sharpaudit.tables.runs import RunFolder
+
+
+def admitted_model(run: RunFolder, config: AuditConfig) -> Denoiser:
+    """The model. Raises UserError where it is no longer the one that the run began with."""
+    denoiser = load_denoiser(config.model)
+    where = config.model.path or f"{config.model.repo} at {config.model.revision}"
+    _require(run, "model_digest", denoiser.digest, f"model {printable(str(where))}")
+    return denoiser
+
+
+def admitted_index(run: RunFolder, config: AuditConfig) -> ReferenceIndex:
+    """The reference index. Raises UserError where it is no longer the one that the run began with."""
+    index = open_index(Path(config.matches.index), config.matches.profile)
+    _require(run, "index_digest", index.digest, f"index {printable(str(config.matches.index))}")
+    return index
+
+
+def _require(run: RunFolder, name: str, found: str, what: str) -> None:
+    record = run.record()
+    admitted = record["facts"][name] if record else ""
+    if found != admitted:
+        raise UserError(
+            f"{what}: changed while the run was at work (digest {found[:16]}, the run began with {admitted[:16]}); "
+            "nothing was made with the new one: put the old one back and give the same command, "
+            "or name a new folder with --out"
+        )

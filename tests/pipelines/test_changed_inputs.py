@@ -1,0 +1,87 @@
+"""The model or the reference index changes between two calls of a run, or while one is at work."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from audits import audit, tables
+
+from pipelines.stages import ingest
+from sharpaudit.errors import UserError
+from sharpaudit.lab.analytic import Sizes, write
+
+
+@pytest.fixture
+def own(config_path: Path, clean: Path, tmp_path: Path) -> Path:
+    """The small audit with inputs that a test may change, and its finished run beside it."""
+    folder = Path(shutil.copytree(config_path.parent, tmp_path / "own"))
+    shutil.copytree(clean, tmp_path / "own" / "run")
+    return folder / config_path.name
+
+
+def other_model(config_path: Path) -> None:
+    """Another model under the same name: one planted prompt means its picture less often."""
+    path = config_path.parent / "testbed/model.json"
+    model = json.loads(path.read_text())
+    model["planted"][0]["share"] /= 2
+    path.write_text(json.dumps(model))
+
+
+def other_index(config_path: Path) -> None:
+    """Another index under the same name: fewer training pictures."""
+    shutil.rmtree(config_path.parent / "testbed/index")
+    write(config_path.parent / "other", Sizes(strong=6, weak=3, audited_harmless=40, harmless=240, other_references=5))
+    shutil.move(config_path.parent / "other/index", config_path.parent / "testbed/index")
+
+
+CHANGES: dict[str, tuple[Callable[[Path], None], set[str]]] = {
+    "model": (other_model, {"corpus", "origins"}),
+    "index": (other_index, {"corpus", "origins", "scores", "triage", "samples"}),
+}
+"""What is changed, and the tables that stay as they were when the change is wanted."""
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_finished_run_meets_another_model_or_index(own: Path, clean: Path, what: str) -> None:
+    change, stays = CHANGES[what]
+    root = own.parent / "run"
+    change(own)
+    with pytest.raises(UserError, match=rf"{what} digest = \w+ \(now \w+\); add --update"):
+        audit(own, root)
+    assert tables(root) == tables(clean)
+    outcome = audit(own, root, update=True)
+    made, before = tables(root), tables(clean)
+    same = {name for name in made if made[name] == before[name]}
+    assert stays <= same
+    assert "matches" not in same
+    assert outcome.facts["reconciles"]
+    # As if the run had begun with it.
+    audit(own, own.parent / "direct")
+    assert tables(own.parent / "direct") == made
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_changes_under_a_run_is_refused_and_nothing_is_mixed(
+    own: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    root, kept, real = tmp_path / "run", tmp_path / "kept", ingest.ingest
+
+    def meanwhile(*given: object) -> int:
+        """The run is admitted and no worker has begun: now the files change."""
+        shutil.copytree(own.parent / "testbed", kept)
+        CHANGES[what][0](own)
+        return real(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ingest, "ingest", meanwhile)
+    with pytest.raises(UserError, match=rf"{what} .*testbed/{what}.*: changed while the run was at work"):
+        audit(own, root)
+    monkeypatch.undo()
+    assert not list(root.glob("fit/unconditional/*/part-*") if what == "model" else root.glob("matches/*/part-*"))
+    shutil.rmtree(own.parent / "testbed")
+    shutil.move(kept, own.parent / "testbed")
+    audit(own, root)
+    assert tables(root) == tables(clean)
