@@ -65,6 +65,8 @@ def admit(
         "inputs": ingest.inspect(config),
         "hardware": describe_hardware(),
         "stages": {name: asdict(entry) | {"fingerprint": entry.fingerprint} for name, entry in made.items()},
+        # Measured by the run itself; until it is measured again the earlier call's stands.
+        "noise_floor": before.get("noise_floor") if before else None,
     }
     if before is not None:
         _refuse_other_inputs(run, before, record, extend=extend)

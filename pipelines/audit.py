@@ -18,6 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 from securesystemslib.signer import Signer
 
 from pipelines.admit import admit, with_extensions
@@ -39,7 +40,7 @@ from sharpaudit.tables.files import IN_PROGRESS
 from sharpaudit.tables.lock import Guard, hold
 from sharpaudit.tables.pictures import sweep_images
 from sharpaudit.tables.runs import RunFolder
-from sharpaudit.tables.schemas import CORPUS
+from sharpaudit.tables.schemas import CORPUS, TRIAGE, UNCONDITIONAL
 from sharpaudit.tables.shards import TableFolder, probe_links
 
 
@@ -99,7 +100,10 @@ def run_audit(
         # The executor starts with its first piece of work, so that a finished run starts none.
         start = cache(lambda: stack.enter_context(executor(root, config, driver, STAGES)))
         wanted = list(STAGES.values())[: None if until is None else list(STAGES).index(until) + 1]
-        results = [_run_stage(stage, run, config, start, reporter, deadline) for stage in wanted]
+        results = []
+        for stage in wanted:
+            results.append(_run_stage(stage, run, config, start, reporter, deadline))
+            _note(run, stage, reporter)
         quarantined = [entry for _, lost in results for entry in lost]
         evaluations = sum(made for made, _ in results)
         facts = write_report(run, config, quarantined) if until is None else {}
@@ -138,6 +142,17 @@ def _run_stage(
     deadline.require(stage)
     named = [{"stage": stage.name, "shard": r.work.shard, "rows": r.work.rows, "reason": r.reason} for r in lost]
     return evaluations, named + _left(stage, left, reporter)
+
+
+def _note(run: RunFolder, stage: Stage, reporter: Reporter) -> None:
+    """What is said beyond a stage's table: the noise floor in run.json, the flagged in later lines."""
+    folder = run.table(stage.table)
+    if stage.table is UNCONDITIONAL:
+        floors = folder.read_all(folder.current(), ["noise_floor"])["noise_floor"]
+        run.write_record((run.record() or {}) | {"noise_floor": pc.max(floors).as_py()})
+    if stage.table is TRIAGE:
+        decided = folder.read_all(folder.current(), ["role", "flagged"])
+        reporter.flagged = decided.filter((pc.field("role") == "audit") & pc.field("flagged")).num_rows
 
 
 def _left(stage: Stage, left: list[Receipt], reporter: Reporter) -> list[dict[str, Any]]:

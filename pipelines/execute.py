@@ -21,7 +21,7 @@ from typing import Any
 
 from pipelines.stage import Receipt, ShardWorker, Stage, Work
 from sharpaudit.config import AuditConfig, RunConfig
-from sharpaudit.denoisers.devices import share_threads, use_threads
+from sharpaudit.denoisers.devices import places_on, share_threads, usable_cores, use_threads
 from sharpaudit.errors import TransientError, UserError
 from sharpaudit.tables.files import CRASH
 from sharpaudit.tables.lock import Driver, Guard, end_with_driver, record_worker
@@ -31,6 +31,8 @@ from sharpaudit.tables.shards import Manifest
 Run = Callable[[Iterable[Work]], Iterator[Receipt]]
 TRANSIENT_TRIES = 3
 OBJECT_STORE_BYTES = 200 * 2**20
+NODES_JOIN_WITHIN_S = 60.0
+"""How long the machines of a cluster that was just started may take to join it."""
 
 
 @contextmanager
@@ -44,7 +46,7 @@ def executor(root: Path, config: AuditConfig, driver: Driver, stages: Mapping[st
 @contextmanager
 def run_local(root: Path, config: AuditConfig, driver: Driver, stages: Mapping[str, Stage]) -> Iterator[Run]:
     """Serial, in this process."""
-    use_threads(share_threads(os.cpu_count() or 1, 1, config.run.threads))
+    use_threads(share_threads([usable_cores()], 1, config.run.threads))
     worker = ShardWorker(RunFolder(root, guard=Guard(root, driver.id)), stages)
 
     def run(work: Iterable[Work]) -> Iterator[Receipt]:
@@ -91,15 +93,16 @@ def run_ray(root: Path, config: AuditConfig, driver: Driver, stages: Mapping[str
     """Ray actors; a cluster is started on this machine unless one is running or an address is given."""
     import ray
 
-    cores = os.cpu_count() or 1
-    threads = share_threads(cores, config.run.workers, config.run.threads)
-    started = not ray.is_initialized()
+    started, threads = not ray.is_initialized(), config.run.threads
+    if started and not config.run.address:
+        threads = share_threads([usable_cores()], config.run.workers, threads)
     if started:
         handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-        _start_ray(config, max(cores, config.run.workers * threads) + 1)
+        _start_ray(config, max(usable_cores(), config.run.workers * (threads or 1)) + 1)
         # Ray installs its own handler for SIGTERM; ours, which leave the run resumable, go back in.
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
+    threads = _find_room(config.run, threads)
     options: dict[str, Any] = {
         "num_cpus": threads,
         "num_gpus": config.run.num_gpus,
@@ -138,6 +141,30 @@ def _start_ray(config: AuditConfig, num_cpus: int) -> None:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **({} if config.run.address else own))
     except ConnectionError as error:
         raise UserError(f"run.address = {config.run.address}: no Ray cluster answers there ({error})") from error
+
+
+def _find_room(config: RunConfig, asked: int | None) -> int:
+    """Threads of each worker on this cluster, `asked` or a share.
+
+    Raises UserError where not all workers find room: Ray would wait for it for ever.
+    """
+    import ray
+
+    deadline = time.monotonic() + (NODES_JOIN_WITHIN_S if config.address else 0.0)
+    while True:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cores, gpus = ([int(node.get(kind, 0)) for node in nodes] for kind in ("CPU", "GPU"))
+        threads = share_threads(cores, config.workers, asked)
+        room = sum(min(n // threads, places_on(k, config.num_gpus)) for n, k in zip(cores, gpus, strict=True))
+        if room >= config.workers:
+            return threads
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"run.workers = {config.workers}, each with {threads} threads and run.num_gpus = {config.num_gpus:g}: "
+                f"there is room for {room} on {sum(cores)} cores and {sum(gpus)} GPUs of {len(nodes)} machines; "
+                "ask for fewer workers or smaller shares, or let more machines join first (ray status)"
+            )
+        time.sleep(1.0)
 
 
 class _Pool:

@@ -2,7 +2,7 @@
 
 All of it is appended to `logs/run.jsonl` as well.
 
-On a terminal a live line (done, rate, rejected, time left); elsewhere a JSON line every few seconds. Rates and
+On a terminal a live line (done, rate, flagged, rejected, time left); elsewhere a JSON line every few seconds. Rates and
 times are of this call on a monotonic clock, so a resumed run does not count earlier work as its own.
 """
 
@@ -28,7 +28,10 @@ EVERY_S = 5.0
 
 
 class Reporter:
-    """Says what happens; `watch` passes receipts through and counts them."""
+    """Says what happens; `watch` passes receipts through and counts them.
+
+    flagged: audited prompts that triage flagged; None before it has.
+    """
 
     def __init__(self, root: Path, stream: TextIO = sys.stderr) -> None:
         self._root, self._stream, self._tty = root, stream, stream.isatty()
@@ -44,6 +47,7 @@ class Reporter:
             transient=True,
         )
         self._last = 0.0
+        self.flagged: int | None = None
 
     def __enter__(self) -> Reporter:
         self._bars.start()
@@ -70,7 +74,7 @@ class Reporter:
             fresh += receipt.work.rows
             statuses.update(receipt.manifest.statuses if receipt.manifest else {Status.QUARANTINED: receipt.work.rows})
             rate = fresh / max(time.monotonic() - begun, 1e-9)
-            self._bars.update(task, completed=done + fresh, rate=f"{rate:,.1f}/s{_rejected(statuses)}")
+            self._bars.update(task, completed=done + fresh, rate=f"{rate:,.1f}/s{self._counts(statuses)}")
             self._tell(stage, total, done, fresh, rate, statuses)
             yield receipt
         self._tell(stage, total, done, fresh, fresh / max(time.monotonic() - begun, 1e-9), statuses, force=True)
@@ -90,9 +94,15 @@ class Reporter:
             "rows_per_s": round(rate, 2),
             "eta_s": round(left / rate, 1) if rate > 0 else None,
             "rejected": _count_rejected(statuses),
+            "flagged": self.flagged,
         }
         replace_file(self._root / "progress.json", json.dumps(line | {"at": round(time.time(), 3)}).encode() + b"\n")
         self._write(line)
+
+    def _counts(self, statuses: Counter[str]) -> str:
+        told = "" if self.flagged is None else f", {self.flagged:,} flagged"
+        rejected = _count_rejected(statuses)
+        return told + (f", {rejected:,} rejected" if rejected else "")
 
     def _write(self, line: dict[str, Any]) -> None:
         """Into the log, and to the stream where no live line stands."""
@@ -107,8 +117,3 @@ class Reporter:
 
 def _count_rejected(statuses: Counter[str]) -> int:
     return sum(count for status, count in statuses.items() if Status(status).is_rejection)
-
-
-def _rejected(statuses: Counter[str]) -> str:
-    count = _count_rejected(statuses)
-    return f", {count:,} rejected" if count else ""

@@ -24,10 +24,11 @@ from pipelines.stages.fit import screen_config
 from pipelines.stages.ingest import require_audited, sources
 from pipelines.stages.search import SampleSearch
 from pipelines.survey import survey
-from sharpaudit.config import AuditConfig
+from sharpaudit.config import AuditConfig, RunConfig
 from sharpaudit.corpus.assign import USES, assign
 from sharpaudit.corpus.ledger import ledger
 from sharpaudit.denoisers.base import Denoiser
+from sharpaudit.denoisers.devices import places_on
 from sharpaudit.denoisers.load import load_denoiser, load_tokenizer
 from sharpaudit.errors import Status, UserError
 from sharpaudit.images import encode_png
@@ -55,11 +56,18 @@ class Plan:
     disk_bytes: int
 
 
-def rehearse(config: AuditConfig, measure_s: float = MEASURE_S) -> Iterator[str]:
-    """Lines to print, one as each check is passed. Raises UserError at the first that fails."""
+def rehearse(config: AuditConfig, measure_s: float = MEASURE_S, *, out: Path | None = None) -> Iterator[str]:
+    """Lines to print, one as each check is passed. Raises UserError at the first that fails.
+
+    out: where the run is going to be; by default below the current folder. It need not exist.
+    """
     facts = survey(config)
     denoiser = load_denoiser(config.model)
-    yield f"model: loads on {facts.device} in {facts.dtype}, digest {facts.model_digest[:16]}"
+    here = denoiser.device.type
+    place = f"{facts.device} in {facts.dtype}" if here == facts.device else f"{here}, where no GPU is"
+    yield f"model: loads on {place}, digest {facts.model_digest[:16]}"
+    if here != facts.device:
+        yield f"workers: will compute on {facts.device} in {facts.dtype}; the hours below are those of this machine"
     yield f"index: profile {config.matches.profile} agrees, digest {facts.index_digest[:16]}"
     todo = [(source, 0, config.run.limit if source.use == "audit" else None) for source in sources(config)]
     with tempfile.TemporaryDirectory() as folder, ledger(Path(folder) / "ingest") as rows:
@@ -75,7 +83,7 @@ def rehearse(config: AuditConfig, measure_s: float = MEASURE_S) -> Iterator[str]
     rate = _rate(config, denoiser, first, measure_s)
     yield f"rate: {rate:,.1f} evaluations a second in one worker"
     night = _plan(config, counts, rate, denoiser)
-    yield from _lines(config, facts, night)
+    yield from _lines(config, facts, night, out or Path.cwd())
     yield "valid: this audit would run"
 
 
@@ -167,7 +175,7 @@ def _plan(config: AuditConfig, counts: dict[str, int], rate: float, denoiser: De
     return Plan(cost, samples, sum(cost.values()) / rate / config.run.workers, disk)
 
 
-def _lines(config: AuditConfig, facts: Facts, night: Plan) -> Iterator[str]:
+def _lines(config: AuditConfig, facts: Facts, night: Plan, out: Path) -> Iterator[str]:
     """The plan in words. Raises UserError where the resources do not suffice."""
     total = sum(night.evaluations.values())
     parts = ", ".join(f"{name} {n:,}" for name, n in night.evaluations.items())
@@ -175,16 +183,29 @@ def _lines(config: AuditConfig, facts: Facts, night: Plan) -> Iterator[str]:
     workers = config.run.workers
     of_kind = f"{workers} worker{'s' if workers > 1 else ''} of this machine's kind"
     yield f"time: about {_duration(night.seconds)} with {of_kind}"
-    free = shutil.disk_usage(Path.cwd()).free
+    there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
     if free < night.disk_bytes:
         raise UserError(
-            f"{Path.cwd()}: the run needs about {night.disk_bytes:,} bytes and {free:,} are free; "
-            "make room or run elsewhere"
+            f"{there}: the run needs about {night.disk_bytes:,} bytes and {free:,} are free; make room or run elsewhere"
         )
-    yield f"disk: about {night.disk_bytes / 2**20:,.0f} MiB of {free / 2**20:,.0f} MiB free here"
-    if facts.device == "cuda" and config.run.executor == "ray" and config.run.num_gpus == 0:
+    yield f"disk: about {night.disk_bytes / 2**20:,.0f} MiB of {free / 2**20:,.0f} MiB free on the disk of {there}"
+    _require_gpus(config.run, facts.device)
+
+
+def _require_gpus(run: RunConfig, device: str) -> None:
+    """Refuse shares that this machine's GPUs do not hold; `run` asks a cluster that stands elsewhere."""
+    if run.executor != "ray" or run.address:
+        return
+    if device == "cuda" and run.num_gpus == 0:
         raise UserError(
             "run.num_gpus = 0: the ray workers would see no GPU although the model is on cuda; give each its share"
+        )
+    room = places_on(torch.cuda.device_count(), run.num_gpus)
+    if room < run.workers:
+        raise UserError(
+            f"run.workers = {run.workers}, each with run.num_gpus = {run.num_gpus:g}: there is room for {room} on "
+            f"{torch.cuda.device_count()} GPUs of this machine; ask for fewer workers or smaller shares"
         )
 
 

@@ -12,9 +12,13 @@ from sharpaudit.matches.index import open_index
 from sharpaudit.tables.runs import Identity
 
 
-def survey(config: AuditConfig) -> Facts:
-    """The digests of outside inputs and the choices for this machine. Raises UserError for what is not there."""
-    device, dtype = placement(config.model)
+def survey(config: AuditConfig, *, alone: bool = False) -> Facts:
+    """The digests of outside inputs and the choices of device and precision. Raises UserError for what is not there.
+
+    alone: whether this process computes itself, whatever the configuration says of workers.
+    """
+    workers_have_gpus = config.run.executor == "ray" and config.run.num_gpus > 0
+    device, dtype = placement(config.model, gpus_elsewhere=workers_have_gpus and not alone)
     return Facts(
         model_digest=model_digest(config.model),
         tokenizer_digest=load_tokenizer(config.model).digest,

@@ -179,12 +179,11 @@ def throughput(folder: Path, sd1: bool, compiled: bool, threads: int | None, jso
     \b
     Example: sharpaudit bench throughput --json throughput.json
     """
-    import os
 
     from pipelines.bench.throughput import markdown, measure, needed
-    from sharpaudit.denoisers.devices import hardware_in_words, use_threads
+    from sharpaudit.denoisers.devices import hardware_in_words, usable_cores, use_threads
 
-    use_threads(threads or os.cpu_count() or 1)
+    use_threads(threads or usable_cores())
     found = measure(folder, sd1=sd1, compiled=compiled)
     click.echo(f"{markdown(found)}\n{hardware_in_words()}")
     _finish(found.lines, needed(found, sd1=sd1), json_path)

@@ -14,7 +14,8 @@ from sharpaudit import config as configuration
 @config_argument
 @set_option
 @limit_option
-def validate(config: Path, overrides: tuple[str, ...], limit: int | None) -> None:
+@click.option("--out", type=click.Path(path_type=Path), help="The run folder to come: its disk must have room.")
+def validate(config: Path, overrides: tuple[str, ...], limit: int | None, out: Path | None) -> None:
     """Load everything that CONFIG names, take one prompt end to end, and print the plan of the night.
 
     \b
@@ -22,5 +23,5 @@ def validate(config: Path, overrides: tuple[str, ...], limit: int | None) -> Non
     """
     from pipelines.rehearsal import rehearse
 
-    for line in rehearse(configuration.load(config, with_limit(overrides, limit))):
+    for line in rehearse(configuration.load(config, with_limit(overrides, limit)), out=out):
         click.echo(line)

@@ -10,14 +10,15 @@ from pathlib import Path
 
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.base import Denoiser
-from sharpaudit.denoisers.load import load_denoiser
+from sharpaudit.denoisers.load import load_denoiser, placement
 from sharpaudit.errors import UserError, printable
 from sharpaudit.matches.index import ReferenceIndex, open_index
 from sharpaudit.tables.runs import RunFolder
 
 
 def admitted_model(run: RunFolder, config: AuditConfig) -> Denoiser:
-    """The model. Raises UserError where it is no longer the one that the run began with."""
+    """The model. Raises UserError where it, its device or its precision is not what the run began with."""
+    _require_place(run, config)
     denoiser = load_denoiser(config.model)
     where = config.model.path or f"{config.model.repo} at {config.model.revision}"
     _require(run, "model_digest", denoiser.digest, f"model {printable(str(where))}")
@@ -29,6 +30,18 @@ def admitted_index(run: RunFolder, config: AuditConfig) -> ReferenceIndex:
     index = open_index(Path(config.matches.index), config.matches.profile)
     _require(run, "index_digest", index.digest, f"index {printable(str(config.matches.index))}")
     return index
+
+
+def _require_place(run: RunFolder, config: AuditConfig) -> None:
+    """Refuse a worker that sees other devices than the driver reckoned with: its rows would be in another precision."""
+    device, dtype = placement(config.model)
+    here = (device.type, str(dtype).removeprefix("torch."))
+    facts = (run.record() or {})["facts"]
+    if here != (facts["device"], facts["dtype"]):
+        raise UserError(
+            f"a worker would compute on {here[0]} in {here[1]}, but the run began for {facts['device']} in "
+            f"{facts['dtype']}: name model.device and model.dtype, and give each worker its GPU share with run.num_gpus"
+        )
 
 
 def _require(run: RunFolder, name: str, found: str, what: str) -> None:

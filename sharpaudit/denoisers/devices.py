@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import torch
 from sharpaudit.errors import UserError
 
 CPUINFO = Path("/proc/cpuinfo")
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -33,9 +36,9 @@ def cpu_has_bf16() -> bool:
     return lists_bf16(_cpuinfo())
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of `model.device`: "auto" is CUDA where there is one."""
-    there = torch.cuda.is_available()
+def choose_device(name: str, *, gpus_elsewhere: bool = False) -> torch.device:
+    """The device of `model.device`: "auto" is CUDA where there is one, here or, if so, on the workers' machines."""
+    there = torch.cuda.is_available() or gpus_elsewhere
     if name == "cuda" and not there:
         raise UserError('model.device = "cuda": PyTorch sees no CUDA device here; use "cpu" or "auto"')
     return torch.device("cuda" if there and name != "cpu" else "cpu")
@@ -44,6 +47,11 @@ def choose_device(name: str) -> torch.device:
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """The network's precision for `model.dtype`: "auto" is bfloat16 where the device has it, else float32."""
     on_cuda = device.type == "cuda"
+    if name == "auto" and on_cuda and not torch.cuda.is_available():
+        raise UserError(
+            'model.dtype = "auto": run.num_gpus asks for GPUs, and this machine sees none whose precision could be '
+            'chosen for the workers; say "bfloat16", "float16" or "float32", or run where there is one'
+        )
     if name == "auto":
         native = torch.cuda.is_bf16_supported(including_emulation=False) if on_cuda else cpu_has_bf16()
         return torch.bfloat16 if native else torch.float32
@@ -57,9 +65,32 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
-def share_threads(cores: int, workers: int, asked: int | None) -> int:
-    """Threads of each worker: what was asked for, or an even share, so that workers never fight for cores."""
-    return asked if asked is not None else max(1, cores // workers)
+def usable_cores() -> int:
+    """Cores that this process may use: those of its affinity, and no more than its container's quota pays for."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = CPU_QUOTA.read_text().split()
+        return min(cores, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such file, or "max": no quota
+        return cores
+
+
+def share_threads(cores: Sequence[int], workers: int, asked: int | None = None) -> int:
+    """Threads of each worker: what was asked for, or the most with which none fights another for cores.
+
+    cores: of each machine; a worker lives on one. At least 1, even where there are more workers than cores.
+    """
+    if asked is not None:
+        return asked
+    fitting = (n for n in range(max(cores, default=1), 1, -1) if sum(found // n for found in cores) >= workers)
+    return next(fitting, 1)
+
+
+def places_on(gpus: int, share: float) -> int:
+    """How many workers find their GPU share on a machine; a share below 1 lies on one GPU. Any number, if it is 0."""
+    if share == 0:
+        return sys.maxsize
+    return gpus * int(1 / share) if share <= 1 else int(gpus // share)
 
 
 def use_threads(n: int) -> None:
@@ -83,7 +114,7 @@ def describe_hardware() -> dict[str, Any]:
     return {
         "cpu": _cpu_model(_cpuinfo()),
         "cpu_has_bf16": cpu_has_bf16(),
-        "cores": os.cpu_count() or 1,
+        "cores": usable_cores(),
         "memory_bytes": psutil.virtual_memory().total,
         "devices": [torch.cuda.get_device_name(i) for i in range(n_devices)],
         "torch": torch.__version__,

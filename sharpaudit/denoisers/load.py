@@ -48,16 +48,20 @@ def load_denoiser(config: ModelConfig) -> Denoiser:
     return _held[key]
 
 
-def placement(config: ModelConfig) -> tuple[torch.device, torch.dtype]:
-    """Where and in which precision the model computes on this machine. Raises UserError for what cannot be had."""
-    return _placement(config, _locate(config)[0])
+def placement(config: ModelConfig, *, gpus_elsewhere: bool = False) -> tuple[torch.device, torch.dtype]:
+    """Where and in which precision the model computes. Raises UserError for what cannot be had.
+
+    gpus_elsewhere: whether machines with GPUs compute for this one, which may have none.
+    """
+    return _placement(config, _locate(config)[0], gpus_elsewhere)
 
 
-def _placement(config: ModelConfig, kind: Kind) -> tuple[torch.device, torch.dtype]:
-    device = choose_device(config.device)
-    dtype = choose_dtype(config.dtype, device)
-    # The analytic model knows one place and one precision, whatever the machine has.
-    return (torch.device("cpu"), torch.float32) if kind == "gaussian" else (device, dtype)
+def _placement(config: ModelConfig, kind: Kind, gpus_elsewhere: bool = False) -> tuple[torch.device, torch.dtype]:
+    if kind == "gaussian":
+        # The analytic model knows one place and one precision, whatever the machine has.
+        return torch.device("cpu"), torch.float32
+    device = choose_device(config.device, gpus_elsewhere=gpus_elsewhere)
+    return device, choose_dtype(config.dtype, device)
 
 
 def _digest(kind: Kind, path: Path) -> str:

@@ -86,14 +86,41 @@ def test_float16_is_for_cuda_only(machine):
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 512), st.integers(1, 512))
 def test_shares_use_all_cores_and_no_core_twice(cores, workers):
-    threads = share_threads(cores, workers, None)
+    threads = share_threads([cores], workers)
     assert threads >= 1
     if workers <= cores:
         assert cores - workers < threads * workers <= cores
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=5), st.integers(1, 20))
+def test_on_several_machines_every_worker_finds_its_threads_on_one(cores, workers):
+    threads = share_threads(cores, workers)
+    room = [sum(found // n for found in cores) for n in (threads, threads + 1)]
+    assert threads == 1 or room[0] >= workers
+    assert room[1] < workers
+
+
 def test_threads_asked_for_are_given():
-    assert share_threads(8, 4, 3) == 3
+    assert share_threads([8], 4, 3) == 3
+
+
+def test_cores_are_those_that_this_process_may_use(monkeypatch, tmp_path):
+    quota = tmp_path / "cpu.max"
+    monkeypatch.setattr(devices, "CPU_QUOTA", quota)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 5}, raising=False)
+    assert devices.usable_cores() == 4
+    for text, cores in (("max 100000", 4), ("250000 100000", 2), ("50000 100000", 1), ("6400000 100000", 4)):
+        quota.write_text(text + "\n")
+        assert devices.usable_cores() == cores
+
+
+def test_workers_on_other_machines_may_have_the_gpus_that_this_one_lacks(machine):
+    machine(cuda=False)
+    assert choose_device("auto", gpus_elsewhere=True) == choose_device("cuda", gpus_elsewhere=True) == CUDA
+    assert choose_dtype("bfloat16", CUDA) == torch.bfloat16
+    with pytest.raises(UserError, match=r'model\.dtype = "auto": run\.num_gpus asks for GPUs.*say "bfloat16"'):
+        choose_dtype("auto", CUDA)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 from collections import Counter
 from itertools import combinations
@@ -28,9 +29,12 @@ from sharpaudit.lab.truth import GUIDANCE, MAX_RATIO, NEAREST, STEPS, Judged, no
 from sharpaudit.lab.truth import split as deal
 from sharpaudit.matches.index import open_index
 from sharpaudit.samples.generate import generate
+from sharpaudit.scores.metrics import named
+from sharpaudit.scores.plan import places
 from sharpaudit.scores.residual_gap import residual_gap
-from sharpaudit.scores.screen import ScreenConfig, differences, unconditional_predictions
-from sharpaudit.scores.subspace import fit_subspace
+from sharpaudit.scores.screen import PromptScores, ScreenConfig, differences, screen, unconditional_predictions
+from sharpaudit.scores.subspace import Subspace, fit_subspace
+from sharpaudit.seeds import latents
 from sharpaudit.statistics.detection import auc
 
 EMOJI = LAB / "emoji"
@@ -168,3 +172,21 @@ def test_residual_gap_tells_memorised_from_harmless(truth: list[Truth], denoiser
     subspace = fit_subspace(moved["fit"], 20)
     left = {name: residual_gap(torch.from_numpy(rows_ND), subspace).numpy() for name, rows_ND in moved.items()}
     assert auc(left["memorised"], left["harmless"]) > 0.9
+
+
+def test_batches_of_any_size_give_the_same_values(truth: list[Truth], denoiser: Denoiser) -> None:
+    """Within 1e-4, a difference of differences of a trained network as well."""
+    prompts = [row.prompt for row in truth if row.label == "harmless"][:16]
+    prompts += [row.prompt for row in truth if row.label == "memorised"][:8]
+    metrics = named(["residual_gap", "noise_gap", "sharpness"])
+    flat = math.prod(denoiser.latent_shape)
+    directions = torch.linalg.qr(latents([("directions", i) for i in range(8)], (flat,)).T).Q.T
+    found = []
+    for size in (24, 5):
+        config = ScreenConfig(n_seeds=1, seed=0, step=1.0, batch_size=size)
+        known = unconditional_predictions(denoiser, config, places(metrics))
+        fitted = {0: Subspace(torch.zeros(flat), directions, np.zeros(8))}
+        rows = screen(denoiser, prompts, known, fitted, config, metrics)
+        found.append([[row.seed_values[m.name][0] for m in metrics] for row in rows if isinstance(row, PromptScores)])
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4)
+    assert np.isfinite(found[0]).all()

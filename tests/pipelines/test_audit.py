@@ -57,6 +57,15 @@ def test_every_row_is_accounted_for(clean: Path) -> None:
     assert json.loads((clean / "report/facts.json").read_text())["reconciles"] is True
 
 
+def test_the_noise_floor_stands_in_the_record_and_in_the_report(config_path: Path, clean: Path, tmp_path: Path) -> None:
+    measured = max(row["noise_floor"] for row in tables(clean)["fit/unconditional"])
+    assert (RunFolder.open(clean).record() or {})["noise_floor"] == measured
+    assert json.loads((clean / "report/facts.json").read_text())["noise_floor"] == measured
+    root = copy(clean, tmp_path)
+    audit(config_path, root, "model.batch_size=5")
+    assert (RunFolder.open(root).record() or {})["noise_floor"] == measured
+
+
 def test_three_metrics_cost_three_evaluations_a_prompt(clean: Path) -> None:
     made = tables(clean)["scores"]
     prompts = {row["prompt_id"] for row in made}
@@ -132,7 +141,8 @@ def test_a_changed_dtype_redoes_everything(
     config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = copy(clean, tmp_path)
-    monkeypatch.setattr("pipelines.survey.placement", lambda _: (torch.device("cpu"), torch.bfloat16))
+    for module in ("survey", "stages.admitted"):
+        monkeypatch.setattr(f"pipelines.{module}.placement", lambda *_, **__: (torch.device("cpu"), torch.bfloat16))
     with pytest.raises(UserError, match=r"model\.dtype = float32 \(now bfloat16\)"):
         audit(config_path, root)
     outcome = audit(config_path, root, update=True)

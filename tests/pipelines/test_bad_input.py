@@ -143,6 +143,18 @@ def test_too_little_room_is_said_before_the_night(config_path: Path, monkeypatch
         list(rehearsal.rehearse(load(config_path), 0.1))
 
 
+def test_room_is_looked_for_where_the_run_is_going_to_be(
+    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines import rehearsal
+
+    asked: list[Path] = []
+    monkeypatch.setattr(rehearsal.shutil, "disk_usage", lambda path: asked.append(path) or SimpleNamespace(free=2**50))
+    lines = list(rehearsal.rehearse(load(config_path), 0.1, out=tmp_path / "not/yet/there"))
+    assert asked == [tmp_path]
+    assert any(line.endswith(f"free on the disk of {tmp_path}") for line in lines)
+
+
 def test_duplicates_are_scored_once_and_map_back(config_path: Path, tmp_path: Path) -> None:
     source = config_path.parent / "testbed/prompts/audit.csv"
     header, *rows = source.read_text().splitlines()

@@ -79,6 +79,7 @@ def test_the_lab_names_the_folder_that_is_not_what_it_needs(call: list[str], lin
 def test_status_counts_what_is_committed(clean: Path) -> None:
     found = describe(RunFolder.open(clean))
     assert found["state"] == "complete"
+    assert found["driver"] is None
     assert found["tables"]["corpus"]["statuses"] == {"ok": 289}
     code, out, _ = finish(command("status", clean, "--json"))
     assert (code, json.loads(out)) == (0, found)

@@ -13,7 +13,9 @@ import psutil
 import pytest
 from audits import WORKING, command, finish, moment, stray, tables
 
+from pipelines.commands.status import describe
 from pipelines.verifying import faults
+from sharpaudit.tables.runs import RunFolder
 
 RAY = ("--set", "run.executor=ray", "--set", "run.workers=2", "--set", "run.threads=1")
 
@@ -30,7 +32,7 @@ def ours() -> list[psutil.Process]:
         if (
             process.pid not in kept
             and process.info["status"] != psutil.STATUS_ZOMBIE
-            and ("-m pipelines" in line or "ray::" in line or "raylet" in line)
+            and any(mark in line for mark in ("-m pipelines", "ray::", "raylet", "gcs_server", "/ray/_private/"))
         ):
             found.append(process)
     return found
@@ -68,16 +70,36 @@ def test_drivers_killed_in_every_stage(config_path: Path, clean: Path, tmp_path:
     run_and_compare(config_path, tmp_path / "run", clean)
 
 
-@pytest.mark.chaos
-def test_a_ray_run_whose_driver_is_killed_at_a_random_time_leaves_no_process(
-    config_path: Path, clean: Path, tmp_path: Path
-) -> None:
-    process = command("run", config_path, "--out", tmp_path / "run", *RAY)
-    time.sleep(random.Random(0).uniform(4, 16))
+def kill_ray_driver_during(table: str, config_path: Path, root: Path) -> list[psutil.Process]:
+    """Kill it at a drawn moment after the first shard of a table, and return the processes that it had started."""
+    process = command("run", config_path, "--out", root, *RAY)
+    deadline = time.monotonic() + 90
+    while not any(root.glob(f"{table}/*/manifests/*.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(random.Random(table).uniform(0, 0.2))
+    started = psutil.Process(process.pid).children(recursive=True)
+    assert any((root / "workers").iterdir())
+    assert {"raylet", "gcs_server"} <= {child.name() for child in started}
     process.kill()
     finish(process)
+    # Else the run was over before the blow fell.
+    assert not (root / "MANIFEST.sha256").exists()
+    return started
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(600)
+def test_ray_runs_whose_driver_is_killed_at_a_random_time_leave_no_process(
+    config_path: Path, clean: Path, tmp_path: Path
+) -> None:
+    tables_at_work = ("scores", "samples", "matches")
+    started = [p for table in tables_at_work for p in kill_ray_driver_during(table, config_path, tmp_path / table)]
     wait_for_none(150)
-    run_and_compare(config_path, tmp_path / "run", clean, *RAY)
+    assert not [child for child in started if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    for table in tables_at_work:
+        run_and_compare(config_path, tmp_path / table, clean, *RAY)
     wait_for_none(150)
 
 
@@ -86,8 +108,9 @@ def test_fifty_drivers_killed_at_random_moments_lose_nothing(config_path: Path, 
     """Each call is killed at a drawn moment and the next one goes on; a run that ended is verified, another begun."""
     draw, kills, finished, underway = random.Random(0), 0, 0, 0
     begun = time.monotonic()
-    run_and_compare(config_path, tmp_path / "whole", clean)
+    code, _, err = finish(command("run", config_path, "--out", tmp_path / "whole"))
     whole = time.monotonic() - begun
+    assert code == 0, err
     while kills < 50:
         root = tmp_path / f"run-{finished}"
         process = command("run", config_path, "--out", root)
@@ -153,6 +176,14 @@ def test_two_drivers_on_one_folder(config_path: Path, clean: Path, tmp_path: Pat
     code, _, err = finish(command("run", config_path, "--out", tmp_path / "run"))
     assert code == 2
     assert f"process {first.pid} on this machine is already running this audit" in err
+    working = describe(RunFolder.open(tmp_path / "run"))
+    assert (working["state"], working["progress"]["stage"]) == ("running", "fit_differences")
+    assert working["driver"].startswith(f"process {first.pid} on ")
     first.kill()
     finish(first)
+    left = describe(RunFolder.open(tmp_path / "run"))
+    assert (left["state"], left["driver"], left["progress"]) == ("interrupted", None, None)
+    assert left["tables"]["fit/unconditional"]["complete"]
+    assert not left["tables"]["fit/differences"]["complete"]
+    assert not left["tables"]["scores"]["shards"]
     run_and_compare(config_path, tmp_path / "run", clean)

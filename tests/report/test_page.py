@@ -20,6 +20,7 @@ from sharpaudit.errors import IntegrityError
 from sharpaudit.images import decode
 from sharpaudit.report.chart import histogram
 from sharpaudit.report.html import findings_csv, render
+from tests.hostile.strategies import TEXTS
 
 Facts = Callable[..., dict[str, Any]]
 
@@ -65,7 +66,7 @@ def with_text(facts: dict[str, Any], text: str) -> dict[str, Any]:
     return facts | {"findings": {"total": 2, "rows": found}, "run": run, "quarantined": aside, "histogram": chart}
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("text", [*HOSTILE, *TEXTS.values()])
 def test_hostile_text_changes_no_markup(known: dict[str, Any], text: str) -> None:
     page = render(with_text(known, text), no_picture)
     assert shape(page) == shape(render(with_text(known, "benign"), no_picture))

@@ -1,0 +1,109 @@
+"""What workers compute on: GPU shares that find room, and no device but the one that the run began for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from audits import audit, load, tables
+
+from pipelines.rehearsal import rehearse
+from pipelines.survey import survey
+from sharpaudit.denoisers.devices import places_on
+from sharpaudit.errors import UserError
+from sharpaudit.tables.runs import RunFolder
+from sharpaudit.tables.schemas import UNCONDITIONAL
+
+
+@pytest.mark.parametrize(
+    ("gpus", "share", "places"), [(0, 0.5, 0), (1, 1, 1), (1, 0.5, 2), (2, 0.6, 2), (2, 0.1, 20), (4, 2, 2), (3, 2, 1)]
+)
+def test_a_share_of_a_gpu_lies_on_one(gpus: int, share: float, places: int) -> None:
+    assert places_on(gpus, share) == places
+
+
+def test_workers_that_need_no_gpu_find_room_anywhere() -> None:
+    assert places_on(0, 0) >= 10**6
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        (("run.num_gpus=0.5",), r"run\.num_gpus = 0\.5: there is room for 0 on 8 cores and 0 GPUs of 1 machines"),
+        (("run.threads=5",), r"run\.workers = 2, each with 5 threads .* there is room for 1 on 8 cores"),
+    ],
+)
+def test_workers_that_find_no_room_are_refused_and_not_waited_for(
+    config_path: Path, tmp_path: Path, asked: tuple[str, ...], line: str
+) -> None:
+    with pytest.raises(UserError, match=line):
+        audit(config_path, tmp_path / "run", "run.executor=ray", "run.workers=2", *asked)
+    assert not (tmp_path / "run" / "run.lock").exists()
+
+
+def test_a_worker_that_sees_another_device_than_the_driver_is_refused(
+    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on a cluster whose head has no GPU, the other way round.
+    monkeypatch.setattr("pipelines.survey.placement", lambda *_, **__: (torch.device("cuda"), torch.bfloat16))
+    with pytest.raises(UserError, match="would compute on cpu in float32, but the run began for cuda in bfloat16"):
+        audit(config_path, tmp_path / "run")
+    assert not RunFolder.open(tmp_path / "run").table(UNCONDITIONAL).manifests()
+
+
+@pytest.mark.parametrize(
+    ("share", "line"),
+    [
+        (0.0, r"run\.num_gpus = 0: the ray workers would see no GPU although the model is on cuda"),
+        (1.0, r"each with run\.num_gpus = 1: there is room for 1 on 1 GPUs of this machine"),
+    ],
+)
+def test_a_rehearsal_refuses_shares_that_do_not_fit(
+    config_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, line: str
+) -> None:
+    config = load(config_path, "run.executor=ray", "run.workers=2", f"run.num_gpus={share}")
+    seen = replace(survey(config), device="cuda")
+    monkeypatch.setattr("pipelines.rehearsal.survey", lambda _: seen)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match=line):
+        list(rehearse(config, measure_s=0.1))
+
+
+HALF_A_GPU_EACH = """
+import os, sys
+from pathlib import Path
+import ray
+from pipelines.audit import run_audit
+from pipelines.progress import Reporter
+from sharpaudit import config as configuration
+
+ray.init(address="local", num_cpus=4, num_gpus=1, include_dashboard=False, object_store_memory=200 * 2**20,
+         log_to_driver=False, logging_level="ERROR")
+free = []
+
+class Watching(Reporter):
+    def watch(self, *args):
+        for receipt in super().watch(*args):
+            free.append(ray.available_resources().get("GPU", 0.0))
+            yield receipt
+
+root = Path(sys.argv[2])
+shares = ["run.executor=ray", "run.workers=2", "run.num_gpus=0.5"]
+config = configuration.load(Path(sys.argv[1]), shares)
+run_audit(config, root, reporter=Watching(root, open(os.devnull, "w")))
+print(min(free), ray.cluster_resources()["GPU"])
+"""
+
+
+@pytest.mark.chaos
+def test_two_workers_hold_half_a_gpu_each(config_path: Path, clean: Path, tmp_path: Path) -> None:
+    """Ray is told of a GPU that is not there: what it hands out is what is tested."""
+    call = [sys.executable, "-W", "ignore", "-c", HALF_A_GPU_EACH, str(config_path), str(tmp_path / "run")]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["0.0", "1.0"], done.stderr
+    assert tables(tmp_path / "run") == tables(clean)
