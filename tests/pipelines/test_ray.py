@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from audits import WORKING, audit, load, moment, stray, tables
 
@@ -23,12 +25,29 @@ def test_ray_and_local_give_the_same_tables_also_with_other_threads(
     assert not list((tmp_path / "run" / "workers").iterdir())
 
 
+def wait_for_no_worker() -> None:
+    """Until no actor of ours lives in the tests' cluster: those that were killed, and those that a run ended."""
+    deadline = time.monotonic() + 30
+    while left := [p for p in psutil.Process().children(recursive=True) if "ray::ShardActor" in told(p)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
+def told(process: psutil.Process) -> str:
+    """The command line; none of a process that has just ended."""
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return ""
+
+
 def killed_once(config_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, point: str, passage: int) -> None:
     marker = root.with_suffix(".struck")
     monkeypatch.setenv("SHARPAUDIT_CRASH", f"{point}:{passage}:kill@{marker}")
     outcome = audit(config_path, root, *RAY)
     assert marker.exists(), "no worker passed that point"
     assert outcome.quarantined == []
+    wait_for_no_worker()
 
 
 def test_a_killed_worker_is_replaced_and_nothing_is_done_twice(
