@@ -10,6 +10,7 @@ redone, and needs `update`.
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -95,8 +96,9 @@ def run_audit(
         added = ingest.ingest(run, config, load_tokenizer(config.model))
         if added:
             reporter.say(f"ingest: {added:,} source rows read")
-        harmless = [m.rows for m in run.table(CORPUS).current() if role_of(m) == "calibration"]
-        reporter.say(allowed(config, sum(harmless)))
+        # Without styles of their own the audited prompts need not be read here: there may be ten million.
+        audited = _styles(run, "audit") if config.corpus.style_column else [None]
+        reporter.say(allowed(config, _styles(run, "calibration"), audited))
         # The executor starts with its first piece of work, so that a finished run starts none.
         start = cache(lambda: stack.enter_context(executor(root, config, driver, STAGES)))
         wanted = list(STAGES.values())[: None if until is None else list(STAGES).index(until) + 1]
@@ -153,6 +155,15 @@ def _note(run: RunFolder, stage: Stage, reporter: Reporter) -> None:
     if stage.table is TRIAGE:
         decided = folder.read_all(folder.current(), ["role", "flagged"])
         reporter.flagged = decided.filter((pc.field("role") == "audit") & pc.field("flagged")).num_rows
+
+
+def _styles(run: RunFolder, role: str) -> Counter[str | None]:
+    """How many prompts of a role each style has."""
+    corpus, found = run.table(CORPUS), Counter[str | None]()
+    for manifest in corpus.current():
+        if role_of(manifest) == role:
+            found.update(corpus.read(manifest, ["style"])["style"].to_pylist())
+    return found
 
 
 def _left(stage: Stage, left: list[Receipt], reporter: Reporter) -> list[dict[str, Any]]:

@@ -4,35 +4,44 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 
 from sharpaudit.config import AuditConfig
 from sharpaudit.errors import UserError
 from sharpaudit.scores.cascade import tiers
 from sharpaudit.scores.subspace import ENOUGH_FIT
-from sharpaudit.statistics.conformal import fpr_interval, rank_at, smallest_p
+from sharpaudit.statistics.conformal import TOLERANCE, fpr_interval, rank_at, smallest_p
 from sharpaudit.statistics.fdr import PREVALENCES, calibration_needed, penalty
 from sharpaudit.statistics.missed import Drawn, missed
 from sharpaudit.statistics.sampling import allocate
+from sharpaudit.triage.calibrators import ranked_among
 from sharpaudit.triage.select import EDGES
 
 BOUNDS = (0.1, 0.01, 0.001)
 """Shares of the audited prompts below which controls may bring the bound on the unflagged memorised ones."""
 
 
-def allowed(config: AuditConfig, n: int) -> str:
-    """A line on n calibration prompts. Raises UserError where no prompt could ever be flagged."""
-    alpha = config.triage.alpha
+def allowed(config: AuditConfig, calibrating: Mapping[str | None, int], audited: Iterable[str | None]) -> str:
+    """A line on the calibration prompts. Raises UserError where no prompt could ever be flagged.
+
+    calibrating: how many there are of each style. audited: the styles of audited prompts, which rank by style.
+    """
+    alpha, n = config.triage.alpha, sum(calibrating.values())
     if config.triage.flag_by == "p" and rank_at(alpha, n) == 0:
         raise UserError(
             f"triage.alpha = {alpha}: {n} calibration prompts give no p below {smallest_p(n):.3g}, so nothing could be "
             f"flagged; give at least {math.ceil(1 / alpha) - 1} calibration prompts or raise triage.alpha"
         )
-    interval = fpr_interval(alpha, n)
+    styles = list(Counter(calibrating).elements())
+    sizes = ranked_among(audited, styles, math.ceil(1 / alpha - TOLERANCE) - 1) or [n]
+    intervals = [fpr_interval(alpha, size) for size in sizes]
+    among = "" if sizes == [n] else f", of which a style ranks among {sizes[0]:,} to {sizes[-1]:,}"
     return (
-        f"calibration: {n:,} prompts; at alpha {alpha:g} the false-positive rate lies between {interval.low:.2%} and "
-        f"{interval.high:.2%} (95%); the smallest p is {smallest_p(n):.2g}"
+        f"calibration: {n:,} prompts{among}; at alpha {alpha:g} the false-positive rate lies between "
+        f"{min(i.low for i in intervals):.2%} and {max(i.high for i in intervals):.2%} (95%); the smallest p is "
+        f"{min(map(smallest_p, sizes)):.2g}"
     )
 
 

@@ -74,10 +74,11 @@ def rehearse(config: AuditConfig, measure_s: float = MEASURE_S, *, out: Path | N
         made = assign(todo, (), load_tokenizer(config.model), 0, rows, config.corpus.near_duplicates)
         require_audited(made, config)
         rejected = made.n_rows - made.statuses(USES).get(Status.OK, 0)
+        styles = made.styles("calibration"), made.styles("audit")
         counts, first = made.counts, next(made.corpus("audit", config.model.batch_size))
     yield f"corpus: {', '.join(f'{n:,} {role}' for role, n in counts.items())}; {rejected:,} rows rejected"
     yield from fitted(config, counts["fit"])
-    yield allowed(config, counts["calibration"])
+    yield allowed(config, *styles)
     yield from wanted(config, counts["calibration"], counts["audit"])
     yield f"end to end: {_one_prompt(config, denoiser, first)}"
     rate = _rate(config, denoiser, first, measure_s)

@@ -22,7 +22,7 @@ from pipelines.bench.lines import Line, table
 from sharpaudit.errors import UserError
 from sharpaudit.seeds import generator
 
-GIB, MINUTES = 2.0, 10.0
+GIB, MINUTES, FILES = 2.0, 10.0, 2000
 NEAR = 0.8
 BLOCK = 10_000
 REPEATED, ALIKE = 0.1, 0.2
@@ -32,11 +32,15 @@ WORDS, LETTERS = 5_000, 7
 
 @dataclass(frozen=True)
 class Measured:
-    """n_rows: of the file. n_prompts: distinct ones. n_families: of audited prompts. gib: the peak of the process."""
+    """n_rows: of the file. n_prompts: distinct ones. n_families: of audited prompts. n_files: of the run then.
+
+    gib: the peak of the process.
+    """
 
     n_rows: int
     n_prompts: int
     n_families: int
+    n_files: int
     seconds: float
     gib: float
 
@@ -94,8 +98,9 @@ def _block(words: list[str], first: int, n: int) -> Iterator[str]:
 
 
 def bench_lines(exact: Measured, near: Measured) -> Iterator[Line]:
-    """Memory of the exact one and time of the near-duplicates have goals."""
+    """Memory and files of the exact one and time of the near-duplicates have goals."""
     yield Line("ingest.gib", exact.gib, "GiB", exact.n_rows, goal=GIB, at_most=True)
+    yield Line("ingest.files", exact.n_files, "files", exact.n_rows, goal=FILES, at_most=True)
     yield Line("ingest.rows_per_second", exact.n_rows / exact.seconds, "rows a second", exact.n_rows)
     yield Line("ingest.near_minutes", near.seconds / 60, "minutes", near.n_rows, goal=MINUTES, at_most=True)
     yield Line("ingest.near_gib", near.gib, "GiB", near.n_rows)
@@ -103,9 +108,14 @@ def bench_lines(exact: Measured, near: Measured) -> Iterator[Line]:
 
 def markdown(exact: Measured, near: Measured) -> str:
     """The table for people."""
-    head = ["families", "rows", "distinct prompts", "families of them", "minutes", "GiB at the peak"]
+    head = ["families", "rows", "distinct prompts", "families of them", "files", "minutes", "GiB at the peak"]
     rows = [
-        [what, f"{m.n_rows:,}", f"{m.n_prompts:,}", f"{m.n_families:,}", f"{m.seconds / 60:.1f}", f"{m.gib:.2f}"]
+        [
+            what,
+            *(f"{n:,}" for n in (m.n_rows, m.n_prompts, m.n_families, m.n_files)),
+            f"{m.seconds / 60:.1f}",
+            f"{m.gib:.2f}",
+        ]
         for what, m in (("equal but for case and punctuation", exact), (f"near-duplicates from {NEAR} on", near))
     ]
     return table(head, rows)

@@ -1,6 +1,7 @@
 """One ingest of the bench in a process that does nothing else: python -m, with what is asked as JSON.
 
-It prints how many audited prompts and families of them there are, the seconds, and the GiB that it held at its peak.
+It prints how many audited prompts and families of them there are, the files of the run, the
+seconds, and the GiB that it held at its peak.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ def main(asked: dict[str, Any]) -> None:
             "family_column": "family",
         },
         "matches": {"index": str(lab / "references")},
-        "run": {"rows_per_shard": 10_000},
     }
     config = configuration.parse(tree, asked["prompts"])
     run = RunFolder.create(Path(asked["run"]))
@@ -50,7 +50,8 @@ def main(asked: dict[str, Any]) -> None:
     families: set[str] = set()
     for manifest in audited:
         families.update(corpus.read(manifest, ["family_id"])["family_id"].to_pylist())
-    found = {"n_prompts": sum(m.rows for m in audited), "n_families": len(families)}
+    n_files = sum(path.is_file() for path in run.root.rglob("*"))
+    found = {"n_prompts": sum(m.rows for m in audited), "n_families": len(families), "n_files": n_files}
     sys.stdout.write(json.dumps(found | {"seconds": seconds, "gib": peak / 2**20}))
 
 

@@ -7,6 +7,7 @@ reads on where the last ingest stopped and adds shards; nothing is rewritten.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from sharpaudit.tables.schemas import CORPUS, ORIGINS
 from sharpaudit.tables.shards import TableCommit, TableFolder, keys_digest
 
 NAME = "ingest"
+LEAST_ROWS, MOST_SHARDS = 256, 200
 WORKPLACE = f".ingest{IN_PROGRESS}"
 """Folder of the run for what is read and not yet decided; gone when ingest ends."""
 
@@ -93,11 +95,12 @@ def ingest(run: RunFolder, config: AuditConfig, tokenizer: Tokenizer) -> int:
     todo = [entry for entry in todo if entry[2] is None or entry[2] > entry[1]]
     if not todo:
         return 0
-    size, near = config.run.rows_per_shard, config.corpus.near_duplicates
+    near = config.corpus.near_duplicates
     with ledger(run.root / WORKPLACE) as rows:
         stood_for = [(family, prompt) for family, prompt in before.extra.get("represented", [])]
         made = assign(todo, _known(corpus), tokenizer, 0, rows, near, stood_for)
         require_audited(made, config)
+        size = config.run.rows_per_shard or rows_per_shard(made.n_rows)
         parts = ((role, part) for role in made.counts for part in made.corpus(role, size))
         shards = [
             _commit(corpus, f"{role}-{i:05d}", part) for i, (role, part) in enumerate(parts, len(corpus.current()))
@@ -115,6 +118,11 @@ def ingest(run: RunFolder, config: AuditConfig, tokenizer: Tokenizer) -> int:
         progress["represented"] = sorted({*stood_for, *here})
     origins.commit_table(TableCommit([*before.shards, *of_origins], extra=progress))
     return made.n_rows
+
+
+def rows_per_shard(n_rows: int) -> int:
+    """Rows of a shard where the configuration names none: work to lose is little, and so are the files of a folder."""
+    return max(LEAST_ROWS, math.ceil(n_rows / MOST_SHARDS))
 
 
 def require_audited(made: Ingested, config: AuditConfig) -> None:

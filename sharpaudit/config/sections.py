@@ -276,8 +276,9 @@ class RunConfig(Section):
     """GPU share of each worker of the ray executor."""
     address: str | None = runtime(None)
     """Address of a running Ray cluster ("auto" finds one); without it a cluster is started on this machine."""
-    rows_per_shard: int = runtime(256, ge=1, le=1_000_000)
-    """Prompts in a shard; fixed by the first ingest of a run."""
+    rows_per_shard: int | None = runtime(None, ge=1, le=1_000_000)
+    """Prompts in a shard, fixed when they are ingested. By default 256, and more where there are so many prompts that
+    shards would be more than 200 of a table."""
     samples_per_shard: int = runtime(64, ge=1, le=100_000)
     limit: int | None = runtime(None, ge=1)
     """Only the first rows of each audited file; may grow from one call to the next."""

@@ -124,6 +124,11 @@ class Ingested:
         """The new prompts of a role in order of appearance, in tables of `size` rows."""
         return cut(self._corpus(role), size)
 
+    def styles(self, role: str) -> dict[str | None, int]:
+        """How many new prompts of a role each style has; None: those without one."""
+        sql = """SELECT r.style, count(*) FROM fresh f JOIN rows r ON r.ord = f.ord WHERE f.role = $role GROUP BY ALL"""
+        return dict(self._ledger.rows(sql, {"role": role}))
+
     def statuses(self, uses: Sequence[str]) -> dict[str, int]:
         """How many rows of these uses ended how."""
         return _statuses(self._ledger, uses)

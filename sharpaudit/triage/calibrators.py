@@ -11,7 +11,7 @@ Shapes: N prompts.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,17 @@ def strata(styles: Sequence[str | None], calibrates: npt.NDArray[np.bool_], need
     left = sum(n for style, n in counts.items() if style not in own)
     other = MERGED if own and left >= needed else ALL
     return np.array([f"style: {style}" if style in own else other for style in styles], dtype=object)
+
+
+def ranked_among(audited: Iterable[str | None], calibrating: Sequence[str | None], needed: int) -> list[int]:
+    """How many calibration prompts audited prompts of these styles rank among: the sizes that occur, smallest first.
+
+    calibrating: the style of each calibration prompt. needed: as in `strata`.
+    """
+    styles = [*calibrating, *audited]
+    calibrates = np.arange(len(styles)) < len(calibrating)
+    strata_N = strata(styles, calibrates, needed)
+    return sorted({int(_members(strata_N, calibrates, stratum).sum()) for stratum in set(strata_N[~calibrates])})
 
 
 def ranked(

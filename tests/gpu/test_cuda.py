@@ -9,6 +9,8 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import pytest
 import torch
+from audits import audit, tables
+from real_audits import assert_same_scores, write_audit
 from tiny_models import PREDICTIONS, write_model
 
 from sharpaudit.config import ModelConfig
@@ -102,3 +104,25 @@ def test_leaving_a_model_frees_its_memory(folders):
     load(folders["v_prediction"], "cuda", "float32")
     load(folders["epsilon"], "cuda", "float32")
     assert torch.cuda.memory_allocated() <= held
+
+
+def test_a_whole_audit_scores_as_on_the_cpu_and_says_where_it_was_made(tmp_path):
+    config_path = write_audit(tmp_path, "epsilon")
+    found = {}
+    for device in ("cpu", "cuda"):
+        outcome = audit(config_path, tmp_path / device, f"model.device={device}", "model.dtype=float32")
+        assert outcome.facts["reconciles"]
+        assert outcome.facts["run"]["model"]["device"] == device
+        found[device] = tables(tmp_path / device)
+    assert_same_scores(found["cpu"], found["cuda"], rounding=1e-3)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_workers_share_the_device(tmp_path):
+    config_path = write_audit(tmp_path, "v_prediction")
+    shares = ("run.executor=ray", "run.workers=2", "run.num_gpus=0.5")
+    outcome = audit(config_path, tmp_path / "shared", "model.dtype=float32", *shares)
+    audit(config_path, tmp_path / "alone", "model.dtype=float32")
+    assert outcome.facts["reconciles"]
+    assert outcome.facts["run"]["model"]["device"] == "cuda"
+    assert_same_scores(tables(tmp_path / "alone"), tables(tmp_path / "shared"))

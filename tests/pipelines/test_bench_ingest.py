@@ -28,6 +28,9 @@ def test_both_ingests_are_measured(tmp_path: Path) -> None:
     lines = {line.name: line for line in bench_lines(exact, near)}
     assert (lines["ingest.gib"].goal, lines["ingest.near_minutes"].goal) == (2.0, 10.0)
     assert 0 < exact.gib < 2
+    assert lines["ingest.files"].goal == 2000
+    # A file and a manifest of each shard, table commits and the record: 2,000 rows are 8 shards, 999 harmless 4 each.
+    assert 2 * (8 + 8) < exact.n_files < 100
     assert lines["ingest.near_minutes"].met
     assert "| 2,000 |" in markdown(exact, near)
 

@@ -86,7 +86,7 @@ def test_prompts_rank_among_calibration_prompts_of_their_style(config_path: Path
     prompts, style = config_path.parent / "testbed/prompts", {"pencil": "drawing", "oil": "painting"}
     files = {name: styled(prompts / f"{name}.csv", tmp_path / f"{name}.csv", style) for name in ("audit", "harmless")}
     given = [f"corpus.audit={files['audit']}", f"calibration.file={files['harmless']}", "corpus.style_column=look"]
-    audit(config_path, tmp_path / "run", *given, "triage.alpha=0.07")
+    outcome = audit(config_path, tmp_path / "run", *given, "triage.alpha=0.07")
     made = tables(tmp_path / "run")
     style_of = {row["prompt_id"]: row["style"] for row in made["corpus"]}
     counts = dict.fromkeys(style_of.values(), 0)
@@ -105,6 +105,16 @@ def test_prompts_rank_among_calibration_prompts_of_their_style(config_path: Path
             among = [other["value"] for other in calibrating if stratum(other) == stratum(row)]
             at_least = sum(value >= row["value"] for value in among)
             assert row["p_value"] == pytest.approx((1 + at_least) / (1 + len(among)))
+    # What is said beforehand of the strata is what the report says of them.
+    told = outcome.facts["calibration"]
+    sizes = [n for n in counts.values() if n >= 14] + [sum(n for n in counts.values() if n < 14)]
+    expected = (
+        f"calibration: 120 prompts, of which a style ranks among {min(sizes)} to {max(sizes)}; at alpha 0.07 the "
+        f"false-positive rate lies between {told['fpr_low']:.2%} and {told['fpr_high']:.2%} (95%); "
+        f"the smallest p is {told['smallest_p']:.2g}"
+    )
+    assert expected in (tmp_path / "run/logs/run.jsonl").read_text()
+    assert expected in list(rehearse(load(config_path, *given, "triage.alpha=0.07"), 0.1))
     # Styles are no scores: those are as they were.
     assert [row["value"] for row in made["scores"]] == [row["value"] for row in tables(clean)["scores"]]
 

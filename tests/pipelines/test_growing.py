@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from pipelines.cli import cli
 from pipelines.deadline import Deadline
 from pipelines.signals import InterruptedRunError
+from pipelines.stages.ingest import rows_per_shard
 from pipelines.summary import exit_code
 from pipelines.upkeep import prune
 from pipelines.verifying import faults
@@ -309,3 +310,8 @@ def test_failed_pictures_are_tried_again(
     assert any(row["status"] == "non_finite" for row in tables(tmp_path / "run")["samples"])
     audit(config_path, tmp_path / "run", retry=True)
     assert tables(tmp_path / "run") == tables(clean)
+
+
+@pytest.mark.parametrize(("n_rows", "size"), [(1, 256), (51_200, 256), (51_201, 257), (10_000_000, 50_000)])
+def test_a_larger_corpus_has_larger_shards_and_never_many_of_them(n_rows: int, size: int) -> None:
+    assert rows_per_shard(n_rows) == size

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -20,30 +21,33 @@ from sharpaudit.tables.runs import RunFolder
 RAY = ("--set", "run.executor=ray", "--set", "run.workers=2", "--set", "run.threads=1")
 
 
-def ours() -> list[psutil.Process]:
-    """Processes that this test's audits left behind and that still run.
+def left(root: Path, started: list[psutil.Process]) -> list[psutil.Process]:
+    """What still runs of audits below `root`: their own processes, found by name, and those that they had started.
 
-    Those whose ancestor is this test process are no leftovers: the tests' own cluster lives as long as the session.
+    A test knows its own, so that others may start clusters beside it.
     """
-    kept = {process.pid for process in psutil.Process().children(recursive=True)}
+    named = [p for p in psutil.process_iter(["cmdline"]) if str(root) in " ".join(p.info["cmdline"] or [])]
     found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        line = " ".join(process.info["cmdline"] or [])
-        if (
-            process.pid not in kept
-            and process.info["status"] != psutil.STATUS_ZOMBIE
-            and any(mark in line for mark in ("-m pipelines", "ray::", "raylet", "gcs_server", "/ray/_private/"))
-        ):
-            found.append(process)
+    for process in (*named, *started):
+        with suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
     return found
 
 
-def wait_for_none(seconds: float) -> None:
+def wait_for_none(root: Path, started: list[psutil.Process], seconds: float) -> None:
     """Workers end within 2 s; Ray's own agents first try to tell their killed head, for up to a minute."""
     deadline = time.monotonic() + seconds
-    while ours() and time.monotonic() < deadline:
+    while left(root, started) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not ours()
+    assert not left(root, started)
+
+
+def started_by(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes of a run over ray, its cluster's among them."""
+    found = psutil.Process(process.pid).children(recursive=True)
+    assert {"raylet", "gcs_server"} <= {child.name() for child in found}
+    return found
 
 
 def run_and_compare(config_path: Path, root: Path, clean: Path, *options: str) -> None:
@@ -79,9 +83,8 @@ def kill_ray_driver_during(table: str, config_path: Path, root: Path) -> list[ps
         assert time.monotonic() < deadline
         time.sleep(0.01)
     time.sleep(random.Random(table).uniform(0, 0.2))
-    started = psutil.Process(process.pid).children(recursive=True)
     assert any((root / "workers").iterdir())
-    assert {"raylet", "gcs_server"} <= {child.name() for child in started}
+    started = started_by(process)
     process.kill()
     finish(process)
     # Else the run was over before the blow fell.
@@ -96,11 +99,9 @@ def test_ray_runs_whose_driver_is_killed_at_a_random_time_leave_no_process(
 ) -> None:
     tables_at_work = ("scores", "samples", "matches")
     started = [p for table in tables_at_work for p in kill_ray_driver_during(table, config_path, tmp_path / table)]
-    wait_for_none(150)
-    assert not [child for child in started if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    wait_for_none(tmp_path, started, 150)
     for table in tables_at_work:
         run_and_compare(config_path, tmp_path / table, clean, *RAY)
-    wait_for_none(150)
 
 
 @pytest.mark.chaos
@@ -131,7 +132,7 @@ def test_fifty_drivers_killed_at_random_moments_lose_nothing(config_path: Path, 
     assert not stray(tmp_path / f"run-{finished}")
     # Not all before the first commit, where nothing could be lost.
     assert underway >= 25
-    wait_for_none(10)
+    wait_for_none(tmp_path, [], 10)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -160,14 +161,18 @@ def wait_for_work(root: Path) -> None:
 def test_a_second_signal_forces(config_path: Path, tmp_path: Path) -> None:
     process = command("run", config_path, "--out", tmp_path / "run", *RAY, crash="work.processed:2:stall")
     wait_for_work(tmp_path / "run")
-    time.sleep(2)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "run").glob("workers/*.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    started = started_by(process)
     begun = time.monotonic()
     os.kill(process.pid, signal.SIGTERM)
     os.kill(process.pid, signal.SIGINT)
     code, _, err = finish(process, timeout=20)
     assert code in (128 + signal.SIGINT, 128 + signal.SIGTERM), err
     assert time.monotonic() - begun < 15
-    wait_for_none(150)
+    wait_for_none(tmp_path, started, 150)
 
 
 def test_two_drivers_on_one_folder(config_path: Path, clean: Path, tmp_path: Path) -> None:

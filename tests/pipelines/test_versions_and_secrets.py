@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -11,13 +12,15 @@ from audits import audit, command, finish
 
 import sharpaudit
 from sharpaudit.errors import UserError
+from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.runs import RUN_VERSION, RunFolder
+from sharpaudit.tables.schemas import RUN_TABLES
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-def test_a_run_of_every_earlier_version_is_kept_here() -> None:
-    assert sorted(path.name for path in GOLDEN.iterdir()) == [f"run-version-{n}" for n in range(1, RUN_VERSION)]
+def test_a_run_of_every_version_is_kept_here() -> None:
+    assert sorted(path.name for path in GOLDEN.iterdir()) == [f"run-version-{n}" for n in range(1, RUN_VERSION + 1)]
 
 
 @pytest.mark.parametrize("number", range(1, RUN_VERSION))
@@ -47,3 +50,23 @@ def test_a_secret_of_the_environment_is_written_nowhere(
     assert canary not in out + err
     for path in (tmp_path / "run").rglob("*"):
         assert not path.is_file() or canary.encode() not in path.read_bytes(), path
+
+
+def test_a_run_of_this_version_that_was_made_earlier_is_read_as_it_was() -> None:
+    """Whoever changes a table or a record without a new RUN_VERSION fails here, not at a user's desk."""
+    root = GOLDEN / f"run-version-{RUN_VERSION}"
+    told = json.loads((root / "facts.json").read_text())
+    flow = {step["step"]: step["n"] for step in told["flow"]}
+    run = RunFolder.open(root)
+    assert run.config().name == told["run"]["name"]
+    for table in RUN_TABLES:
+        run.table(table).read_all(run.table(table).current())
+    with open_connection(run) as connection:
+        rows = connection.sql(
+            "SELECT prompt_id, best_reference_id, best_similarity FROM findings ORDER BY ALL"
+        ).fetchall()
+        (scored,) = connection.sql("SELECT count(*) FROM triage WHERE role = 'audit' AND status = 'ok'").fetchall()
+    keys = ("prompt_id", "best_reference_id", "best_similarity")
+    assert rows == sorted(tuple(row[key] for key in keys) for row in told["findings"]["rows"])
+    assert scored == (flow["scored"],)
+    assert len(rows) > 0
