@@ -36,7 +36,7 @@ test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not chaos and not gpu" --numprocesses 2 --dist loadfile
 
 chaos: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m chaos --timeout 1500 --durations 15 --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest -m chaos --timeout 1500 --durations 15
 
 gpu-check: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m gpu --timeout 600

@@ -13,27 +13,33 @@ import pytest
 pytestmark = pytest.mark.chaos
 ROOT = Path(__file__).parents[2]
 SHARDS, FILES, QUERY = "sharpaudit/tables/shards.py", "sharpaudit/tables/files.py", "sharpaudit/tables/query.py"
+OF_SHARDS = "tests/tables/test_shards.py"
 CASES = {
     "sync reaches the disk": (FILES, "            os.fsync(descriptor)\n", "            pass\n", "tests/tables"),
     "data is synced": (
         SHARDS,
         '            self._files.sync(attempt)\n            crash_point("attempt.synced"',
         '            crash_point("attempt.synced"',
-        "tests/tables",
+        OF_SHARDS,
     ),
-    "the folder is synced": (SHARDS, "        self._files.sync_folder(self.folder)\n", "", "tests/tables"),
-    "rows are counted": (SHARDS, "if table.num_rows != manifest.rows:", "if False:", "tests/tables"),
+    "the folder is synced": (
+        SHARDS,
+        "        self._files.sync_folder(self.folder)\n",
+        "",
+        OF_SHARDS,
+    ),
+    "rows are counted": (SHARDS, "if table.num_rows != manifest.rows:", "if False:", OF_SHARDS),
     "what was written is read back": (
         SHARDS,
         "if hashlib.sha256(written).hexdigest() != sha256 or not",
         "if False and not",
-        "tests/tables",
+        OF_SHARDS,
     ),
     "numbers are finite in a shard": (
         SHARDS,
         "if pa.types.is_floating(values.type) and not",
         "if False and not",
-        "tests/tables",
+        OF_SHARDS,
     ),
     "numbers are finite in a query": (
         QUERY,
@@ -45,19 +51,19 @@ CASES = {
         SHARDS,
         "if len(data) != manifest.bytes or hashlib",
         "if False and hashlib",
-        "tests/tables",
+        OF_SHARDS,
     ),
     "a manifest belongs to its folder": (
         SHARDS,
         "if manifest.fingerprint != self.fingerprint or",
         "if False and",
-        "tests/tables",
+        OF_SHARDS,
     ),
     "the lock is asked before a manifest": (
         SHARDS,
         "            self._guard()\n            self._files.link",
         "            self._files.link",
-        "tests/tables",
+        OF_SHARDS,
     ),
 }
 
