@@ -281,10 +281,11 @@ def test_parquet_prompts_must_be_text(tmp_path, column):
         ("x.xlsx", b"PK"),
         ("x", b"a"),
         # Compressed files are not opened, so none can unpack into more than there is room for.
-        ("x.csv.gz", gzip.compress(b"prompt\na\n")),
+        ("x.csv.gz", gzip.compress(b"prompt\na\n", mtime=0)),
         ("x.jsonl.zst", b"\x28\xb5\x2f\xfd"),
         ("x.zip", b"PK\x03\x04"),
     ],
+    ids=lambda value: repr(value[:12]),
 )
 def test_unusable_files(tmp_path, name, content):
     refused(written(tmp_path / name, content))
