@@ -21,7 +21,7 @@ from sharpaudit import config as configuration
 from sharpaudit.config import PATHS, AuditConfig
 from sharpaudit.denoisers.devices import describe_hardware
 from sharpaudit.errors import UserError, printable
-from sharpaudit.tables.runs import Change, RunFolder, changes
+from sharpaudit.tables.runs import Change, Identity, RunFolder, changes
 
 
 def with_extensions(run: RunFolder, config: AuditConfig) -> AuditConfig:
@@ -65,9 +65,7 @@ def admit(
         "inputs": ingest.inspect(config),
         "hardware": describe_hardware(),
         "stages": {name: asdict(entry) | {"fingerprint": entry.fingerprint} for name, entry in made.items()},
-        # Measured by the run itself; until it is measured again the earlier call's stands.
-        "noise_floor": before.get("noise_floor") if before else None,
-    }
+    } | _noise_floor(before, made)
     if before is not None:
         _refuse_other_inputs(run, before, record, extend=extend)
         found = changes(before, made)
@@ -82,6 +80,16 @@ def admit(
                 )
     run.write_record(record)
     run.write_config(config)
+
+
+def _noise_floor(before: Mapping[str, Any] | None, made: Mapping[str, Identity]) -> dict[str, Any]:
+    """What an earlier call measured, where it measured the same; None until then. A run without the entry has none."""
+    if before is None:
+        return {"noise_floor": None}
+    if "noise_floor" not in before:
+        return {}
+    same = before["stages"]["fit_unconditional"]["fingerprint"] == made["fit_unconditional"].fingerprint
+    return {"noise_floor": before["noise_floor"] if same else None}
 
 
 def given(config: AuditConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -149,12 +149,18 @@ def _run_stage(
 def _note(run: RunFolder, stage: Stage, reporter: Reporter) -> None:
     """What is said beyond a stage's table: the noise floor in run.json, the flagged in later lines."""
     folder = run.table(stage.table)
-    if stage.table is UNCONDITIONAL:
+    record = run.record() or {}
+    if stage.table is UNCONDITIONAL and record.get("noise_floor", 0.0) is None:
         floors = folder.read_all(folder.current(), ["noise_floor"])["noise_floor"]
-        run.write_record((run.record() or {}) | {"noise_floor": pc.max(floors).as_py()})
+        run.write_record(record | {"noise_floor": pc.max(floors).as_py()})
     if stage.table is TRIAGE:
-        decided = folder.read_all(folder.current(), ["role", "flagged"])
-        reporter.flagged = decided.filter((pc.field("role") == "audit") & pc.field("flagged")).num_rows
+        reporter.flagged = cache(partial(_flagged, folder))
+
+
+def _flagged(triage: TableFolder) -> int:
+    """Audited prompts that are flagged."""
+    decided = triage.read_all(triage.current(), ["role", "flagged"])
+    return int(decided.filter((pc.field("role") == "audit") & pc.field("flagged")).num_rows)
 
 
 def _styles(run: RunFolder, role: str) -> Counter[str | None]:

@@ -2,8 +2,8 @@
 
 An executor is a context manager that yields `run(work) -> iterator of receipts`, in no promised order. With
 Ray each actor holds its models, takes one shard a call and has its own share of cores and GPU. The driver
-never trusts Ray's retries: a shard whose actor died, or hangs for `shard_timeout_s`, goes to a fresh actor, and after
-`max_worker_deaths` of them it is quarantined, said, and the run goes on.
+never trusts Ray's retries: a shard whose actor died, or shows no life for `shard_timeout_s`, goes to a fresh actor, and
+after `max_worker_deaths` of them it is quarantined, said, and the run goes on.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines.stage import Receipt, ShardWorker, Stage, Work
 from sharpaudit.config import AuditConfig, RunConfig
-from sharpaudit.denoisers.devices import places_on, share_threads, usable_cores, use_threads
+from sharpaudit.denoisers.devices import places_on, room_for, share_threads, usable_cores, use_threads
+from sharpaudit.denoisers.pulse import on_answer
 from sharpaudit.errors import TransientError, UserError
 from sharpaudit.tables.files import CRASH
-from sharpaudit.tables.lock import Driver, Guard, end_with_driver, record_worker
+from sharpaudit.tables.lock import Driver, Guard, end_with_driver, last_life, record_worker, show_life
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.shards import Manifest
 
@@ -33,6 +35,8 @@ TRANSIENT_TRIES = 3
 OBJECT_STORE_BYTES = 200 * 2**20
 NODES_JOIN_WITHIN_S = 60.0
 """How long the machines of a cluster that was just started may take to join it."""
+WORKER_STARTS_WITHIN_S = 300.0
+"""How long a worker may take to start; longer where other jobs hold what it asks for."""
 
 
 @contextmanager
@@ -73,11 +77,12 @@ class ShardActor:
         use_threads(threads)
         self._record = record_worker(Path(root))
         end_with_driver(Path(root), driver, self._record)
+        on_answer(show_life(self._record))
         self._worker = ShardWorker(RunFolder(Path(root), guard=Guard(Path(root), driver.id)), stages)
 
-    def ready(self) -> int:
-        """The process id, once the constructor is through."""
-        return os.getpid()
+    def ready(self) -> Path:
+        """The record that shows this worker's life, once the constructor is through."""
+        return self._record
 
     def do(self, work: Work) -> Manifest:
         """Process and commit one shard."""
@@ -102,34 +107,38 @@ def run_ray(root: Path, config: AuditConfig, driver: Driver, stages: Mapping[str
         # Ray installs its own handler for SIGTERM; ours, which leave the run resumable, go back in.
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
-    threads = _find_room(config.run, threads)
-    options: dict[str, Any] = {
-        "num_cpus": threads,
-        "num_gpus": config.run.num_gpus,
-        "max_restarts": 0,
-        "max_task_retries": 0,
-        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(threads)} | _injected_fault()},
-    }
-    actor = ray.remote(ShardActor).options(**options)
-    pool = _Pool(lambda: actor.remote(str(root), driver, threads, stages), config.run)
+    pool = None
     try:
+        threads = _find_room(config.run, threads)
+        actor = ray.remote(ShardActor).options(
+            num_cpus=threads,
+            num_gpus=config.run.num_gpus,
+            max_restarts=0,
+            max_task_retries=0,
+            runtime_env={"env_vars": _environment(config.run, threads)},
+        )
+        pool = _Pool(lambda: actor.remote(str(root), driver, threads, stages), config.run)
         yield pool.run
     finally:
-        pool.close()
+        if pool is not None:
+            pool.close()
         if started:
             ray.shutdown()
 
 
-def _injected_fault() -> dict[str, str]:
-    """The fault that a test asked for (tables/files.py): a running cluster's workers do not know our environment."""
-    return {name: os.environ[name] for name in (CRASH,) if name in os.environ}
+def _environment(config: RunConfig, threads: int) -> dict[str, str]:
+    """Of the workers. A fault that a test asked for (tables/files.py) too: a cluster does not know our environment."""
+    fault = {name: os.environ[name] for name in (CRASH,) if name in os.environ}
+    # Ray leaves all GPUs in sight of an actor that asks for none.
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if config.num_gpus == 0 else {}
+    return {"OMP_NUM_THREADS": str(threads)} | hidden | fault
 
 
 def _start_ray(config: AuditConfig, num_cpus: int) -> None:
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # The actors' GPU share may be zero on a machine with GPUs: hiding them is then right, but Ray warns.
+    # Workers without a GPU share are kept from the GPUs by us; otherwise Ray warns that it will do so one day.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not config.run.address:
         # A cluster of our own gets a secret of its own; Ray would write one into the user's home folder.
@@ -154,8 +163,9 @@ def _find_room(config: RunConfig, asked: int | None) -> int:
     while True:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         cores, gpus = ([int(node.get(kind, 0)) for node in nodes] for kind in ("CPU", "GPU"))
-        threads = share_threads(cores, config.workers, asked)
-        room = sum(min(n // threads, places_on(k, config.num_gpus)) for n, k in zip(cores, gpus, strict=True))
+        places = [places_on(n, config.num_gpus) for n in gpus]
+        threads = share_threads(cores, config.workers, asked, places)
+        room = room_for(threads, cores, places)
         if room >= config.workers:
             return threads
         if time.monotonic() > deadline:
@@ -167,14 +177,24 @@ def _find_room(config: RunConfig, asked: int | None) -> int:
         time.sleep(1.0)
 
 
+@dataclass
+class _Call:
+    """A shard at a worker. life: the last sign of it that was seen, at `seen` on this process's clock."""
+
+    actor: Any
+    work: Work
+    life: int
+    seen: float
+
+
 class _Pool:
     """A fixed number of actors, each with at most one shard; kept across stages so that models stay loaded."""
 
     def __init__(self, start: Callable[[], Any], config: RunConfig) -> None:
-        self._start, self._size, self._max_deaths = start, config.workers, config.max_worker_deaths
-        self._timeout_s = config.shard_timeout_s
+        self._start, self._config = start, config
         self._idle: list[Any] = []
-        self._calls: dict[Any, tuple[Any, Work, float]] = {}
+        self._calls: dict[Any, _Call] = {}
+        self._records: dict[Any, Path] = {}
 
     def run(self, work: Iterable[Work]) -> Iterator[Receipt]:
         import ray
@@ -185,44 +205,56 @@ class _Pool:
         exhausted = False
         while True:
             while not exhausted or again:
-                if not self._idle and len(self._calls) >= self._size:
+                if not self._idle and len(self._calls) >= self._config.workers:
                     break
                 item = again.popleft() if again else next(source, None)
                 if item is None:
                     exhausted = True
                     break
                 actor = self._idle.pop() if self._idle else self._fresh()
-                self._calls[actor.do.remote(item)] = (actor, item, time.monotonic())
+                life = last_life(self._records[actor])
+                self._calls[actor.do.remote(item)] = _Call(actor, item, life, time.monotonic())
             if not self._calls:
                 return
             done, _ = ray.wait(list(self._calls), num_returns=1, timeout=1.0)
             self._end_hung()
             for reference in done:
-                actor, item, _ = self._calls.pop(reference)
-                receipt = self._settle(reference, actor, item, deaths, failures)
+                call = self._calls.pop(reference)
+                receipt = self._settle(reference, call.actor, call.work, deaths, failures)
                 if receipt is not None:
                     yield receipt
                 else:
-                    again.append(item)
+                    again.append(call.work)
 
     def _fresh(self) -> Any:
         import ray
 
         actor = self._start()
         try:
-            ray.get(actor.ready.remote())
+            self._records[actor] = ray.get(actor.ready.remote(), timeout=WORKER_STARTS_WITHIN_S)
+        except ray.exceptions.GetTimeoutError as error:
+            ray.kill(actor)
+            free = ray.available_resources()
+            raise UserError(
+                f"run.workers = {self._config.workers}: a worker did not start within {WORKER_STARTS_WITHIN_S:.0f} s; "
+                f"{free.get('CPU', 0):g} cores and {free.get('GPU', 0):g} GPUs of the cluster are free: wait for other "
+                "jobs to end, or ask for fewer workers or smaller shares"
+            ) from error
         except ray.exceptions.RayActorError as error:
             raise RuntimeError(f"a worker could not start: {error}") from error
         return actor
 
     def _end_hung(self) -> None:
-        """End the workers whose shard takes too long: their calls come back as deaths."""
+        """End the workers that show no life: their calls come back as deaths."""
         import ray
 
         now = time.monotonic()
-        for actor, _, begun in self._calls.values():
-            if now - begun > self._timeout_s:
-                ray.kill(actor)
+        for call in self._calls.values():
+            life = last_life(self._records[call.actor])
+            if life != call.life:
+                call.life, call.seen = life, now
+            elif now - call.seen > self._config.shard_timeout_s:
+                ray.kill(call.actor)
 
     def _settle(
         self, reference: Any, actor: Any, work: Work, deaths: Counter[str], failures: Counter[str]
@@ -234,7 +266,7 @@ class _Pool:
             manifest = ray.get(reference)
         except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError):
             deaths[work.shard] += 1
-            if deaths[work.shard] < self._max_deaths:
+            if deaths[work.shard] < self._config.max_worker_deaths:
                 return None
             return Receipt(work, None, f"ended {deaths[work.shard]} workers")
         except ray.exceptions.RayTaskError as error:
@@ -258,5 +290,5 @@ class _Pool:
         leaving = [actor.leave.remote() for actor in self._idle]
         if leaving:
             ray.wait(leaving, num_returns=len(leaving), timeout=5.0)
-        for actor in [*self._idle, *(actor for actor, _, _ in self._calls.values())]:
+        for actor in [*self._idle, *(call.actor for call in self._calls.values())]:
             ray.kill(actor)

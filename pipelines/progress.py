@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -30,7 +30,7 @@ EVERY_S = 5.0
 class Reporter:
     """Says what happens; `watch` passes receipts through and counts them.
 
-    flagged: audited prompts that triage flagged; None before it has.
+    flagged: gives the audited prompts that triage flagged, None before it has. It is asked while a stage works only.
     """
 
     def __init__(self, root: Path, stream: TextIO = sys.stderr) -> None:
@@ -47,7 +47,7 @@ class Reporter:
             transient=True,
         )
         self._last = 0.0
-        self.flagged: int | None = None
+        self.flagged: Callable[[], int | None] = lambda: None
 
     def __enter__(self) -> Reporter:
         self._bars.start()
@@ -94,13 +94,14 @@ class Reporter:
             "rows_per_s": round(rate, 2),
             "eta_s": round(left / rate, 1) if rate > 0 else None,
             "rejected": _count_rejected(statuses),
-            "flagged": self.flagged,
+            "flagged": self.flagged(),
         }
         replace_file(self._root / "progress.json", json.dumps(line | {"at": round(time.time(), 3)}).encode() + b"\n")
         self._write(line)
 
     def _counts(self, statuses: Counter[str]) -> str:
-        told = "" if self.flagged is None else f", {self.flagged:,} flagged"
+        flagged = self.flagged()
+        told = "" if flagged is None else f", {flagged:,} flagged"
         rejected = _count_rejected(statuses)
         return told + (f", {rejected:,} rejected" if rejected else "")
 

@@ -24,7 +24,7 @@ from pipelines.stages.fit import screen_config
 from pipelines.stages.ingest import require_audited, sources
 from pipelines.stages.search import SampleSearch
 from pipelines.survey import survey
-from sharpaudit.config import AuditConfig, RunConfig
+from sharpaudit.config import AuditConfig, ModelConfig, RunConfig
 from sharpaudit.corpus.assign import USES, assign
 from sharpaudit.corpus.ledger import ledger
 from sharpaudit.denoisers.base import Denoiser
@@ -62,7 +62,7 @@ def rehearse(config: AuditConfig, measure_s: float = MEASURE_S, *, out: Path | N
     out: where the run is going to be; by default below the current folder. It need not exist.
     """
     facts = survey(config)
-    denoiser = load_denoiser(config.model)
+    denoiser = load_denoiser(_computed_here(config.model, facts))
     here = denoiser.device.type
     place = f"{facts.device} in {facts.dtype}" if here == facts.device else f"{here}, where no GPU is"
     yield f"model: loads on {place}, digest {facts.model_digest[:16]}"
@@ -84,8 +84,15 @@ def rehearse(config: AuditConfig, measure_s: float = MEASURE_S, *, out: Path | N
     rate = _rate(config, denoiser, first, measure_s)
     yield f"rate: {rate:,.1f} evaluations a second in one worker"
     night = _plan(config, counts, rate, denoiser)
-    yield from _lines(config, facts, night, out or Path.cwd())
+    yield from _lines(config, night, out or Path.cwd())
     yield "valid: this audit would run"
+
+
+def _computed_here(model: ModelConfig, facts: Facts) -> ModelConfig:
+    """The model as this machine can try it, where other machines with GPUs are going to compute."""
+    if facts.device != "cuda" or torch.cuda.is_available():
+        return model
+    return model.model_copy(update={"device": "cpu", "dtype": "float32" if model.dtype == "float32" else "auto"})
 
 
 def _one_prompt(config: AuditConfig, denoiser: Denoiser, audited: pa.Table) -> str:
@@ -176,7 +183,7 @@ def _plan(config: AuditConfig, counts: dict[str, int], rate: float, denoiser: De
     return Plan(cost, samples, sum(cost.values()) / rate / config.run.workers, disk)
 
 
-def _lines(config: AuditConfig, facts: Facts, night: Plan, out: Path) -> Iterator[str]:
+def _lines(config: AuditConfig, night: Plan, out: Path) -> Iterator[str]:
     """The plan in words. Raises UserError where the resources do not suffice."""
     total = sum(night.evaluations.values())
     parts = ", ".join(f"{name} {n:,}" for name, n in night.evaluations.items())
@@ -191,17 +198,13 @@ def _lines(config: AuditConfig, facts: Facts, night: Plan, out: Path) -> Iterato
             f"{there}: the run needs about {night.disk_bytes:,} bytes and {free:,} are free; make room or run elsewhere"
         )
     yield f"disk: about {night.disk_bytes / 2**20:,.0f} MiB of {free / 2**20:,.0f} MiB free on the disk of {there}"
-    _require_gpus(config.run, facts.device)
+    _require_gpus(config.run)
 
 
-def _require_gpus(run: RunConfig, device: str) -> None:
+def _require_gpus(run: RunConfig) -> None:
     """Refuse shares that this machine's GPUs do not hold; `run` asks a cluster that stands elsewhere."""
     if run.executor != "ray" or run.address:
         return
-    if device == "cuda" and run.num_gpus == 0:
-        raise UserError(
-            "run.num_gpus = 0: the ray workers would see no GPU although the model is on cuda; give each its share"
-        )
     room = places_on(torch.cuda.device_count(), run.num_gpus)
     if room < run.workers:
         raise UserError(

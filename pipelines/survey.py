@@ -8,6 +8,7 @@ from pipelines.stage import Facts, identity
 from pipelines.stages import STAGES, ingest
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import load_tokenizer, model_digest, placement
+from sharpaudit.errors import UserError
 from sharpaudit.matches.index import open_index
 from sharpaudit.tables.runs import Identity
 
@@ -17,8 +18,14 @@ def survey(config: AuditConfig, *, alone: bool = False) -> Facts:
 
     alone: whether this process computes itself, whatever the configuration says of workers.
     """
-    workers_have_gpus = config.run.executor == "ray" and config.run.num_gpus > 0
-    device, dtype = placement(config.model, gpus_elsewhere=workers_have_gpus and not alone)
+    over_ray = config.run.executor == "ray" and not alone
+    elsewhere = over_ray and config.run.address is not None and config.run.num_gpus > 0
+    device, dtype = placement(config.model, gpus_elsewhere=elsewhere)
+    if device.type == "cuda" and over_ray and config.run.num_gpus == 0:
+        raise UserError(
+            "run.num_gpus = 0: the ray workers would see no GPU although the model is on cuda; give each its share, "
+            'or set model.device = "cpu"'
+        )
     return Facts(
         model_digest=model_digest(config.model),
         tokenizer_digest=load_tokenizer(config.model).digest,

@@ -277,8 +277,8 @@ class RunConfig(Section):
     address: str | None = runtime(None)
     """Address of a running Ray cluster ("auto" finds one); without it a cluster is started on this machine."""
     rows_per_shard: int | None = runtime(None, ge=1, le=1_000_000)
-    """Prompts in a shard, fixed when they are ingested. By default 256, and more where there are so many prompts that
-    shards would be more than 200 of a table."""
+    """Prompts in a shard, fixed when they are ingested. By default 256, and more where there are so many prompts of a
+    role that they would make over 200 shards, or over 20 for each of more than ten workers."""
     samples_per_shard: int = runtime(64, ge=1, le=100_000)
     limit: int | None = runtime(None, ge=1)
     """Only the first rows of each audited file; may grow from one call to the next."""
@@ -290,7 +290,8 @@ class RunConfig(Section):
     max_worker_deaths: int = runtime(3, ge=1, le=100)
     """Workers that a shard may end before it is quarantined."""
     shard_timeout_s: float = runtime(7200.0, gt=0)
-    """Seconds after which the ray executor takes a worker to hang: it is ended, and its shard tried by another."""
+    """Seconds without an evaluation of the network after which the ray executor takes a worker to hang: it is ended,
+    and its shard tried by another. The time to load the model counts."""
 
     @field_validator("deadline")
     @classmethod

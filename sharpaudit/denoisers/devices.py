@@ -66,7 +66,10 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: those of its affinity, and no more than its container's quota pays for."""
+    """Cores that this process may use: those of its affinity, and no more than its container's quota pays for.
+
+    The quota is that of version 2 control groups.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = CPU_QUOTA.read_text().split()
@@ -75,15 +78,23 @@ def usable_cores() -> int:
         return cores
 
 
-def share_threads(cores: Sequence[int], workers: int, asked: int | None = None) -> int:
+def share_threads(
+    cores: Sequence[int], workers: int, asked: int | None = None, places: Sequence[int] | None = None
+) -> int:
     """Threads of each worker: what was asked for, or the most with which none fights another for cores.
 
-    cores: of each machine; a worker lives on one. At least 1, even where there are more workers than cores.
+    cores: of each machine; a worker lives on one. places: workers that find their GPU share there; None for any number.
+    At least 1, even where there are more workers than cores.
     """
     if asked is not None:
         return asked
-    fitting = (n for n in range(max(cores, default=1), 1, -1) if sum(found // n for found in cores) >= workers)
-    return next(fitting, 1)
+    counts = range(max(cores, default=1), 1, -1)
+    return next((n for n in counts if room_for(n, cores, places or [workers] * len(cores)) >= workers), 1)
+
+
+def room_for(threads: int, cores: Sequence[int], places: Sequence[int]) -> int:
+    """How many workers of so many threads find room on machines of these cores and GPU places."""
+    return sum(min(found // threads, n) for found, n in zip(cores, places, strict=True))
 
 
 def places_on(gpus: int, share: float) -> int:
@@ -114,7 +125,8 @@ def describe_hardware() -> dict[str, Any]:
     return {
         "cpu": _cpu_model(_cpuinfo()),
         "cpu_has_bf16": cpu_has_bf16(),
-        "cores": usable_cores(),
+        # The machine's, not the process's share of them: the record of a finished run does not change with `taskset`.
+        "cores": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "devices": [torch.cuda.get_device_name(i) for i in range(n_devices)],
         "torch": torch.__version__,

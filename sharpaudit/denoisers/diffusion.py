@@ -39,6 +39,7 @@ from sharpaudit.denoisers.attention import cross_attention_layers, recorded
 from sharpaudit.denoisers.base import SCREEN_STEPS, Conditioning, NoiseLevel, Prediction, Tokens
 from sharpaudit.denoisers.devices import forbid_tf32
 from sharpaudit.denoisers.precision import keep_ends_exact
+from sharpaudit.denoisers.pulse import answered
 from sharpaudit.denoisers.schedule import leading_timesteps, linear_alphas_cumprod, scaled_linear_alphas_cumprod
 from sharpaudit.errors import UserError, printable
 from sharpaudit.seeds import digest
@@ -190,6 +191,7 @@ class DiffusionDenoiser:
         with recorded(self._unet) if record_attention else nothing as maps:
             output_BCHW = self.network(x_BCHW, t, conditioning)
         x0_BCHW = self._schedule.x0_hat(x_BCHW, output_BCHW, t)
+        answered()
         return Prediction(x0_BCHW.contiguous(), maps[0] if maps else None)
 
     def network(self, x_BCHW: torch.Tensor, t: int, conditioning: Conditioning) -> torch.Tensor:
@@ -208,6 +210,7 @@ class DiffusionDenoiser:
         z_BCHW = latents_BCHW.to(self.device, torch.float32) / scale + shift
         z_BCHW = z_BCHW.contiguous(memory_format=torch.channels_last)
         pictures: torch.Tensor = self._vae.decode(z_BCHW, return_dict=False)[0]
+        answered()
         return (pictures / 2 + 0.5).clamp(0, 1).cpu().contiguous()
 
     def level(self, t: int) -> NoiseLevel:

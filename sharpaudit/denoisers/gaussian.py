@@ -32,6 +32,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sharpaudit.denoisers.base import SCREEN_STEPS, Conditioning, NoiseLevel, Prediction, Tokens
+from sharpaudit.denoisers.pulse import answered
 from sharpaudit.denoisers.schedule import leading_timesteps, scaled_linear_alphas_cumprod
 from sharpaudit.errors import UserError, printable
 from sharpaudit.seeds import generator
@@ -202,6 +203,7 @@ class GaussianDenoiser:
         """The exact posterior mean; there is no attention to record."""
         x_BD = x_BCHW.to(torch.float64).flatten(1)
         x0_BD = Mixture(**conditioning.tensors).x0_hat(x_BD, self.level(t))
+        answered()
         return Prediction(x0_BD.reshape(x_BCHW.shape).to(torch.float32))
 
     def decode(self, latents_BCHW: torch.Tensor) -> torch.Tensor:

@@ -44,7 +44,10 @@ def load_denoiser(config: ModelConfig) -> Denoiser:
     key = (_digest(kind, path), device, dtype)
     if key not in _held:
         _held.clear()
-        _held[key] = _load(kind, path, device, dtype)
+        loaded = _load(kind, path, device, dtype)
+        if _digest(kind, path) != key[0]:
+            raise UserError(f"{printable(str(path))}: changed while it was read; give the same command again")
+        _held[key] = loaded
     return _held[key]
 
 

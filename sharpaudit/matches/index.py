@@ -20,7 +20,8 @@ import os
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -79,7 +80,8 @@ class IndexManifest:
 class ReferenceIndex:
     """An open index. Row i of `vectors` (N, D), mapped from the file, belongs to reference_ids[i].
 
-    table_rows: where reference i stands in the table, which holds rejected pictures as well.
+    table_rows: where reference i stands in `table`, which holds rejected pictures as well and stays open: an index put
+    in this one's place must not lend it pictures.
     """
 
     path: Path
@@ -87,17 +89,17 @@ class ReferenceIndex:
     vectors: npt.NDArray[np.float32]
     reference_ids: list[str]
     table_rows: npt.NDArray[np.int64]
+    table: pq.ParquetFile = field(repr=False, compare=False)
     digest: str
 
     def thumbnail(self, reference_id: str) -> bytes:
         """The PNG thumbnail of a reference that has a vector. Raises ValueError if there is no such one."""
         row = int(self.table_rows[self.reference_ids.index(reference_id)])
-        with pq.ParquetFile(self.path / ROWS, page_checksum_verification=True) as table:
-            group = 0
-            while row >= table.metadata.row_group(group).num_rows:
-                row -= table.metadata.row_group(group).num_rows
-                group += 1
-            return bytes(table.read_row_group(group, columns=["thumbnail"]).column(0)[row].as_py())
+        group = 0
+        while row >= self.table.metadata.row_group(group).num_rows:
+            row -= self.table.metadata.row_group(group).num_rows
+            group += 1
+        return bytes(self.table.read_row_group(group, columns=["thumbnail"]).column(0)[row].as_py())
 
 
 def build_index(out: Path, profile_name: str, pictures: Iterable[Picture]) -> IndexSummary:
@@ -140,20 +142,24 @@ def open_index(path: Path, profile_name: str) -> ReferenceIndex:
             f"{path}: made with profile {_profile_name(theirs)}, but {_profile_name(ours)} is asked for; "
             "similarities between profiles mean nothing: build the index again, or ask for its profile"
         )
+    hashed = [_identity(path / name) for name in (VECTORS, ROWS)]
     for name in (VECTORS, ROWS):
         if _sha256_of(path / name) != manifest.sha256.get(name):
             raise UserError(f"{path / name}: not the file that was indexed (changed or cut); build the index again")
     try:
         vectors_ND = np.load(path / VECTORS, mmap_mode="r", allow_pickle=False)
-        rows = pq.read_table(path / ROWS, columns=["reference_id", "status"], page_checksum_verification=True)
+        table = pq.ParquetFile(path / ROWS, page_checksum_verification=True)
+        rows = table.read(columns=["reference_id", "status"])
     except (ValueError, LookupError, EOFError, OSError) as error:
         raise UserError(f"{path}: {VECTORS} or {ROWS} is in no known format; build the index again") from error
+    if [_identity(path / name) for name in (VECTORS, ROWS)] != hashed:
+        raise UserError(f"{path}: changed while it was opened; give the same command again")
     table_rows = np.flatnonzero(pc.equal(rows.column("status"), Status.OK.value).to_numpy())
     expected = (np.dtype(np.float32), (manifest.vectors, manifest.dimension), manifest.vectors)
     if (vectors_ND.dtype, vectors_ND.shape, len(table_rows)) != expected:
         raise UserError(f"{path / MANIFEST}: contradicts {VECTORS} or {ROWS}; build the index again")
     reference_ids = rows.column("reference_id").take(table_rows).to_pylist()
-    return ReferenceIndex(path, wanted, vectors_ND, reference_ids, table_rows, sha256_hex(data))
+    return ReferenceIndex(path, wanted, vectors_ND, reference_ids, table_rows, table, sha256_hex(data))
 
 
 @dataclass
@@ -301,9 +307,21 @@ def _bytes_of(path: Path) -> bytes:
         raise UserError(f"{printable(str(path))}: cannot read this file of the index: {error.strerror}") from error
 
 
+def _identity(path: Path) -> tuple[int, int, int]:
+    """What changes when a file is replaced or written to."""
+    with _readable(path):
+        found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def _sha256_of(path: Path) -> str:
+    with _readable(path), path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        yield
     except OSError as error:
         raise UserError(f"{printable(str(path))}: cannot read this file of the index: {error.strerror}") from error

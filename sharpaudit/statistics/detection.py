@@ -123,6 +123,7 @@ def difference(
 
     ours, other: memorised and harmless, the same prompts and seeds in both. rate: it is a share of the memorised; where
     no replicate differs from another, as many families may still change as Clopper and Pearson allow for none seen.
+    Both sides are shares, so the interval ends at -1 and 1.
     """
     for a, b in zip(ours, other, strict=True):
         if a.values_SN.shape != b.values_SN.shape or (a.families_N != b.families_N).any():
@@ -135,7 +136,7 @@ def difference(
     tail = (1 - level) / 2
     low, high = np.quantile(_replicates(of, *ours, replicates), [tail, 1 - tail])
     unseen = upper_bound(0, ours[0].n_families, 1 - tail) if rate and low == high else 0.0
-    return Interval(float(low - unseen), float(high + unseen), level)
+    return Interval(max(float(low - unseen), -1.0), min(float(high + unseen), 1.0), level)
 
 
 def _replicates(

@@ -6,7 +6,8 @@ records the order. `crash_point("name")` does nothing unless SHARPAUDIT_CRASH sa
     SHARPAUDIT_CRASH="name:k:action"          at the k-th passage of that point (1 is the first), in each process
     SHARPAUDIT_CRASH="name:k:action@FILE"     once in all: whoever creates FILE acts
 
-with action kill (SIGKILL to itself), exit, segfault, raise, enospc or stall.
+with action kill (SIGKILL to itself), exit, segfault, raise, enospc, stall or slow (half a second). k = 0 means every
+passage.
 """
 
 from __future__ import annotations
@@ -94,6 +95,8 @@ def _act(action: str, name: str) -> None:
         ctypes.string_at(0)
     elif action == "stall":
         time.sleep(3600)
+    elif action == "slow":
+        time.sleep(0.5)
     elif action == "enospc":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
     else:

@@ -30,6 +30,7 @@ from sharpaudit.tables.records import replace_file
 
 HEARTBEAT_S = 30.0
 STALE_AFTER_S = 300.0
+LIFE_S = 1.0
 WORKERS_GONE_WITHIN_S = 30.0
 
 
@@ -181,6 +182,29 @@ def record_worker(root: Path) -> Path:
     path.parent.mkdir(exist_ok=True)
     replace_file(path, json.dumps(asdict(process)).encode())
     return path
+
+
+def show_life(record: Path) -> Callable[[], None]:
+    """What a worker calls as it gets on: its record is touched, once in `LIFE_S` at most."""
+    last = time.monotonic()
+
+    def touch() -> None:
+        nonlocal last
+        if time.monotonic() - last >= LIFE_S:
+            last = time.monotonic()
+            # Gone when the worker has been told to leave; a disk that refuses is met by the commit.
+            with suppress(OSError):
+                os.utime(record)
+
+    return touch
+
+
+def last_life(record: Path) -> int:
+    """A number that changes whenever the worker of this record has shown life; 0 once it is gone."""
+    try:
+        return record.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _wait_for_workers(root: Path, poll_s: float) -> None:

@@ -128,12 +128,12 @@ class TableFolder:
     def read(self, manifest: Manifest, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of a committed shard. Raises IntegrityError unless the file is byte for byte what was committed."""
         path = self.path(manifest)
-        table = pq.read_table(pa.BufferReader(verified_bytes(path, manifest)))
-        if table.num_rows != manifest.rows:
-            raise IntegrityError(f"{path}: {table.num_rows} rows, its manifest records {manifest.rows}")
-        if table.schema != self.table.schema:
-            raise IntegrityError(f"{path}: {_first_difference(self.table.schema, table.schema)}")
-        return table.select(list(columns)) if columns is not None else table
+        file = pq.ParquetFile(pa.BufferReader(verified_bytes(path, manifest)))
+        if file.metadata.num_rows != manifest.rows:
+            raise IntegrityError(f"{path}: {file.metadata.num_rows} rows, its manifest records {manifest.rows}")
+        if file.schema_arrow != self.table.schema:
+            raise IntegrityError(f"{path}: {_first_difference(self.table.schema, file.schema_arrow)}")
+        return file.read() if columns is None else file.read(list(columns)).select(list(columns))
 
     def read_all(self, manifests: Iterable[Manifest], columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of several shards, one after another."""

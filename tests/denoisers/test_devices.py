@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sharpaudit.denoisers import devices
-from sharpaudit.denoisers.devices import choose_device, choose_dtype, lists_bf16, share_threads
+from sharpaudit.denoisers.devices import choose_device, choose_dtype, lists_bf16, room_for, share_threads
 from sharpaudit.errors import UserError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -99,6 +99,15 @@ def test_on_several_machines_every_worker_finds_its_threads_on_one(cores, worker
     room = [sum(found // n for found in cores) for n in (threads, threads + 1)]
     assert threads == 1 or room[0] >= workers
     assert room[1] < workers
+
+
+def test_threads_leave_every_worker_the_gpu_share_that_it_needs():
+    """A machine of many cores with one GPU holds one worker, so that the other machine's cores decide."""
+    assert share_threads([64, 16], 2) == 32
+    assert share_threads([64, 16], 2, places=[1, 1]) == 16
+    assert room_for(32, [64, 16], [1, 1]) == 1
+    # A head without a GPU takes no part.
+    assert share_threads([64, 16], 2, places=[0, 2]) == 8
 
 
 def test_threads_asked_for_are_given():

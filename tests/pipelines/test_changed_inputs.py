@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from audits import audit, tables
 
 from pipelines.stages import ingest
+from sharpaudit.config import ModelConfig
+from sharpaudit.denoisers.gaussian import GaussianDenoiser
+from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import UserError
 from sharpaudit.lab.analytic import Sizes, write
+from sharpaudit.matches.index import open_index
 
 
 @pytest.fixture
@@ -85,3 +91,44 @@ def test_what_changes_under_a_run_is_refused_and_nothing_is_mixed(
     shutil.move(kept, own.parent / "testbed")
     audit(own, root)
     assert tables(root) == tables(clean)
+
+
+def test_an_index_put_in_the_place_of_an_open_one_lends_it_no_pictures(own: Path) -> None:
+    place = own.parent / "testbed/index"
+    index = open_index(place, "pixels-16")
+    before = {name: index.thumbnail(name) for name in index.reference_ids}
+    other_index(own)
+    assert {name: index.thumbnail(name) for name in index.reference_ids} == before
+    assert open_index(place, "pixels-16").digest != index.digest
+
+
+def test_weights_or_an_index_that_change_while_they_are_read_are_refused(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are hashed and then read: what is read must be what was hashed."""
+    real = pq.ParquetFile
+
+    def meanwhile(path: Path, **options: object) -> pq.ParquetFile:
+        found = real(path, **options)
+        os.utime(path)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pq, "ParquetFile", meanwhile)
+        with pytest.raises(UserError, match=r"testbed/index: changed while it was opened; give the same command again"):
+            open_index(own.parent / "testbed/index", "pixels-16")
+
+    read = GaussianDenoiser.from_file
+
+    def changing(path: Path) -> GaussianDenoiser:
+        denoiser = read(path)
+        other_model(own)
+        return denoiser
+
+    other_model(own)  # one that this process does not hold yet
+    config = ModelConfig(path=str(own.parent / "testbed/model.json"))
+    with monkeypatch.context() as patch:
+        patch.setattr(GaussianDenoiser, "from_file", changing)
+        with pytest.raises(UserError, match=r"model\.json: changed while it was read; give the same command again"):
+            load_denoiser(config)
+    assert load_denoiser(config).digest

@@ -147,7 +147,6 @@ def test_fifty_drivers_killed_at_random_moments_lose_nothing(config_path: Path, 
     assert not stray(tmp_path / f"run-{finished}")
     # Not all before the first commit, where nothing could be lost.
     assert underway >= 25
-    wait_for_none(tmp_path, [], 10)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

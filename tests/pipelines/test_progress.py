@@ -71,7 +71,7 @@ def test_a_live_line_counts_what_is_flagged_and_rejected(
 
     stream = Terminal()
     reporter = Reporter(tmp_path, stream)
-    reporter.flagged = 1234
+    reporter.flagged = lambda: 1234
     with reporter:
         for _ in reporter.watch("sample", total=20, done=0, receipts=[receipt(10, {"ok": 9, "non_finite": 1})]):
             clock[0] += 10

@@ -10,6 +10,7 @@ import pytest
 from audits import WORKING, audit, load, moment, stray, tables
 
 from pipelines.summary import exit_code
+from pipelines.verifying import faults
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import SAMPLES, SCORES
 
@@ -86,16 +87,35 @@ def test_a_worker_killed_in_any_stage_changes_nothing(
 
 
 @pytest.mark.chaos
+@pytest.mark.parametrize("where", ["work.processed", "attempt.written"])
 def test_a_hung_worker_is_ended_and_its_shard_done_by_another(
-    config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
+    """At its work, or before its data are synced: a disk may hang as well as a device."""
     marker = tmp_path / "struck"
-    monkeypatch.setenv("SHARPAUDIT_CRASH", f"work.processed:2:stall@{marker}")
+    shard = next(m.shard for m in RunFolder.open(clean).table(SCORES).current() if m.shard.startswith("audit"))
+    point = f"score/{shard}" if where == "work.processed" else shard
+    monkeypatch.setenv("SHARPAUDIT_CRASH", f"{where}/{point}:1:stall@{marker}")
     outcome = audit(config_path, tmp_path / "run", *RAY, "run.shard_timeout_s=20")
     assert marker.exists(), "no worker hung"
     assert outcome.quarantined == []
     assert tables(tmp_path / "run") == tables(clean)
+    assert faults(tmp_path / "run") == []
+    audit(config_path, tmp_path / "run")
     assert not stray(tmp_path / "run")
+
+
+@pytest.mark.chaos
+def test_a_slow_worker_that_shows_life_is_left_alone(
+    config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a second an evaluation: a shard of pictures, ten steps, takes longer than a worker may be silent."""
+    monkeypatch.setenv("SHARPAUDIT_CRASH", "network.answered:0:slow")
+    root = tmp_path / "run"
+    outcome = audit(config_path, root, *RAY, "run.shard_timeout_s=3.5", "run.max_worker_deaths=1")
+    assert outcome.quarantined == []
+    assert max(m.duration_s for m in RunFolder.open(root).table(SAMPLES).manifests()) > 3.5
+    assert tables(root) == tables(clean)
 
 
 @pytest.mark.chaos

@@ -11,9 +11,11 @@ import pytest
 from audits import audit, command, finish
 
 import sharpaudit
+from pipelines.stage import Facts
+from pipelines.survey import identities
 from sharpaudit.errors import UserError
 from sharpaudit.tables.reading import open_connection
-from sharpaudit.tables.runs import RUN_VERSION, RunFolder
+from sharpaudit.tables.runs import RUN_VERSION, RunFolder, changes
 from sharpaudit.tables.schemas import RUN_TABLES
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -58,7 +60,10 @@ def test_a_run_of_this_version_that_was_made_earlier_is_read_as_it_was() -> None
     told = json.loads((root / "facts.json").read_text())
     flow = {step["step"]: step["n"] for step in told["flow"]}
     run = RunFolder.open(root)
+    record = run.record() or {}
     assert run.config().name == told["run"]["name"]
+    # A field that is of an identity since then would have a finished run done again.
+    assert changes(record, identities(run.config(), Facts(**record["facts"]))) == []
     for table in RUN_TABLES:
         run.table(table).read_all(run.table(table).current())
     with open_connection(run) as connection:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from audits import audit, load, tables
+from real_audits import write_audit
 
+from pipelines import execute
 from pipelines.rehearsal import rehearse
 from pipelines.survey import survey
+from sharpaudit.config import RunConfig
 from sharpaudit.denoisers.devices import places_on
 from sharpaudit.errors import UserError
 from sharpaudit.tables.runs import RunFolder
@@ -34,7 +36,7 @@ def test_workers_that_need_no_gpu_find_room_anywhere() -> None:
 @pytest.mark.parametrize(
     ("asked", "line"),
     [
-        (("run.num_gpus=0.5",), r"run\.num_gpus = 0\.5: there is room for 0 on 8 cores and 0 GPUs of 1 machines"),
+        (("run.num_gpus=64",), r"run\.num_gpus = 64: there is room for 0 on 8 cores and \d GPUs of 1 machines"),
         (("run.threads=5",), r"run\.workers = 2, each with 5 threads .* there is room for 1 on 8 cores"),
     ],
 )
@@ -56,22 +58,58 @@ def test_a_worker_that_sees_another_device_than_the_driver_is_refused(
     assert not RunFolder.open(tmp_path / "run").table(UNCONDITIONAL).manifests()
 
 
-@pytest.mark.parametrize(
-    ("share", "line"),
-    [
-        (0.0, r"run\.num_gpus = 0: the ray workers would see no GPU although the model is on cuda"),
-        (1.0, r"each with run\.num_gpus = 1: there is room for 1 on 1 GPUs of this machine"),
-    ],
-)
-def test_a_rehearsal_refuses_shares_that_do_not_fit(
-    config_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, line: str
+def test_a_worker_that_other_jobs_leave_no_room_for_is_not_waited_for_without_end(
+    config_path: Path, tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = load(config_path, "run.executor=ray", "run.workers=2", f"run.num_gpus={share}")
-    seen = replace(survey(config), device="cuda")
-    monkeypatch.setattr("pipelines.rehearsal.survey", lambda _: seen)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    import ray
+    from ray.util import placement_group, remove_placement_group
+
+    monkeypatch.setattr(execute, "WORKER_STARTS_WITHIN_S", 3.0)
+    others = placement_group([{"CPU": 7}])
+    ray.get(others.ready())
+    line = r"run\.workers = 1: a worker did not start within 3 s; 1 cores and \d GPUs of the cluster are free"
     with pytest.raises(UserError, match=line):
+        audit(config_path, tmp_path / "run", "run.executor=ray", "run.workers=1", "run.threads=2")
+    remove_placement_group(others)
+
+
+def test_workers_without_a_share_are_kept_from_the_gpus() -> None:
+    config = RunConfig(executor="ray")
+    assert execute._environment(config, 3) == {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": ""}
+    assert execute._environment(config.model_copy(update={"num_gpus": 0.5}), 3) == {"OMP_NUM_THREADS": "3"}
+
+
+def test_workers_that_would_see_no_gpu_are_refused_at_once(
+    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.survey.placement", lambda *_, **__: (torch.device("cuda"), torch.bfloat16))
+    with pytest.raises(UserError, match=r"run\.num_gpus = 0: the ray workers would see no GPU although the model is"):
+        audit(config_path, tmp_path / "run", "run.executor=ray", "run.workers=2")
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_rehearsal_refuses_shares_that_do_not_fit(config_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load(config_path, "run.executor=ray", "run.workers=2", "run.num_gpus=1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match=r"each with run\.num_gpus = 1: there is room for 1 on 1 GPUs of this machine"):
         list(rehearse(config, measure_s=0.1))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU is what is tested")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_a_head_without_gpus_rehearses_what_its_workers_will_do(tmp_path: Path, dtype: str) -> None:
+    asked = ("run.executor=ray", "run.address=auto", "run.num_gpus=1", f"model.dtype={dtype}")
+    told = list(rehearse(load(write_audit(tmp_path, "epsilon"), *asked), measure_s=0.1))
+    assert told[0].startswith("model: loads on cpu, where no GPU is")
+    assert told[1].startswith(f"workers: will compute on cuda in {dtype}; the hours below are those of this machine")
+    assert told[-1] == "valid: this audit would run"
+
+
+def test_gpus_that_no_cluster_lends_are_not_reckoned_with(tmp_path: Path) -> None:
+    config = load(write_audit(tmp_path, "epsilon"), "run.executor=ray", "run.num_gpus=1", "model.device=cpu")
+    assert survey(config).device == "cpu"
+    here = load(write_audit(tmp_path / "other", "epsilon"), "run.executor=ray", "run.num_gpus=1")
+    assert survey(here).device == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 HALF_A_GPU_EACH = """

@@ -128,3 +128,11 @@ def test_no_loss_seen_among_few_families_rules_out_only_a_large_one():
     found = difference(tpr_at_fpr(0.01), same, same, rate=True)
     # The upper bound at 97.5% for none of 20.
     assert -found.low == found.high == pytest.approx(1 - 0.025 ** (1 / 20))
+
+
+def test_a_difference_of_shares_ends_where_shares_do():
+    none, every = (group([[value] * 2]) for value in (0.0, 2.0))
+    harmless = group([[0.0, 1.0]])
+    found = difference(tpr_at_fpr(0.01), (none, harmless), (every, harmless), rate=True)
+    assert found.low == -1
+    assert -1 < found.high == pytest.approx(-(0.025 ** (1 / 2)))
