@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help quickstart test chaos gpu-check lint clean
+.PHONY: help quickstart test chaos gpu-check lint lock advisories clean
 
 help:
 	@echo "make quickstart  audit the small model that ships with the package; the result is in runs/quickstart"
@@ -11,6 +11,8 @@ help:
 	@echo "make chaos       tests that kill processes and start clusters; minutes"
 	@echo "make gpu-check   tests that need a CUDA device"
 	@echo "make lint        ruff and mypy"
+	@echo "make lock        write infra/requirements.lock anew, with the versions that .venv holds"
+	@echo "make advisories  ask the advisory databases about what is locked; needs the internet"
 	@echo "make clean       remove .venv, caches and build leftovers; runs/ stays"
 
 # Three stamps, so that an interrupted step is done again: the environment, the product, the developer's tools.
@@ -45,6 +47,18 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The versions of .venv, with which the tests passed. Which of them are needed depends on the platform and the Python.
+lock: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet "pip-tools>=7.4"
+	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/versions.txt
+	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/python -m piptools compile --quiet --rebuild --generate-hashes --strip-extras \
+	  --allow-unsafe --no-emit-index-url --no-emit-find-links --no-annotate --constraint $(VENV)/versions.txt \
+	  --extra cpu --output-file infra/requirements.lock pyproject.toml
+
+advisories: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet "pip-audit>=2.7"
+	$(BIN)/python -m pip_audit --disable-pip --require-hashes --requirement infra/requirements.lock
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

@@ -36,7 +36,7 @@ OBJECT_STORE_BYTES = 200 * 2**20
 NODES_JOIN_WITHIN_S = 60.0
 """How long the machines of a cluster that was just started may take to join it."""
 WORKER_STARTS_WITHIN_S = 300.0
-"""How long a worker may take to start; longer where other jobs hold what it asks for."""
+"""How long a run waits for its first worker; longer where other jobs hold what it asks for."""
 
 
 @contextmanager
@@ -188,72 +188,92 @@ class _Call:
 
 
 class _Pool:
-    """A fixed number of actors, each with at most one shard; kept across stages so that models stay loaded."""
+    """At most as many actors as asked for, each with at most one shard; kept across stages so that models stay loaded.
+
+    Work goes on with those that have started; one for which there is no room yet joins when there is.
+    """
 
     def __init__(self, start: Callable[[], Any], config: RunConfig) -> None:
         self._start, self._config = start, config
         self._idle: list[Any] = []
         self._calls: dict[Any, _Call] = {}
+        self._starting: dict[Any, Any] = {}
         self._records: dict[Any, Path] = {}
+        self._alone_since: float | None = None
 
     def run(self, work: Iterable[Work]) -> Iterator[Receipt]:
         import ray
 
-        source, again = iter(work), deque[Work]()
+        source, waiting = iter(work), deque[Work]()
         deaths: Counter[str] = Counter()
         failures: Counter[str] = Counter()
-        exhausted = False
         while True:
-            while not exhausted or again:
-                if not self._idle and len(self._calls) >= self._config.workers:
-                    break
-                item = again.popleft() if again else next(source, None)
-                if item is None:
-                    exhausted = True
-                    break
-                actor = self._idle.pop() if self._idle else self._fresh()
-                life = last_life(self._records[actor])
-                self._calls[actor.do.remote(item)] = _Call(actor, item, life, time.monotonic())
-            if not self._calls:
+            self._hand_out(source, waiting)
+            if not self._calls and not waiting:
                 return
-            done, _ = ray.wait(list(self._calls), num_returns=1, timeout=1.0)
-            self._end_hung()
+            done, _ = ray.wait([*self._calls, *self._starting], num_returns=1, timeout=1.0)
             for reference in done:
+                if reference in self._starting:
+                    self._arrived(reference)
+                    continue
                 call = self._calls.pop(reference)
                 receipt = self._settle(reference, call.actor, call.work, deaths, failures)
                 if receipt is not None:
                     yield receipt
                 else:
-                    again.append(call.work)
+                    waiting.append(call.work)
+            self._end_hung()
+            self._require_a_worker()
 
-    def _fresh(self) -> Any:
+    def _hand_out(self, source: Iterator[Work], waiting: deque[Work]) -> None:
+        """A shard for every idle worker, and new workers for the shards that find none."""
+        while len(self._calls) + len(waiting) < self._config.workers and (item := next(source, None)) is not None:
+            waiting.append(item)
+        while waiting and self._idle:
+            actor, item = self._idle.pop(), waiting.popleft()
+            life = last_life(self._records[actor])
+            self._calls[actor.do.remote(item)] = _Call(actor, item, life, time.monotonic())
+        for _ in range(len(waiting) - len(self._starting)):
+            if len(self._calls) + len(self._starting) < self._config.workers:
+                actor = self._start()
+                self._starting[actor.ready.remote()] = actor
+
+    def _arrived(self, reference: Any) -> None:
         import ray
 
-        actor = self._start()
+        actor = self._starting.pop(reference)
         try:
-            self._records[actor] = ray.get(actor.ready.remote(), timeout=WORKER_STARTS_WITHIN_S)
-        except ray.exceptions.GetTimeoutError as error:
-            ray.kill(actor)
-            free = ray.available_resources()
-            raise UserError(
-                f"run.workers = {self._config.workers}: a worker did not start within {WORKER_STARTS_WITHIN_S:.0f} s; "
-                f"{free.get('CPU', 0):g} cores and {free.get('GPU', 0):g} GPUs of the cluster are free: wait for other "
-                "jobs to end, or ask for fewer workers or smaller shares"
-            ) from error
+            self._records[actor] = ray.get(reference)
         except ray.exceptions.RayActorError as error:
             raise RuntimeError(f"a worker could not start: {error}") from error
-        return actor
+        self._idle.append(actor)
+
+    def _require_a_worker(self) -> None:
+        """Raises UserError where for long no worker has started and none is at work."""
+        import ray
+
+        if self._calls or self._idle:
+            self._alone_since = None
+            return
+        self._alone_since = self._alone_since or time.monotonic()
+        if time.monotonic() - self._alone_since > WORKER_STARTS_WITHIN_S:
+            free = ray.available_resources()
+            raise UserError(
+                f"run.workers = {self._config.workers}: no worker has started within {WORKER_STARTS_WITHIN_S:.0f} s; "
+                f"{free.get('CPU', 0):g} cores and {free.get('GPU', 0):g} GPUs of the cluster are free: wait for other "
+                "jobs to end, or ask for fewer workers or smaller shares"
+            )
 
     def _end_hung(self) -> None:
         """End the workers that show no life: their calls come back as deaths."""
         import ray
 
         now = time.monotonic()
-        for call in self._calls.values():
+        for reference, call in self._calls.items():
             life = last_life(self._records[call.actor])
             if life != call.life:
                 call.life, call.seen = life, now
-            elif now - call.seen > self._config.shard_timeout_s:
+            elif now - call.seen > self._config.shard_timeout_s and not ray.wait([reference], timeout=0)[0]:
                 ray.kill(call.actor)
 
     def _settle(
@@ -282,13 +302,14 @@ class _Pool:
         return Receipt(work, manifest)
 
     def close(self) -> None:
-        """End the actors: idle ones take back their record first."""
+        """End the actors: those without work take back their record first."""
         import ray
 
         if sys.is_finalizing() or not ray.is_initialized():
             return
-        leaving = [actor.leave.remote() for actor in self._idle]
+        # Those that are starting as well: one that has just recorded itself would leave its record.
+        leaving = [actor.leave.remote() for actor in [*self._idle, *self._starting.values()]]
         if leaving:
             ray.wait(leaving, num_returns=len(leaving), timeout=5.0)
-        for actor in [*self._idle, *(call.actor for call in self._calls.values())]:
+        for actor in [*self._idle, *self._starting.values(), *(call.actor for call in self._calls.values())]:
             ray.kill(actor)

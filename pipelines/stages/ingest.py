@@ -26,7 +26,7 @@ from sharpaudit.tables.schemas import CORPUS, ORIGINS
 from sharpaudit.tables.shards import TableCommit, TableFolder, keys_digest
 
 NAME = "ingest"
-LEAST_ROWS, MOST_SHARDS, SHARDS_PER_WORKER = 256, 200, 20
+LEAST_ROWS, MOST_SHARDS = 256, 200
 WORKPLACE = f".ingest{IN_PROGRESS}"
 """Folder of the run for what is read and not yet decided; gone when ingest ends."""
 
@@ -100,13 +100,14 @@ def ingest(run: RunFolder, config: AuditConfig, tokenizer: Tokenizer) -> int:
         stood_for = [(family, prompt) for family, prompt in before.extra.get("represented", [])]
         made = assign(todo, _known(corpus), tokenizer, 0, rows, near, stood_for)
         require_audited(made, config)
-        sizes = {role: rows_per_shard(config, n) for role, n in made.counts.items()}
+        size = config.run.rows_per_shard
+        sizes = {role: size or rows_per_shard(n) for role, n in made.counts.items()}
         parts = ((role, part) for role in made.counts for part in made.corpus(role, sizes[role]))
         shards = [
             _commit(corpus, f"{role}-{i:05d}", part) for i, (role, part) in enumerate(parts, len(corpus.current()))
         ]
         listed = [manifest.shard for manifest in corpus.current()]
-        all_rows = enumerate(made.origins(rows_per_shard(config, made.n_rows)), len(before.shards))
+        all_rows = enumerate(made.origins(size or rows_per_shard(made.n_rows)), len(before.shards))
         of_origins = [_commit(origins, f"rows-{i:05d}", part) for i, part in all_rows]
         here = made.represented()
         read = done | {name: done.get(name, 0) + n for name, n in made.rows_of_sources().items()}
@@ -120,14 +121,12 @@ def ingest(run: RunFolder, config: AuditConfig, tokenizer: Tokenizer) -> int:
     return made.n_rows
 
 
-def rows_per_shard(config: AuditConfig, n_rows: int) -> int:
-    """Rows of a shard: what the configuration says, or so many that the files of a folder stay few.
+def rows_per_shard(n_rows: int) -> int:
+    """Rows of a shard where the configuration names none: few are lost with a worker, and a folder's files stay few.
 
-    At most a 200th of the rows is lost with a worker; and each of many workers has 20 shards of them to do, so that
-    they end at one time and a deadline is kept.
+    It depends on nothing but the rows: another machine with other workers must cut the same shards.
     """
-    n_shards = max(MOST_SHARDS, SHARDS_PER_WORKER * config.run.workers)
-    return config.run.rows_per_shard or max(LEAST_ROWS, math.ceil(n_rows / n_shards))
+    return max(LEAST_ROWS, math.ceil(n_rows / MOST_SHARDS))
 
 
 def require_audited(made: Ingested, config: AuditConfig) -> None:

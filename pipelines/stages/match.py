@@ -67,6 +67,8 @@ class MatchWorker:
         for sample in samples:
             outcome = next(found) if sample["status"] == Status.OK else Status(sample["status"])
             matched += self._rows(sample, outcome)
+        # And thumbnails were read since.
+        self._search.index.require_unchanged()
         return pa.Table.from_pylist(matched, MATCHES.schema)
 
     def _rows(self, sample: dict[str, Any], outcome: list[Neighbour] | Status) -> list[dict[str, Any]]:

@@ -47,6 +47,8 @@ class SampleSearch:
                     Neighbour(self.index.reference_ids[name], float(value))
                     for value, name in zip(values, names, strict=True)
                 ]
+        # The vectors are mapped from a file: written to meanwhile, they would have been another index's.
+        self.index.require_unchanged()
         return found
 
     def _load(self, path: str) -> np.ndarray | None:

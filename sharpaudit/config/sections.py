@@ -278,7 +278,8 @@ class RunConfig(Section):
     """Address of a running Ray cluster ("auto" finds one); without it a cluster is started on this machine."""
     rows_per_shard: int | None = runtime(None, ge=1, le=1_000_000)
     """Prompts in a shard, fixed when they are ingested. By default 256, and more where there are so many prompts of a
-    role that they would make over 200 shards, or over 20 for each of more than ten workers."""
+    role that they would make over 200 shards. With dozens of workers name fewer, so that each has 20 shards to do: they
+    end together then, and a deadline, which lets the shards at work finish, is kept."""
     samples_per_shard: int = runtime(64, ge=1, le=100_000)
     limit: int | None = runtime(None, ge=1)
     """Only the first rows of each audited file; may grow from one call to the next."""
@@ -291,7 +292,8 @@ class RunConfig(Section):
     """Workers that a shard may end before it is quarantined."""
     shard_timeout_s: float = runtime(7200.0, gt=0)
     """Seconds without an evaluation of the network after which the ray executor takes a worker to hang: it is ended,
-    and its shard tried by another. The time to load the model counts."""
+    and its shard tried by another. Loading a model, opening an index, matching and decisions evaluate none, so they
+    must be through by then; and a network disk must show within that time that a file was touched."""
 
     @field_validator("deadline")
     @classmethod

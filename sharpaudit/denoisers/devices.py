@@ -137,7 +137,7 @@ def hardware_in_words() -> str:
     """Where figures were measured: processor, its instructions, accelerators and PyTorch, in one line."""
     found = describe_hardware()
     instructions = f"{torch.backends.cpu.get_cpu_capability()}{', bfloat16' if found['cpu_has_bf16'] else ''}"
-    parts = [f"{found['cores']} cores of {found['cpu']} ({instructions})", *found["devices"]]
+    parts = [f"{usable_cores()} cores of {found['cpu']} ({instructions})", *found["devices"]]
     return f"Measured on {', '.join(parts)}, PyTorch {found['torch']}."
 
 

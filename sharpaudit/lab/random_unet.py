@@ -16,6 +16,7 @@ from diffusers import UNet2DConditionModel
 
 from sharpaudit.denoisers.base import Conditioning, NoiseLevel, Prediction
 from sharpaudit.denoisers.diffusion import Schedule
+from sharpaudit.denoisers.pulse import answered
 from sharpaudit.denoisers.schedule import scaled_linear_alphas_cumprod
 from sharpaudit.errors import UserError
 from sharpaudit.seeds import latents
@@ -62,6 +63,7 @@ class RandomUNet:
     ) -> Prediction:
         """One evaluation per row; it records no attention."""
         output_BCHW = self.network(x_BCHW, t, conditioning)
+        answered()
         return Prediction(self._schedule.x0_hat(x_BCHW, output_BCHW, t).contiguous())
 
     def decode(self, latents_BCHW: torch.Tensor) -> torch.Tensor:

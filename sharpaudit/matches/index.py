@@ -80,8 +80,8 @@ class IndexManifest:
 class ReferenceIndex:
     """An open index. Row i of `vectors` (N, D), mapped from the file, belongs to reference_ids[i].
 
-    table_rows: where reference i stands in `table`, which holds rejected pictures as well and stays open: an index put
-    in this one's place must not lend it pictures.
+    table_rows: where reference i stands in `table`, which holds rejected pictures as well and stays open. opened: what
+    the data files were then.
     """
 
     path: Path
@@ -91,6 +91,15 @@ class ReferenceIndex:
     table_rows: npt.NDArray[np.int64]
     table: pq.ParquetFile = field(repr=False, compare=False)
     digest: str
+    opened: list[tuple[int, int, int]] = field(repr=False)
+
+    def require_unchanged(self) -> None:
+        """Raise UserError where a data file is no longer the one that was opened: what was read may be another's."""
+        if _identities(self.path) != self.opened:
+            raise UserError(
+                f"{printable(str(self.path))}: the index changed while it was in use; nothing was made with the new "
+                "one: put the old one back and give the same command, or name a new folder with --out"
+            )
 
     def thumbnail(self, reference_id: str) -> bytes:
         """The PNG thumbnail of a reference that has a vector. Raises ValueError if there is no such one."""
@@ -99,7 +108,11 @@ class ReferenceIndex:
         while row >= self.table.metadata.row_group(group).num_rows:
             row -= self.table.metadata.row_group(group).num_rows
             group += 1
-        return bytes(self.table.read_row_group(group, columns=["thumbnail"]).column(0)[row].as_py())
+        try:
+            return bytes(self.table.read_row_group(group, columns=["thumbnail"]).column(0)[row].as_py())
+        except OSError:
+            self.require_unchanged()
+            raise
 
 
 def build_index(out: Path, profile_name: str, pictures: Iterable[Picture]) -> IndexSummary:
@@ -142,7 +155,7 @@ def open_index(path: Path, profile_name: str) -> ReferenceIndex:
             f"{path}: made with profile {_profile_name(theirs)}, but {_profile_name(ours)} is asked for; "
             "similarities between profiles mean nothing: build the index again, or ask for its profile"
         )
-    hashed = [_identity(path / name) for name in (VECTORS, ROWS)]
+    hashed = _identities(path)
     for name in (VECTORS, ROWS):
         if _sha256_of(path / name) != manifest.sha256.get(name):
             raise UserError(f"{path / name}: not the file that was indexed (changed or cut); build the index again")
@@ -152,14 +165,14 @@ def open_index(path: Path, profile_name: str) -> ReferenceIndex:
         rows = table.read(columns=["reference_id", "status"])
     except (ValueError, LookupError, EOFError, OSError) as error:
         raise UserError(f"{path}: {VECTORS} or {ROWS} is in no known format; build the index again") from error
-    if [_identity(path / name) for name in (VECTORS, ROWS)] != hashed:
+    if _identities(path) != hashed:
         raise UserError(f"{path}: changed while it was opened; give the same command again")
     table_rows = np.flatnonzero(pc.equal(rows.column("status"), Status.OK.value).to_numpy())
     expected = (np.dtype(np.float32), (manifest.vectors, manifest.dimension), manifest.vectors)
     if (vectors_ND.dtype, vectors_ND.shape, len(table_rows)) != expected:
         raise UserError(f"{path / MANIFEST}: contradicts {VECTORS} or {ROWS}; build the index again")
     reference_ids = rows.column("reference_id").take(table_rows).to_pylist()
-    return ReferenceIndex(path, wanted, vectors_ND, reference_ids, table_rows, table, sha256_hex(data))
+    return ReferenceIndex(path, wanted, vectors_ND, reference_ids, table_rows, table, sha256_hex(data), hashed)
 
 
 @dataclass
@@ -307,11 +320,14 @@ def _bytes_of(path: Path) -> bytes:
         raise UserError(f"{printable(str(path))}: cannot read this file of the index: {error.strerror}") from error
 
 
-def _identity(path: Path) -> tuple[int, int, int]:
-    """What changes when a file is replaced or written to."""
-    with _readable(path):
-        found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
+def _identities(folder: Path) -> list[tuple[int, int, int]]:
+    """What changes when a data file of an index is replaced or written to."""
+    found = []
+    for path in (folder / VECTORS, folder / ROWS):
+        with _readable(path):
+            stat = path.stat()
+        found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return found
 
 
 def _sha256_of(path: Path) -> str:

@@ -6,7 +6,7 @@ records the order. `crash_point("name")` does nothing unless SHARPAUDIT_CRASH sa
     SHARPAUDIT_CRASH="name:k:action"          at the k-th passage of that point (1 is the first), in each process
     SHARPAUDIT_CRASH="name:k:action@FILE"     once in all: whoever creates FILE acts
 
-with action kill (SIGKILL to itself), exit, segfault, raise, enospc, stall or slow (half a second). k = 0 means every
+with action kill (SIGKILL to itself), exit, segfault, raise, enospc, stall or slow (.7 s). k = 0 means every
 passage.
 """
 
@@ -96,7 +96,7 @@ def _act(action: str, name: str) -> None:
     elif action == "stall":
         time.sleep(3600)
     elif action == "slow":
-        time.sleep(0.5)
+        time.sleep(0.7)
     elif action == "enospc":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
     else:

@@ -200,10 +200,11 @@ def show_life(record: Path) -> Callable[[], None]:
 
 
 def last_life(record: Path) -> int:
-    """A number that changes whenever the worker of this record has shown life; 0 once it is gone."""
+    """A number that changes whenever the worker of this record has shown life; 0 where the record cannot be seen."""
     try:
         return record.stat().st_mtime_ns
-    except FileNotFoundError:
+    except OSError:
+        # Gone, or on a disk that is not there for a moment, which must not end a run.
         return 0
 
 

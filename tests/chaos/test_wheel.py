@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+
+
+LOCKED = (sys.platform, platform.machine(), sys.version_info[:2]) == ("linux", "x86_64", (3, 11))
+"""Whether the lock is of this platform; elsewhere pip resolves what the wheel asks for."""
 
 
 def call(*command: str | Path, cwd: Path) -> str:
@@ -26,7 +31,13 @@ def test_the_wheel_runs_an_audit_from_an_empty_environment(tmp_path: Path) -> No
     wheel = next((tmp_path / "dist").glob("sharpaudit-*.whl"))
     call(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
     binaries = tmp_path / "venv" / "bin"
-    call(binaries / "python", "-m", "pip", "install", "--quiet", f"{wheel}[cpu]", cwd=tmp_path)
+    install = (binaries / "python", "-m", "pip", "install", "--quiet")
+    if LOCKED:
+        call(*install, "--require-hashes", "--requirement", ROOT / "infra/requirements.lock", cwd=tmp_path)
+        call(*install, "--no-deps", wheel, cwd=tmp_path)
+    else:
+        call(*install, f"{wheel}[cpu]", cwd=tmp_path)
+    call(binaries / "python", "-m", "pip", "check", cwd=tmp_path)
     where = call(binaries / "python", "-c", "import sharpaudit; print(sharpaudit.__file__)", cwd=tmp_path)
     assert Path(where.strip()).is_relative_to(tmp_path)
     work = tmp_path / "elsewhere"

@@ -19,6 +19,7 @@ from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import UserError
 from sharpaudit.lab.analytic import Sizes, write
 from sharpaudit.matches.index import open_index
+from sharpaudit.matches.search import flat
 
 
 @pytest.fixture
@@ -99,7 +100,33 @@ def test_an_index_put_in_the_place_of_an_open_one_lends_it_no_pictures(own: Path
     before = {name: index.thumbnail(name) for name in index.reference_ids}
     other_index(own)
     assert {name: index.thumbnail(name) for name in index.reference_ids} == before
+    with pytest.raises(UserError, match=r"testbed/index: the index changed while it was in use; nothing was made"):
+        index.require_unchanged()
     assert open_index(place, "pixels-16").digest != index.digest
+
+
+def test_an_index_written_over_while_it_is_searched_is_refused(
+    own: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, real, place = tmp_path / "run", flat.search, own.parent / "testbed/index"
+
+    def meanwhile(*given: object) -> object:
+        """The same files, other bytes: what is mapped changes under the search."""
+        found = real(*given)  # type: ignore[arg-type]
+        with (place / "vectors.npy").open("r+b") as stream:
+            stream.seek(-4, os.SEEK_END)
+            stream.write(b"\0\0\0\0")
+        return found
+
+    whole = (place / "vectors.npy").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.stages.search.search", meanwhile)
+        with pytest.raises(UserError, match="the index changed while it was in use"):
+            audit(own, root)
+    assert not list(root.glob("matches/*/part-*"))
+    (place / "vectors.npy").write_bytes(whole)
+    audit(own, root)
+    assert tables(root) == tables(clean)
 
 
 def test_weights_or_an_index_that_change_while_they_are_read_are_refused(

@@ -24,6 +24,7 @@ POINTS = {
     "committed": (6, 22),
     "table.committed": (1, 2, 3, 5, 6, 7, 8, 9, 10),
     "image.stored": (1, 11),
+    "network.answered": (1, 20),
     "work.taken": (1, 8),
     "work.processed": (2, 10),
     "report.written": (1,),

@@ -312,14 +312,6 @@ def test_failed_pictures_are_tried_again(
     assert tables(tmp_path / "run") == tables(clean)
 
 
-@pytest.mark.parametrize(
-    ("n_rows", "workers", "size"),
-    [(1, 1, 256), (51_200, 1, 256), (51_201, 10, 257), (10_000_000, 10, 50_000), (10_000_000, 64, 7_813)],
-)
-def test_a_larger_corpus_has_larger_shards_and_never_many_of_them(
-    config_path: Path, n_rows: int, workers: int, size: int
-) -> None:
-    config = load(config_path, f"run.workers={workers}")
-    automatic = config.model_copy(update={"run": config.run.model_copy(update={"rows_per_shard": None})})
-    assert rows_per_shard(automatic, n_rows) == size
-    assert rows_per_shard(config, n_rows) == 40
+@pytest.mark.parametrize(("n_rows", "size"), [(1, 256), (51_200, 256), (51_201, 257), (10_000_000, 50_000)])
+def test_a_larger_corpus_has_larger_shards_and_never_many_of_them(n_rows: int, size: int) -> None:
+    assert rows_per_shard(n_rows) == size

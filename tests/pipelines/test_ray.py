@@ -109,12 +109,12 @@ def test_a_hung_worker_is_ended_and_its_shard_done_by_another(
 def test_a_slow_worker_that_shows_life_is_left_alone(
     config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half a second an evaluation: a shard of pictures, ten steps, takes longer than a worker may be silent."""
+    """Over half a second an evaluation: a shard of pictures, ten steps, takes longer than a worker may be silent."""
     monkeypatch.setenv("SHARPAUDIT_CRASH", "network.answered:0:slow")
     root = tmp_path / "run"
-    outcome = audit(config_path, root, *RAY, "run.shard_timeout_s=3.5", "run.max_worker_deaths=1")
+    outcome = audit(config_path, root, *RAY, "run.shard_timeout_s=6", "run.max_worker_deaths=1")
     assert outcome.quarantined == []
-    assert max(m.duration_s for m in RunFolder.open(root).table(SAMPLES).manifests()) > 3.5
+    assert max(m.duration_s for m in RunFolder.open(root).table(SAMPLES).manifests()) > 6
     assert tables(root) == tables(clean)
 
 

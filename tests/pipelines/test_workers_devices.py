@@ -67,10 +67,29 @@ def test_a_worker_that_other_jobs_leave_no_room_for_is_not_waited_for_without_en
     monkeypatch.setattr(execute, "WORKER_STARTS_WITHIN_S", 3.0)
     others = placement_group([{"CPU": 7}])
     ray.get(others.ready())
-    line = r"run\.workers = 1: a worker did not start within 3 s; 1 cores and \d GPUs of the cluster are free"
-    with pytest.raises(UserError, match=line):
-        audit(config_path, tmp_path / "run", "run.executor=ray", "run.workers=1", "run.threads=2")
-    remove_placement_group(others)
+    line = r"run\.workers = 1: no worker has started within 3 s; 1 cores and \d GPUs of the cluster are free"
+    try:
+        with pytest.raises(UserError, match=line):
+            audit(config_path, tmp_path / "run", "run.executor=ray", "run.workers=1", "run.threads=2")
+    finally:
+        remove_placement_group(others)
+
+
+def test_work_goes_on_with_the_workers_that_find_room(
+    config_path: Path, clean: Path, tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after the loss of a machine in the night: nobody waits for a worker that has no place."""
+    import ray
+    from ray.util import placement_group, remove_placement_group
+
+    monkeypatch.setattr(execute, "WORKER_STARTS_WITHIN_S", 60.0)
+    others = placement_group([{"CPU": 5}])
+    ray.get(others.ready())
+    try:
+        audit(config_path, tmp_path / "run", "run.executor=ray", "run.workers=2", "run.threads=2")
+    finally:
+        remove_placement_group(others)
+    assert tables(tmp_path / "run") == tables(clean)
 
 
 def test_workers_without_a_share_are_kept_from_the_gpus() -> None:
