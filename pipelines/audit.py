@@ -149,10 +149,11 @@ def _run_stage(
 def _note(run: RunFolder, stage: Stage, reporter: Reporter) -> None:
     """What is said beyond a stage's table: the noise floor in run.json, the flagged in later lines."""
     folder = run.table(stage.table)
-    record = run.record() or {}
-    if stage.table is UNCONDITIONAL and record.get("noise_floor", 0.0) is None:
-        floors = folder.read_all(folder.current(), ["noise_floor"])["noise_floor"]
-        run.write_record(record | {"noise_floor": pc.max(floors).as_py()})
+    if stage.table is UNCONDITIONAL:
+        record = run.record() or {}
+        if record.get("noise_floor", 0.0) is None:
+            floors = folder.read_all(folder.current(), ["noise_floor"])["noise_floor"]
+            run.write_record(record | {"noise_floor": pc.max(floors).as_py()})
     if stage.table is TRIAGE:
         reporter.flagged = cache(partial(_flagged, folder))
 

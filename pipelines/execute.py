@@ -155,7 +155,7 @@ def _start_ray(config: AuditConfig, num_cpus: int) -> None:
 def _find_room(config: RunConfig, asked: int | None) -> int:
     """Threads of each worker on this cluster, `asked` or a share.
 
-    Raises UserError where not all workers find room: Ray would wait for it for ever.
+    Raises UserError where the cluster is too small for all workers; what other jobs hold of it is not asked.
     """
     import ray
 
@@ -226,17 +226,23 @@ class _Pool:
             self._require_a_worker()
 
     def _hand_out(self, source: Iterator[Work], waiting: deque[Work]) -> None:
-        """A shard for every idle worker, and new workers for the shards that find none."""
-        while len(self._calls) + len(waiting) < self._config.workers and (item := next(source, None)) is not None:
-            waiting.append(item)
-        while waiting and self._idle:
-            actor, item = self._idle.pop(), waiting.popleft()
+        """A shard for every idle worker; for one that finds none, all workers that are not there yet.
+
+        No more than that one is taken before its time: after a deadline whatever was taken is still done.
+        """
+        while len(self._calls) < self._config.workers:
+            item = waiting.popleft() if waiting else next(source, None)
+            if item is None:
+                return
+            if not self._idle:
+                waiting.appendleft(item)
+                break
+            actor = self._idle.pop()
             life = last_life(self._records[actor])
             self._calls[actor.do.remote(item)] = _Call(actor, item, life, time.monotonic())
-        for _ in range(len(waiting) - len(self._starting)):
-            if len(self._calls) + len(self._starting) < self._config.workers:
-                actor = self._start()
-                self._starting[actor.ready.remote()] = actor
+        while waiting and len(self._calls) + len(self._starting) < self._config.workers:
+            actor = self._start()
+            self._starting[actor.ready.remote()] = actor
 
     def _arrived(self, reference: Any) -> None:
         import ray

@@ -41,7 +41,7 @@ def test_every_dependency_is_locked_at_a_version_that_is_allowed() -> None:
 
 @pytest.mark.skipif(
     (sys.platform, platform.machine(), sys.version_info[:2]) != ("linux", "x86_64", (3, 11)),
-    reason="the lock is that of the image: Linux on x86-64, Python 3.11",
+    reason="the lock is one of Linux on x86-64 with Python 3.11",
 )
 def test_what_they_need_in_turn_is_locked_as_well() -> None:
     pins, open_, seen = locked(), [*asked()], set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from audits import audit, load, tables
 from real_audits import write_audit
 
 from pipelines import execute
+from pipelines.deadline import Deadline
 from pipelines.rehearsal import rehearse
+from pipelines.stage import Stage, Work
 from pipelines.survey import survey
 from sharpaudit.config import RunConfig
 from sharpaudit.denoisers.devices import places_on
@@ -78,18 +81,30 @@ def test_a_worker_that_other_jobs_leave_no_room_for_is_not_waited_for_without_en
 def test_work_goes_on_with_the_workers_that_find_room(
     config_path: Path, clean: Path, tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after the loss of a machine in the night: nobody waits for a worker that has no place."""
+    """As after the loss of a machine in the night: nobody waits for a worker that has no place.
+
+    Nor is work kept for it: a shard taken is done, also after a deadline.
+    """
     import ray
     from ray.util import placement_group, remove_placement_group
 
-    monkeypatch.setattr(execute, "WORKER_STARTS_WITHIN_S", 60.0)
+    root, real, ahead = tmp_path / "run", Deadline.taken, []
+
+    def taken(self: Deadline, stage: Stage, work: list[Work]) -> Iterator[Work]:
+        for n, item in enumerate(real(self, stage, work), 1):
+            ahead.append(n - len(RunFolder.open(root).table(stage.table).manifests()))
+            yield item
+
+    monkeypatch.setattr(Deadline, "taken", taken)
     others = placement_group([{"CPU": 5}])
     ray.get(others.ready())
     try:
-        audit(config_path, tmp_path / "run", "run.executor=ray", "run.workers=2", "run.threads=2")
+        audit(config_path, root, "run.executor=ray", "run.workers=4", "run.threads=2")
     finally:
         remove_placement_group(others)
-    assert tables(tmp_path / "run") == tables(clean)
+    assert tables(root) == tables(clean)
+    # One at the only worker that found room, and one in hand.
+    assert max(ahead) == 2
 
 
 def test_workers_without_a_share_are_kept_from_the_gpus() -> None:
