@@ -28,7 +28,7 @@ CASES = {
         "",
         OF_SHARDS,
     ),
-    "rows are counted": (SHARDS, "if table.num_rows != manifest.rows:", "if False:", OF_SHARDS),
+    "rows are counted": (SHARDS, "if file.metadata.num_rows != manifest.rows:", "if False:", OF_SHARDS),
     "what was written is read back": (
         SHARDS,
         "if hashlib.sha256(written).hexdigest() != sha256 or not",
