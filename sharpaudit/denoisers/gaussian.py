@@ -88,54 +88,48 @@ class GaussianSpec(BaseModel):
 
 
 class Mixture:
-    """Noised mixture at one level. log_weights (B, K), means and variances (B, K, D), all float64."""
+    """Noised mixture at one level. log_weights (B, K), means and variances (B, K, D), all float64.
+
+    Components that have no weight for any row are left out.
+    """
 
     def __init__(self, log_weights: torch.Tensor, means: torch.Tensor, variances: torch.Tensor) -> None:
-        self.log_weights, self.means, self.variances = log_weights, means, variances
+        used_K = torch.isfinite(log_weights).any(dim=0)
+        self.log_weights, self.means, self.variances = log_weights[:, used_K], means[:, used_K], variances[:, used_K]
 
-    def responsibilities(self, x_BD: torch.Tensor, level: NoiseLevel) -> list[torch.Tensor]:
-        """r_k for each k, with shape (B, 1)."""
-        logs = []
-        for k in range(self.means.shape[1]):
-            variance = level.a**2 * self.variances[:, k] + level.sigma**2
-            difference = x_BD - level.a * self.means[:, k]
-            logs.append(self.log_weights[:, k] - 0.5 * _sum(difference**2 / variance + torch.log(variance)))
-        top = torch.stack(logs).max(dim=0).values
-        parts = [torch.exp(log - top) for log in logs]
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
-        return [(part / total)[:, None] for part in parts]
+    def responsibilities(self, x_BD: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
+        """r_k for each k, with shape (B, K)."""
+        variance = level.a**2 * self.variances + level.sigma**2
+        difference = x_BD[:, None] - level.a * self.means
+        logs_BK = self.log_weights - 0.5 * _sum(difference**2 / variance + torch.log(variance))
+        parts_BK = torch.exp(logs_BK - logs_BK.amax(dim=1, keepdim=True))
+        return parts_BK / _sum(parts_BK)[:, None]
 
     def x0_hat(self, x_BD: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
         """E[x0 | x], with shape (B, D)."""
-        estimate = torch.zeros_like(x_BD)
-        for k, r_B1 in enumerate(self.responsibilities(x_BD, level)):
-            variance = level.a**2 * self.variances[:, k] + level.sigma**2
-            pull = level.a * self.variances[:, k] / variance
-            estimate = estimate + r_B1 * (self.means[:, k] + pull * (x_BD - level.a * self.means[:, k]))
-        return estimate
+        pull = level.a * self.variances / (level.a**2 * self.variances + level.sigma**2)
+        each_BKD = self.means + pull * (x_BD[:, None] - level.a * self.means)
+        weighted_BKD = self.responsibilities(x_BD, level)[:, :, None] * each_BKD
+        return _sum(weighted_BKD.transpose(1, 2))
 
     def score(self, x_BD: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
         """grad log p(x), with shape (B, D), from the definition and not from x0_hat."""
-        parts = zip(self.responsibilities(x_BD, level), self._scores(x_BD, level), strict=True)
-        return torch.stack([r_B1 * s_BD for r_B1, s_BD in parts]).sum(dim=0)
+        return (self.responsibilities(x_BD, level)[:, :, None] * self._scores(x_BD, level)).sum(dim=1)
 
     def hessian(self, x_BD: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
         """Hessian of log p(x), with shape (B, D, D)."""
         mean_BD = self.score(x_BD, level)
         found = -mean_BD[:, :, None] * mean_BD[:, None, :]
-        parts = zip(self.responsibilities(x_BD, level), self._scores(x_BD, level), strict=True)
-        for k, (r_B1, s_BD) in enumerate(parts):
+        r_BK, s_BKD = self.responsibilities(x_BD, level), self._scores(x_BD, level)
+        for k in range(self.means.shape[1]):
             variance = level.a**2 * self.variances[:, k] + level.sigma**2
-            found = found + r_B1[:, :, None] * (s_BD[:, :, None] * s_BD[:, None, :] - torch.diag_embed(1 / variance))
+            outer = s_BKD[:, k, :, None] * s_BKD[:, k, None, :]
+            found = found + r_BK[:, k, None, None] * (outer - torch.diag_embed(1 / variance))
         return found
 
-    def _scores(self, x_BD: torch.Tensor, level: NoiseLevel) -> list[torch.Tensor]:
-        return [
-            -(x_BD - level.a * self.means[:, k]) / (level.a**2 * self.variances[:, k] + level.sigma**2)
-            for k in range(self.means.shape[1])
-        ]
+    def _scores(self, x_BD: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
+        """Of each component, with shape (B, K, D)."""
+        return -(x_BD[:, None] - level.a * self.means) / (level.a**2 * self.variances + level.sigma**2)
 
 
 class GaussianTokenizer:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import PurePosixPath
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from sharpaudit.errors import IntegrityError, printable
@@ -47,6 +48,19 @@ FINDING_COLUMNS = (
 
 def render(facts: Mapping[str, Any], read_image: Callable[[str], bytes]) -> str:
     """The page. read_image: bytes of a picture by its path within the run; asked only where pictures are shown."""
+    settings = facts["run"]["settings"]["report"]
+    return _template().render(
+        facts=facts,
+        run=facts["run"],
+        steps={step["step"]: step for step in facts["flow"]},
+        findings=facts["findings"]["rows"][: settings["max_findings"]],
+        chart=Markup(histogram(facts["histogram"])) if facts["histogram"] else None,  # noqa: S704
+        picture=(lambda path: _data_uri(path, read_image)) if settings["show_images"] else (lambda _: None),
+    )
+
+
+@cache
+def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("sharpaudit.report"),
         autoescape=True,
@@ -60,15 +74,7 @@ def render(facts: Mapping[str, Any], read_image: Callable[[str], bytes]) -> str:
         "interval": interval,
         "clean": lambda text: printable(str(text), PROMPT_CHARACTERS),
     }
-    settings = facts["run"]["settings"]["report"]
-    return environment.get_template("report.html").render(
-        facts=facts,
-        run=facts["run"],
-        steps={step["step"]: step for step in facts["flow"]},
-        findings=facts["findings"]["rows"][: settings["max_findings"]],
-        chart=Markup(histogram(facts["histogram"])) if facts["histogram"] else None,  # noqa: S704
-        picture=(lambda path: _data_uri(path, read_image)) if settings["show_images"] else (lambda _: None),
-    )
+    return environment.get_template("report.html")
 
 
 def findings_csv(facts: Mapping[str, Any]) -> str:

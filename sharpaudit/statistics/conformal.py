@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from sharpaudit.statistics.intervals import Interval
 
@@ -60,8 +60,8 @@ def fpr_interval(alpha: float, n: int, level: float = 0.95) -> Interval:
     if k > n:
         return Interval(1.0, 1.0, level)
     tail = (1 - level) / 2
-    law = beta(k, n + 1 - k)
-    return Interval(float(law.ppf(tail)), float(law.ppf(1 - tail)), level)
+    low, high = (float(betaincinv(k, n + 1 - k, share)) for share in (tail, 1 - tail))
+    return Interval(low, high, level)
 
 
 def smallest_p(n: int) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ def clopper_pearson(k: int, n: int, level: float = 0.95) -> Interval:
     """Two-sided interval of the rate behind k of n; (0, 1) where nothing was tried."""
     _check(k, n)
     tail = (1 - level) / 2
-    low = float(beta.ppf(tail, k, n - k + 1)) if k else 0.0
+    low = float(betaincinv(k, n - k + 1, tail)) if k else 0.0
     return Interval(low, upper_bound(k, n, 1 - tail), level)
 
 
 def upper_bound(k: int, n: int, level: float) -> float:
     """One-sided upper Clopper-Pearson bound of the rate behind k of n; 1 where nothing was tried."""
     _check(k, n)
-    return float(beta.ppf(level, k + 1, n - k)) if k < n else 1.0
+    return float(betaincinv(k + 1, n - k, level)) if k < n else 1.0
 
 
 def _check(k: int, n: int) -> None:
