@@ -19,7 +19,6 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 from sharpaudit.seeds import generator
 from sharpaudit.statistics.intervals import Interval, clopper_pearson, upper_bound
@@ -70,9 +69,9 @@ class Group:
 
 def auc(memorised_P: Values, harmless_H: Values) -> float:
     """Probability that a memorised prompt scores higher than a harmless one; ties count half (Mann and Whitney)."""
-    n_p, n_h = len(memorised_P), len(harmless_H)
-    ranks = rankdata(np.concatenate([memorised_P, harmless_H]))
-    return float((ranks[:n_p].sum() - n_p * (n_p + 1) / 2) / (n_p * n_h))
+    ordered_H = np.sort(harmless_H)
+    below, up_to = (np.searchsorted(ordered_H, memorised_P, side).sum() for side in ("left", "right"))
+    return float((below + up_to) / (2 * len(memorised_P) * len(harmless_H)))
 
 
 def tpr_at_fpr(fpr: float) -> Statistic:
