@@ -72,7 +72,8 @@ def _template() -> Template:
         "number": number,
         "percent": percent,
         "interval": interval,
-        "clean": lambda text: printable(str(text), PROMPT_CHARACTERS),
+        "machine": machine,
+        "clean": _clean,
     }
     return environment.get_template("report.html")
 
@@ -102,6 +103,17 @@ def interval(rate: Mapping[str, Any]) -> str:
     if rate["rate"] is None:
         return "undefined"
     return f"{percent(rate['rate'])} ({percent(rate['low'])} to {percent(rate['high'])})"
+
+
+def machine(hardware: Mapping[str, Any]) -> str:
+    """The recorded machine: 2 cores of X with bfloat16, 23.5 GiB, its accelerators, PyTorch."""
+    cpu = f"{hardware['cores']} cores of {hardware['cpu']}{' with bfloat16' if hardware['cpu_has_bf16'] else ''}"
+    memory = f"{hardware['memory_bytes'] / 2**30:.1f} GiB"
+    return _clean(", ".join([cpu, memory, *hardware["devices"], f"PyTorch {hardware['torch']}"]))
+
+
+def _clean(text: object) -> str:
+    return printable(str(text), PROMPT_CHARACTERS)
 
 
 def _data_uri(path: str, read_image: Callable[[str], bytes]) -> str:

@@ -166,6 +166,8 @@ def plain(value: Any) -> Any:
 
 def _open(files: Mapping[str, Sequence[Path]]) -> Connection:
     connection = duckdb.connect(":memory:", config=_OPTIONS)
+    # Dozens of statements read the same files, which never change: their footers are read once.
+    connection.execute("SET parquet_metadata_cache = true")
     for table in RUN_TABLES:
         name = view_name(table)
         stored = f"stored_{name}" if name in CURRENT else name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -27,22 +28,46 @@ from sharpaudit.evidence.seal import revision
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import DIFFERENCES, MATCHES, RUN_TABLES, SAMPLES, SCORES
 
+CHANGED = ("triage.alpha=0.1", "samples.steps=5")
 
-@pytest.fixture
-def halves(config_path: Path, tmp_path: Path) -> tuple[Path, Path]:
+
+@pytest.fixture(scope="module")
+def halves(config_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The audited file in two, each with a row of the other, so that a duplicate comes late."""
     header, *rows = (config_path.parent / "testbed/prompts/audit.csv").read_text().splitlines()
     middle = len(rows) // 2
-    paths = tmp_path / "first.csv", tmp_path / "second.csv"
+    folder = tmp_path_factory.mktemp("halves")
+    paths = folder / "first.csv", folder / "second.csv"
     for path, part in zip(paths, (rows[:middle], [rows[0], *rows[middle:]]), strict=True):
         path.write_text("\n".join([header, *part]) + "\n")
     return paths
 
 
+@pytest.fixture(scope="module")
+def audited_half(config_path: Path, halves: tuple[Path, Path]) -> Path:
+    audit(config_path, halves[0].parent / "half", f"corpus.audit={halves[0]}")
+    return halves[0].parent / "half"
+
+
 @pytest.fixture
-def half(config_path: Path, halves: tuple[Path, Path], tmp_path: Path) -> Path:
-    audit(config_path, tmp_path / "run", f"corpus.audit={halves[0]}")
-    return tmp_path / "run"
+def half(audited_half: Path, tmp_path: Path) -> Path:
+    """The audit of the first half, for tests that extend it."""
+    return Path(shutil.copytree(audited_half, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def whole(config_path: Path, halves: tuple[Path, Path]) -> Path:
+    """An uninterrupted audit of both halves."""
+    audit(config_path, halves[0].parent / "whole", f'corpus.audit=["{halves[0]}", "{halves[1]}"]')
+    return halves[0].parent / "whole"
+
+
+@pytest.fixture(scope="module")
+def outdated(config_path: Path, clean: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished audit that holds what it was before its settings changed as well."""
+    root = Path(shutil.copytree(clean, tmp_path_factory.mktemp("outdated") / "run"))
+    audit(config_path, root, *CHANGED, update=True)
+    return root
 
 
 def as_sets(made: dict[str, list[dict[str, Any]]]) -> dict[str, list[str]]:
@@ -50,17 +75,16 @@ def as_sets(made: dict[str, list[dict[str, Any]]]) -> dict[str, list[str]]:
 
 
 def test_an_extended_run_is_that_of_all_prompts_and_makes_nothing_twice(
-    config_path: Path, half: Path, halves: tuple[Path, Path], tmp_path: Path
+    half: Path, halves: tuple[Path, Path], whole: Path
 ) -> None:
-    audit(config_path, tmp_path / "whole", f'corpus.audit=["{halves[0]}", "{halves[1]}"]')
     before = {m.shard: m for t in (SCORES, SAMPLES, MATCHES) for m in RunFolder.open(half).table(t).manifests()}
     small = tables(half)
     outcome = CliRunner().invoke(cli, ["extend", str(half), str(halves[1])])
     assert outcome.exit_code == 0, outcome.output
     after = {m.shard: m for t in (SCORES, SAMPLES, MATCHES) for m in RunFolder.open(half).table(t).manifests()}
     assert {name: after[name] for name in before} == before
-    grown, whole = tables(half), tables(tmp_path / "whole")
-    assert as_sets(grown) == as_sets(whole)
+    grown = tables(half)
+    assert as_sets(grown) == as_sets(tables(whole))
     assert len(grown["origins"]) > len(small["origins"])
     made = [m for name, m in after.items() if name not in before]
     scored = {row["prompt_id"] for row in grown["scores"]} - {row["prompt_id"] for row in small["scores"]}
@@ -119,7 +143,7 @@ def test_a_prompt_that_calibrates_already_comes_too_late_and_is_counted(half: Pa
     ],
 )
 def test_an_extension_cut_off_is_resumed_by_either_command(
-    config_path: Path, half: Path, halves: tuple[Path, Path], tmp_path: Path, point: str
+    config_path: Path, half: Path, halves: tuple[Path, Path], whole: Path, tmp_path: Path, point: str
 ) -> None:
     code, _, err = finish(command("extend", half, halves[1], crash=f"{point}:kill@{tmp_path}/struck"))
     assert code < 0, err
@@ -127,8 +151,7 @@ def test_an_extension_cut_off_is_resumed_by_either_command(
         audit(config_path, half, f"corpus.audit={halves[0]}")
     else:
         assert CliRunner().invoke(cli, ["extend", str(half), str(halves[1])]).exit_code == 0
-    audit(config_path, tmp_path / "whole", f'corpus.audit=["{halves[0]}", "{halves[1]}"]')
-    assert as_sets(tables(half)) == as_sets(tables(tmp_path / "whole"))
+    assert as_sets(tables(half)) == as_sets(tables(whole))
     assert faults(half) == []
     assert not stray(half)
 
@@ -156,7 +179,7 @@ class Night:
         return deadline
 
 
-@pytest.mark.parametrize("n", [0, 2, 4, 7, 9, 12, 16])
+@pytest.mark.parametrize("n", [0, 4, 9, 16, *(pytest.param(n, marks=pytest.mark.chaos) for n in (2, 7, 12))])
 def test_a_deadline_leaves_a_report_of_what_is_covered_and_the_rest_to_another_night(
     config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int
 ) -> None:
@@ -212,11 +235,11 @@ def test_a_mistaken_deadline_is_one_line(config_path: Path) -> None:
         load(config_path, "run.deadline=7am")
 
 
-def test_prune_drops_what_is_no_longer_current_and_nothing_else(config_path: Path, copy: Path, tmp_path: Path) -> None:
+def test_prune_drops_what_is_no_longer_current_and_nothing_else(config_path: Path, clean: Path, copy: Path) -> None:
     sealed = revision(copy)
     assert prune(copy).shards == 0
     assert revision(copy) == sealed
-    audit(config_path, copy, "triage.alpha=0.1", "samples.steps=5", update=True)
+    audit(config_path, copy, *CHANGED, update=True)
     made, report = tables(copy), (copy / "report/index.html").read_bytes()
     planned = prune(copy, dry_run=True)
     assert planned.shards > 0
@@ -233,8 +256,7 @@ def test_prune_drops_what_is_no_longer_current_and_nothing_else(config_path: Pat
     assert folders == current
     # Back to the old settings: made again, and equal.
     audit(config_path, copy, update=True)
-    audit(config_path, tmp_path / "direct")
-    assert tables(copy) == tables(tmp_path / "direct")
+    assert tables(copy) == tables(clean)
 
 
 def test_an_unfinished_run_is_not_pruned(config_path: Path, tmp_path: Path) -> None:
@@ -249,16 +271,18 @@ def test_an_unfinished_run_is_not_pruned(config_path: Path, tmp_path: Path) -> N
     assert sorted(path for path in root.rglob("*") if path.is_file()) == held
 
 
-@pytest.mark.parametrize("k", [1, 2, 5])
-def test_a_prune_cut_off_loses_nothing_that_is_current(config_path: Path, copy: Path, tmp_path: Path, k: int) -> None:
-    audit(config_path, copy, "triage.alpha=0.1", "samples.steps=5", update=True)
-    made = tables(copy)
-    code, _, err = finish(command("prune", copy, crash=f"forgotten:{k}:kill@{tmp_path}/struck"))
+@pytest.mark.parametrize("k", [1, *(pytest.param(k, marks=pytest.mark.chaos) for k in (2, 5))])
+def test_a_prune_cut_off_loses_nothing_that_is_current(
+    config_path: Path, outdated: Path, tmp_path: Path, k: int
+) -> None:
+    root = Path(shutil.copytree(outdated, tmp_path / "run"))
+    made = tables(root)
+    code, _, err = finish(command("prune", root, crash=f"forgotten:{k}:kill@{tmp_path}/struck"))
     assert code < 0, err
-    audit(config_path, copy, "triage.alpha=0.1", "samples.steps=5")
-    assert tables(copy) == made
-    assert prune(copy).shards > 0
-    assert faults(copy) == []
+    audit(config_path, root, *CHANGED)
+    assert tables(root) == made
+    assert prune(root).shards > 0
+    assert faults(root) == []
 
 
 def spoiled(prompts: set[str]) -> Callable[[GaussianDenoiser, Any], Conditioning]:

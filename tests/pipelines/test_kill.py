@@ -149,7 +149,9 @@ def test_fifty_drivers_killed_at_random_moments_lose_nothing(config_path: Path, 
     assert underway >= 25
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.chaos)]
+)
 def test_a_signal_ends_the_run_in_order_and_resumably(
     config_path: Path, clean: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:

@@ -78,6 +78,7 @@ def test_a_worker_that_other_jobs_leave_no_room_for_is_not_waited_for_without_en
         remove_placement_group(others)
 
 
+@pytest.mark.chaos
 def test_work_goes_on_with_the_workers_that_find_room(
     config_path: Path, clean: Path, tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

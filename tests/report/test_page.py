@@ -60,7 +60,8 @@ def with_text(facts: dict[str, Any], text: str) -> dict[str, Any]:
         "replay": text,
         "model": run["model"] | {"source": text},
     }
-    run |= {"hardware": {"cpu": text}, "inputs": [run["inputs"][0] | {"source": f"audit:{text}"}]}
+    run |= {"hardware": run["hardware"] | {"cpu": text, "devices": [text]}}
+    run |= {"inputs": [run["inputs"][0] | {"source": f"audit:{text}"}]}
     aside = [{"stage": "score", "shard": "x", "rows": 1, "reason": text}]
     chart = facts["histogram"] | {"metric": text}
     return facts | {"findings": {"total": 2, "rows": found}, "run": run, "quarantined": aside, "histogram": chart}
@@ -161,6 +162,10 @@ def test_the_rule_of_the_flags_is_named(known: dict[str, Any]) -> None:
     assert "flagged at a false-positive rate of 1.00%" in by_p
     assert "flagged at a false-discovery rate of 10.0%" in by_q
     assert "false-positive rate of" not in by_q
+
+
+def test_the_machine_is_told_in_words(known: dict[str, Any]) -> None:
+    assert "<td>2 cores of x with bfloat16, 1.5 GiB, y, PyTorch 2</td>" in render(known, no_picture)
 
 
 def test_what_the_bound_leaves_out_is_said(known: dict[str, Any]) -> None:
