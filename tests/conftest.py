@@ -26,8 +26,14 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
 
-# Tests share two cores: each of two processes has one of them.
-torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+# Two test processes share two cores: each is bound to one of them, and so are its children and what either computes.
+# With two threads each they would wait for one another.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+if WORKER is not None and hasattr(os, "sched_setaffinity"):
+    CORES = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {CORES[int(WORKER.removeprefix("gw")) % len(CORES)]})
+THREADS = 2 if WORKER is None else 1
+torch.set_num_threads(THREADS)
 torch.use_deterministic_algorithms(True)
 
 
@@ -57,6 +63,13 @@ def guard(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(guard)
+
+
+@pytest.fixture(autouse=True)
+def own_threads() -> Iterator[None]:
+    """A command that a test calls sets the threads of this process: the next test has its own again."""
+    yield
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session")
