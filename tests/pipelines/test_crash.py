@@ -7,7 +7,6 @@ import errno
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from audits import audit, command, finish, stray, tables
@@ -15,7 +14,7 @@ from audits import audit, command, finish, stray, tables
 from pipelines.verifying import faults
 from sharpaudit.tables import files
 
-# Each point, and the passages of it that are struck: the first ones, and one well into the run.
+# Each point, and the passages of it that are struck: the first, and one well into the run.
 POINTS = {
     "attempt.written": (1, 9),
     "attempt.synced": (2, 12),
@@ -45,17 +44,7 @@ def test_no_crash_point_is_left_out_of_the_sweep() -> None:
     assert named == set(POINTS) | {"forgotten"}
 
 
-def cases() -> list[Any]:
-    """A later passage of a point, but for a table's, is left to the full sweep."""
-    found = []
-    for point, passages in POINTS.items():
-        for k in passages:
-            later = k != passages[0] and point != "table.committed"
-            found.append(pytest.param(point, k, marks=pytest.mark.chaos if later else ()))
-    return found
-
-
-@pytest.mark.parametrize(("point", "passage"), cases())
+@pytest.mark.parametrize(("point", "passage"), [(p, k) for p, passages in POINTS.items() for k in passages])
 def test_an_audit_that_breaks_anywhere_is_resumed_to_the_same_tables(
     config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str, passage: int
 ) -> None:

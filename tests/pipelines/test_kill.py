@@ -13,7 +13,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 from audits import WORKING, audit, command, finish, moment, stray, tables
 
 from pipelines.commands.status import describe
@@ -108,8 +107,7 @@ def test_ray_runs_whose_driver_is_killed_at_a_random_time_leave_no_process(
 
 def drive(config_path: Path, root: Path) -> None:
     """A driver, in a process that was forked with its libraries loaded."""
-    torch.set_num_threads(1)
-    audit(config_path, root)
+    audit(config_path, root, "run.threads=1")
 
 
 @pytest.mark.chaos
@@ -149,9 +147,7 @@ def test_fifty_drivers_killed_at_random_moments_lose_nothing(config_path: Path, 
     assert underway >= 25
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.chaos)]
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_run_in_order_and_resumably(
     config_path: Path, clean: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
