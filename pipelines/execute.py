@@ -36,7 +36,7 @@ OBJECT_STORE_BYTES = 200 * 2**20
 NODES_JOIN_WITHIN_S = 60.0
 """How long the machines of a cluster that was just started may take to join it."""
 WORKER_STARTS_WITHIN_S = 300.0
-"""How long a run waits for its first worker; longer where other jobs hold what it asks for."""
+"""How long a run goes on without any worker, at its start or later."""
 
 
 @contextmanager
@@ -207,6 +207,7 @@ class _Pool:
         source, waiting = iter(work), deque[Work]()
         deaths: Counter[str] = Counter()
         failures: Counter[str] = Counter()
+        self._alone_since = None
         while True:
             self._hand_out(source, waiting)
             if not self._calls and not waiting:
@@ -265,9 +266,9 @@ class _Pool:
         if time.monotonic() - self._alone_since > WORKER_STARTS_WITHIN_S:
             free = ray.available_resources()
             raise UserError(
-                f"run.workers = {self._config.workers}: no worker has started within {WORKER_STARTS_WITHIN_S:.0f} s; "
-                f"{free.get('CPU', 0):g} cores and {free.get('GPU', 0):g} GPUs of the cluster are free: wait for other "
-                "jobs to end, or ask for fewer workers or smaller shares"
+                f"run.workers = {self._config.workers}: none is at work and none has started for "
+                f"{WORKER_STARTS_WITHIN_S:.0f} s; {free.get('CPU', 0):g} cores and {free.get('GPU', 0):g} GPUs of the "
+                "cluster are free: wait for other jobs to end, or ask for fewer workers or smaller shares"
             )
 
     def _end_hung(self) -> None:
@@ -291,6 +292,9 @@ class _Pool:
         try:
             manifest = ray.get(reference)
         except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError):
+            # One that is only out of reach would keep its cores and its GPU from whoever takes its place.
+            ray.kill(actor)
+            self._records.pop(actor, None)
             deaths[work.shard] += 1
             if deaths[work.shard] < self._config.max_worker_deaths:
                 return None

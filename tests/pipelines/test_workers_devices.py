@@ -70,7 +70,7 @@ def test_a_worker_that_other_jobs_leave_no_room_for_is_not_waited_for_without_en
     monkeypatch.setattr(execute, "WORKER_STARTS_WITHIN_S", 3.0)
     others = placement_group([{"CPU": 7}])
     ray.get(others.ready())
-    line = r"run\.workers = 1: no worker has started within 3 s; 1 cores and \d GPUs of the cluster are free"
+    line = r"run\.workers = 1: none is at work and none has started for 3 s; 1 cores and \d GPUs of the cluster are"
     try:
         with pytest.raises(UserError, match=line):
             audit(config_path, tmp_path / "run", "run.executor=ray", "run.workers=1", "run.threads=2")
