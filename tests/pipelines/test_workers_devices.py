@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -76,6 +78,22 @@ def test_a_worker_that_other_jobs_leave_no_room_for_is_not_waited_for_without_en
             audit(config_path, tmp_path / "run", "run.executor=ray", "run.workers=1", "run.threads=2")
     finally:
         remove_placement_group(others)
+
+
+def test_a_worker_that_is_only_out_of_reach_is_ended(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left alive it would keep its cores and its GPU from whoever takes its place."""
+    import ray
+
+    actor = ray.remote(Counter).remote()
+    assert ray.get(actor.total.remote()) == 0
+    pool = execute._Pool(lambda: actor, RunConfig(executor="ray"))
+    pool._records[actor] = Path("record")
+    with monkeypatch.context() as patch:
+        patch.setattr(ray, "get", Mock(side_effect=ray.exceptions.ActorUnavailableError("out of reach", None)))
+        assert pool._settle(None, actor, Work("score", "x", 1, "d"), Counter(), Counter()) is None
+    assert not pool._records
+    with pytest.raises(ray.exceptions.ActorDiedError):
+        ray.get(actor.total.remote(), timeout=30)
 
 
 @pytest.mark.chaos
