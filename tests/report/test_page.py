@@ -164,6 +164,13 @@ def test_the_rule_of_the_flags_is_named(known: dict[str, Any]) -> None:
     assert "false-positive rate of" not in by_q
 
 
+def test_what_memorised_calibration_prompts_cost_is_said(known: dict[str, Any]) -> None:
+    check = known["calibration_check"] | {"n": 3, "copied": ["a"], "flagged": 7}
+    pages = [render(known | {"calibration_check": check | {"flagged_without": n}}, no_picture) for n in (7, 9)]
+    assert "without them as many prompts would be flagged." in pages[0]
+    assert "without them 9 prompts would be flagged instead of 7." in pages[1]
+
+
 def test_the_machine_is_told_in_words(known: dict[str, Any]) -> None:
     assert "<td>2 cores of x with bfloat16, 1.5 GiB, y, PyTorch 2</td>" in render(known, no_picture)
 
