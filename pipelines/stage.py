@@ -24,6 +24,9 @@ from sharpaudit.tables.runs import Identity, RunFolder
 from sharpaudit.tables.schemas import Table
 from sharpaudit.tables.shards import Manifest, TableCommit
 
+TRANSIENT_TRIES = 3
+"""How often a shard that fails for a passing reason is tried before it is quarantined."""
+
 
 @dataclass(frozen=True)
 class Work:

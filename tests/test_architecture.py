@@ -34,7 +34,7 @@ FRONT_DOOR = ("sharpaudit/__init__.py", "sharpaudit.analysis.Run")
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms} | {"": -1}
 
 DOORS = {
-    "ray": ("pipelines/execute.py",),
+    "ray": ("pipelines/execute.py", "pipelines/pool.py"),
     "duckdb": ("sharpaudit/tables/query.py", "sharpaudit/corpus/ledger.py"),
     "rensa": ("sharpaudit/corpus/near.py",),
     "faiss": ("sharpaudit/matches/search/",),

@@ -289,7 +289,8 @@ class RunConfig(Section):
     max_rejected: float = runtime(0.01, ge=0, le=1)
     """Share of audited rows that may be rejected before the exit code becomes 3."""
     max_worker_deaths: int = runtime(3, ge=1, le=100)
-    """Workers that a shard may end before it is quarantined."""
+    """Workers that a shard may end before it is quarantined. So many in turn that end as they start are the last for a
+    minute, or of the run where none is at work."""
     shard_timeout_s: float = runtime(7200.0, gt=0)
     """Seconds without an evaluation of the network after which the ray executor takes a worker to hang: it is ended,
     and its shard tried by another. Loading a model, opening an index, matching and decisions evaluate none, so they

@@ -13,7 +13,8 @@ from audits import audit, tables
 from real_audits import assert_same_scores, write_audit
 from tiny_models import PREDICTIONS, write_model
 
-from sharpaudit.config import ModelConfig
+from pipelines.execute import _environment
+from sharpaudit.config import ModelConfig, RunConfig
 from sharpaudit.denoisers.devices import choose_device, choose_dtype, describe_hardware
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.denoisers.sampling import ddim
@@ -117,6 +118,21 @@ def test_a_whole_audit_scores_as_on_the_cpu_and_says_where_it_was_made(tmp_path)
         assert outcome.facts["run"]["model"]["device"] == device
         found[device] = tables(tmp_path / device)
     assert_same_scores(found["cpu"], found["cuda"], rounding=1e-3)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(("share", "devices"), [(0, 0), (0.5, 1)])
+def test_a_worker_sees_a_device_if_it_has_a_share(share, devices):
+    import ray
+
+    def count():
+        import torch
+
+        return torch.cuda.device_count()
+
+    environment = {"env_vars": _environment(RunConfig(executor="ray", num_gpus=share), 1)}
+    worker = ray.remote(count).options(num_cpus=1, num_gpus=share, runtime_env=environment)
+    assert ray.get(worker.remote()) == devices
 
 
 @pytest.mark.usefixtures("ray_cluster")

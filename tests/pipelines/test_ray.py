@@ -16,6 +16,8 @@ from sharpaudit.tables.schemas import SAMPLES, SCORES
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 RAY = ("run.executor=ray", "run.workers=2", "run.threads=1")
+PROTOCOL = ("attempt.written", "attempt.synced", "data.renamed", "manifest.written", "manifest.linked")
+"""Of a commit, before it is through."""
 
 
 def test_ray_and_local_give_the_same_tables_also_with_other_threads(
@@ -72,13 +74,13 @@ def test_a_worker_killed_after_its_commit_leaves_one_manifest(
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("where", [*WORKING, "manifest.written", "image.stored"])
+@pytest.mark.parametrize("where", [*WORKING, *PROTOCOL, "image.stored"])
 def test_a_worker_killed_in_any_stage_changes_nothing(
     config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     sampled = RunFolder.open(clean).table(SAMPLES).manifests()[0].shard
-    # A point that the driver passes too, when it commits the corpus, needs the name of a worker's shard.
-    points = {"manifest.written": f"manifest.written/{sampled}", "image.stored": "image.stored"}
+    # Points that the driver passes too, when it commits the corpus, need the name of a worker's shard.
+    points = {name: f"{name}/{sampled}" for name in PROTOCOL} | {"image.stored": "image.stored"}
     killed_once(config_path, tmp_path / "run", monkeypatch, points.get(where) or moment(clean, where, 1), 1)
     assert tables(tmp_path / "run") == tables(clean)
     monkeypatch.delenv("SHARPAUDIT_CRASH")
@@ -109,12 +111,12 @@ def test_a_hung_worker_is_ended_and_its_shard_done_by_another(
 def test_a_slow_worker_that_shows_life_is_left_alone(
     config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over half a second an evaluation: a shard of pictures, ten steps, takes longer than a worker may be silent."""
+    """Over half a second an evaluation, small batches: a shard of pictures takes longer than a worker may be silent."""
     monkeypatch.setenv("SHARPAUDIT_CRASH", "network.answered:0:slow")
     root = tmp_path / "run"
-    outcome = audit(config_path, root, *RAY, "run.shard_timeout_s=6", "run.max_worker_deaths=1")
+    outcome = audit(config_path, root, *RAY, "model.batch_size=4", "run.shard_timeout_s=14", "run.max_worker_deaths=1")
     assert outcome.quarantined == []
-    assert max(m.duration_s for m in RunFolder.open(root).table(SAMPLES).manifests()) > 6
+    assert max(m.duration_s for m in RunFolder.open(root).table(SAMPLES).manifests()) > 14
     assert tables(root) == tables(clean)
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 import torch
 from audits import audit, load, tables
 from real_audits import write_audit
 
-from pipelines import execute
+from pipelines import execute, pool
 from pipelines.deadline import Deadline
 from pipelines.rehearsal import rehearse
 from pipelines.stage import Stage, Work
@@ -69,7 +68,7 @@ def test_a_worker_that_other_jobs_leave_no_room_for_is_not_waited_for_without_en
     import ray
     from ray.util import placement_group, remove_placement_group
 
-    monkeypatch.setattr(execute, "WORKER_STARTS_WITHIN_S", 3.0)
+    monkeypatch.setattr(pool, "WORKER_STARTS_WITHIN_S", 3.0)
     others = placement_group([{"CPU": 7}])
     ray.get(others.ready())
     line = r"run\.workers = 1: none is at work and none has started for 3 s; 1 cores and \d GPUs of the cluster are"
@@ -78,22 +77,6 @@ def test_a_worker_that_other_jobs_leave_no_room_for_is_not_waited_for_without_en
             audit(config_path, tmp_path / "run", "run.executor=ray", "run.workers=1", "run.threads=2")
     finally:
         remove_placement_group(others)
-
-
-def test_a_worker_that_is_only_out_of_reach_is_ended(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Left alive it would keep its cores and its GPU from whoever takes its place."""
-    import ray
-
-    actor = ray.remote(Counter).remote()
-    assert ray.get(actor.total.remote()) == 0
-    pool = execute._Pool(lambda: actor, RunConfig(executor="ray"))
-    pool._records[actor] = Path("record")
-    with monkeypatch.context() as patch:
-        patch.setattr(ray, "get", Mock(side_effect=ray.exceptions.ActorUnavailableError("out of reach", None)))
-        assert pool._settle(None, actor, Work("score", "x", 1, "d"), Counter(), Counter()) is None
-    assert not pool._records
-    with pytest.raises(ray.exceptions.ActorDiedError):
-        ray.get(actor.total.remote(), timeout=30)
 
 
 @pytest.mark.chaos
@@ -126,10 +109,18 @@ def test_work_goes_on_with_the_workers_that_find_room(
     assert max(ahead) == 2
 
 
-def test_workers_without_a_share_are_kept_from_the_gpus() -> None:
-    config = RunConfig(executor="ray")
-    assert execute._environment(config, 3) == {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": ""}
-    assert execute._environment(config.model_copy(update={"num_gpus": 0.5}), 3) == {"OMP_NUM_THREADS": "3"}
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(("share", "seen"), [(0.0, ""), (0.5, "a mark of this test")])
+def test_workers_without_a_share_are_kept_from_the_gpus(share: float, seen: str) -> None:
+    """What a worker process sees, whatever its machine shows; tests/gpu looks at the devices themselves."""
+    import ray
+
+    environment = execute._environment(RunConfig(executor="ray", num_gpus=share), 3)
+    # With a share we set nothing: the value that the machine has, here the mark, must stay.
+    machine = {"CUDA_VISIBLE_DEVICES": "a mark of this test", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    runtime = {"env_vars": machine | environment}
+    worker = ray.remote(os.getenv).options(num_cpus=1, runtime_env=runtime)
+    assert ray.get([worker.remote(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")]) == [seen, "3"]
 
 
 def test_workers_that_would_see_no_gpu_are_refused_at_once(
@@ -158,11 +149,14 @@ def test_a_head_without_gpus_rehearses_what_its_workers_will_do(tmp_path: Path, 
     assert told[-1] == "valid: this audit would run"
 
 
-def test_gpus_that_no_cluster_lends_are_not_reckoned_with(tmp_path: Path) -> None:
-    config = load(write_audit(tmp_path, "epsilon"), "run.executor=ray", "run.num_gpus=1", "model.device=cpu")
-    assert survey(config).device == "cpu"
-    here = load(write_audit(tmp_path / "other", "epsilon"), "run.executor=ray", "run.num_gpus=1")
-    assert survey(here).device == ("cuda" if torch.cuda.is_available() else "cpu")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU is what is tested")
+def test_gpus_are_reckoned_with_where_a_cluster_lends_them(tmp_path: Path) -> None:
+    """A share of a GPU asked for: of a cluster that is joined, or of this machine, which has none."""
+    asked = ("run.executor=ray", "run.num_gpus=1", "model.dtype=float32")
+    path = write_audit(tmp_path, "epsilon")
+    assert survey(load(path, *asked, "run.address=auto")).device == "cuda"
+    assert survey(load(path, *asked)).device == "cpu"
+    assert survey(load(path, *asked, "run.address=auto"), alone=True).device == "cpu"
 
 
 HALF_A_GPU_EACH = """
