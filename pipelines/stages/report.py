@@ -36,7 +36,7 @@ def write_report(run: RunFolder, config: AuditConfig, quarantined: Sequence[dict
         return dict(json.loads(facts_path.read_bytes()))
     with open_connection(run, lean=True) as connection:
         facts = collect(connection, told)
-    facts_path.parent.mkdir(exist_ok=True)
+    run.files.make_folder(facts_path.parent)
     run.write_json("inputs.json", told["inputs"])
     run.write_json("report/facts.json", facts)
     page = render(facts, lambda path: (run.root / path).read_bytes())

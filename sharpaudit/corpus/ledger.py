@@ -18,6 +18,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from sharpaudit.tables.query import disk_errors
+
 MEMORY, THREADS = "512MiB", 4
 ROWS_PER_BATCH = 65_536
 Values = Mapping[str, Any] | None
@@ -83,7 +85,8 @@ def ledger(folder: Path) -> Iterator[Ledger]:
     shutil.rmtree(folder, ignore_errors=True)
     opened = Ledger(folder)
     try:
-        yield opened
+        with disk_errors(folder):
+            yield opened
     finally:
         opened.close()
         shutil.rmtree(folder, ignore_errors=True)

@@ -86,7 +86,7 @@ def _keep(root: Path, files: Files | None) -> None:
     present = (root / MANIFEST).read_bytes() if (root / MANIFEST).exists() else None
     if present is None or (kept and kept[-1].read_bytes() == present):
         return
-    (root / EARLIER).mkdir(exist_ok=True, mode=0o700)
+    (files or Files()).make_folder(root / EARLIER, 0o700)
     number = f"{len(kept) + 1:04d}"
     if (root / ATTESTATION).exists():
         replace_file(root / EARLIER / f"{number}.dsse.json", (root / ATTESTATION).read_bytes(), files)

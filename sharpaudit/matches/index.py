@@ -123,7 +123,7 @@ def build_index(out: Path, profile_name: str, pictures: Iterable[Picture]) -> In
     """
     descriptor, files = profile(profile_name), Files()
     _refuse_existing(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(out.parent)
     attempt = out.with_name(f".{out.name}-{uuid.uuid4().hex}{IN_PROGRESS}")
     attempt.mkdir(mode=0o700)
     try:

@@ -6,18 +6,18 @@ records the order. `crash_point("name")` does nothing unless SHARPAUDIT_CRASH sa
     SHARPAUDIT_CRASH="name:k:action"          at the k-th passage of that point (1 is the first), in each process
     SHARPAUDIT_CRASH="name:k:action@FILE"     once in all: whoever creates FILE acts
 
-with action kill (SIGKILL to itself), exit, segfault, raise, enospc, stall or slow (.7 s). k = 0 means every
-passage.
+with action kill (SIGKILL to itself), exit, segfault, raise, stall or slow (.7 s). k = 0 means every passage.
 """
 
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 IN_PROGRESS = ".inprogress"
@@ -26,12 +26,20 @@ _passages: Counter[str] = Counter()
 
 
 class Files:
-    """The operating system's files."""
+    """The operating system's files. Every OSError names its file."""
+
+    def make_folder(self, path: Path, mode: int = 0o777) -> None:
+        """Create a folder, and those above it, their names durable; nothing if it is there."""
+        if path.is_dir():
+            return
+        self.make_folder(path.parent)
+        path.mkdir(mode, exist_ok=True)
+        self.sync_folder(path.parent)
 
     def write(self, path: Path, data: bytes) -> None:
         """Create `path`, which must not exist, with mode 0600."""
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
+        with _naming(path), os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
 
     def sync(self, path: Path) -> None:
@@ -58,9 +66,20 @@ class Files:
     def _fsync(path: Path, flags: int) -> None:
         descriptor = os.open(path, flags)
         try:
-            os.fsync(descriptor)
+            with _naming(path):
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the file's name into an error of its descriptor, which says only what happened."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def crash_point(name: str, detail: str = "") -> None:
@@ -97,7 +116,5 @@ def _act(action: str, name: str) -> None:
         time.sleep(3600)
     elif action == "slow":
         time.sleep(0.7)
-    elif action == "enospc":
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
     else:
         raise RuntimeError(f"injected at {name}")

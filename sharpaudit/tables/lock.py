@@ -112,10 +112,14 @@ def hold(root: Path, say: Callable[[str], None] = lambda _: None, poll_s: float 
     finally:
         stop.set()
         beat.join()
-        found = holder(root)
-        if found is not None and found.id == driver.id:
-            for name in ("run.lock", "run.lock.heartbeat"):
-                (root / name).unlink(missing_ok=True)
+        _release(root, driver)
+
+
+def _release(root: Path, driver: Driver) -> None:
+    found = holder(root)
+    if found is not None and found.id == driver.id:
+        for name in ("run.lock", "run.lock.heartbeat"):
+            (root / name).unlink(missing_ok=True)
 
 
 def _acquire(root: Path, say: Callable[[str], None], poll_s: float) -> Driver:
@@ -125,8 +129,12 @@ def _acquire(root: Path, say: Callable[[str], None], poll_s: float) -> Driver:
         with _takeover(root):
             found = holder(root)
             if found is None or (found.process.on_this_host() and not found.process.alive()) or _stale(seen):
-                replace_file(root / "run.lock", json.dumps(asdict(driver)).encode())
-                _write_heartbeat(root)
+                try:
+                    replace_file(root / "run.lock", json.dumps(asdict(driver)).encode())
+                    _write_heartbeat(root)
+                except BaseException:
+                    _release(root, driver)
+                    raise
                 return driver
         if found.process.on_this_host():
             raise UserError(

@@ -14,8 +14,11 @@ def store_image(root: Path, data: bytes, files: Files | None = None) -> str:
     files = files or Files()
     sha256 = hashlib.sha256(data).hexdigest()
     path = root / "images" / sha256[:2] / f"{sha256}.png"
-    if not (path.exists() and path.stat().st_size == len(data)):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.stat().st_size == len(data):
+        # Whoever stored it may not have come to that yet.
+        files.sync_folder(path.parent)
+    else:
+        files.make_folder(path.parent)
         replace_file(path, data, files)
         crash_point("image.stored")
     return path.relative_to(root).as_posix()

@@ -10,10 +10,10 @@ says which views and macros stand beside the tables.
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import math
-import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sharpaudit.errors import UserError, printable
-from sharpaudit.tables.files import IN_PROGRESS
+from sharpaudit.tables.files import IN_PROGRESS, Files
 from sharpaudit.tables.schemas import RUN_TABLES, Table
 from sharpaudit.tables.views import CURRENT, RANKS, WIDE, quoted, ranks, statements, view_name, wide
 
@@ -133,9 +133,9 @@ def csv_text(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def materialise(files: Mapping[str, Sequence[Path]], out: Path) -> None:
     """Write `out`: tables and views in one DuckDB file that stands alone; whole or not at all."""
-    attempt = out.with_name(f".{out.name}-{uuid.uuid4().hex}{IN_PROGRESS}")
+    attempt, disk = out.with_name(f".{out.name}-{uuid.uuid4().hex}{IN_PROGRESS}"), Files()
     try:
-        with _open(files) as connection:
+        with disk_errors(out), _open(files) as connection:
             connection.execute(f"ATTACH {quoted(str(attempt))} AS target (STORAGE_VERSION '{STORAGE_VERSION}')")
             for name in [*map(view_name, RUN_TABLES), WIDE]:
                 connection.execute(f"CREATE TABLE target.{name} AS SELECT * FROM memory.{name}")  # noqa: S608
@@ -145,10 +145,25 @@ def materialise(files: Mapping[str, Sequence[Path]], out: Path) -> None:
             _create_views(connection)
             connection.execute("USE memory")
             connection.execute("DETACH target")
-        os.replace(attempt, out)
+        disk.sync(attempt)
+        disk.rename(attempt, out)
+        disk.sync_folder(out.parent)
     finally:
-        attempt.unlink(missing_ok=True)
-        attempt.with_name(f"{attempt.name}.wal").unlink(missing_ok=True)
+        for left in (attempt, attempt.with_name(f"{attempt.name}.wal")):
+            disk.remove(left)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """DuckDB tells of a full or failing disk in errors of its own: here it is an OSError that names `path`.
+
+    The second is a log that could not be written. Where nothing else is at work on a database there is no conflict of
+    transactions that it could stand for.
+    """
+    try:
+        yield
+    except (duckdb.IOException, duckdb.TransactionException) as error:
+        raise OSError(errno.EIO, str(error).splitlines()[0], str(path)) from error
 
 
 def plain(value: Any) -> Any:

@@ -61,7 +61,7 @@ class RunFolder:
     def create(root: Path) -> RunFolder:
         """The folder, made with mode 0700 if it is not there. Raises UserError where it cannot hold a run."""
         try:
-            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            Files().make_folder(root, 0o700)
         except OSError as error:
             raise UserError(f"{root}: cannot make the run folder: {error.strerror}") from error
         # A driver killed before it wrote run.json leaves names of ours, some of them half-written.

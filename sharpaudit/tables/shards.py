@@ -149,7 +149,7 @@ class TableFolder:
         keyed: list the keys in the manifest, for a stage whose work is "what no manifest lists".
         """
         rows = self._checked(shard, rows)
-        self.manifests_folder.mkdir(parents=True, exist_ok=True)
+        self._files.make_folder(self.manifests_folder)
         manifest = self._publish_data(shard, rows)
         columns = [rows.column(name).to_pylist() for name in self.table.key] if keyed else []
         manifest = replace(
@@ -162,7 +162,7 @@ class TableFolder:
 
     def commit_table(self, commit: TableCommit) -> None:
         """Replace the list of current shards. Only the driver calls this."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._files.make_folder(self.folder)
         if self.table_commit() != commit:
             self._guard()
             replace_file(self.folder / "table.json", sealed(asdict(commit)), self._files)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 SHARDS, FILES, QUERY = "sharpaudit/tables/shards.py", "sharpaudit/tables/files.py", "sharpaudit/tables/query.py"
 OF_SHARDS = "tests/tables/test_shards.py"
 CASES = {
-    "sync reaches the disk": (FILES, "            os.fsync(descriptor)\n", "            pass\n", "tests/tables"),
+    "sync reaches the disk": (FILES, "os.fsync(descriptor)\n", "pass\n", "tests/tables"),
     "data is synced": (
         SHARDS,
         '            self._files.sync(attempt)\n            crash_point("attempt.synced"',

@@ -10,10 +10,14 @@ from typing import Any
 
 import pytest
 from audits import CONFIG, SIZES, audit, stray, tables
+from faulty import OPERATIONS, LosingFiles, PowerLossError
 
+from pipelines.verifying import faults
 from sharpaudit.lab.analytic import write
 from sharpaudit.tables import files
 from sharpaudit.tables.files import Files
+from sharpaudit.tables.records import unseal
+from sharpaudit.tables.shards import Manifest, verified_bytes
 
 pytestmark = pytest.mark.chaos
 # How many passages a call survives: fewer pictures than a shard holds would never finish one.
@@ -31,7 +35,6 @@ POINTS = {
     "report.written": 1,
     "sealed": 1,
 }
-OPERATIONS = ("write", "sync", "sync_folder", "rename", "link")
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +113,47 @@ def test_a_disk_that_fails_again_and_again_loses_nothing(
     assert failed or operation == "link"
     assert tables(root) == clean
     assert not stray(root)
+
+
+def whole_interface(monkeypatch: pytest.MonkeyPatch, losing: LosingFiles) -> None:
+    """Every file operation of this process goes to `losing`, whoever makes it."""
+    for name in (*OPERATIONS, "remove", "make_folder"):
+        real = getattr(losing, name)
+        monkeypatch.setattr(Files, name, lambda self, *args, _real=real, **kwargs: _real(*args, **kwargs))
+
+
+@pytest.fixture(scope="module")
+def n_operations(config_path: Path, tmp_path_factory: pytest.TempPathFactory) -> int:
+    counting = LosingFiles()
+    with pytest.MonkeyPatch.context() as patch:
+        whole_interface(patch, counting)
+        audit(config_path, tmp_path_factory.mktemp("counted") / "run")
+    return counting.count
+
+
+@pytest.mark.parametrize("names", [True, False], ids=["names lost", "contents lost"])
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 0.97, 0.99])
+def test_a_loss_of_power_takes_nothing_that_was_committed(
+    config_path: Path,
+    clean: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    n_operations: int,
+    share: float,
+    names: bool,
+) -> None:
+    """After that share of all file operations of a run. What had not been synced is lost; a kill does not show that."""
+    root, losing = tmp_path / "run", LosingFiles(round(share * n_operations))
+    whole_interface(monkeypatch, losing)
+    with pytest.raises(PowerLossError):
+        audit(config_path, root)
+    monkeypatch.undo()
+    losing.lose(root, names=names)
+    for manifest in losing.lasting:
+        held = Manifest(**unseal(manifest))
+        verified_bytes(manifest.parents[1] / held.file, held)
+    assert losing.lasting or share < 0.1
+    audit(config_path, root)
+    assert tables(root) == clean
+    assert not stray(root)
+    assert faults(root) == []

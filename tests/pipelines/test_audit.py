@@ -17,7 +17,7 @@ from pipelines.audit import Outcome
 from sharpaudit import config as configuration
 from sharpaudit.errors import IntegrityError, UserError
 from sharpaudit.tables.runs import RunFolder
-from sharpaudit.tables.schemas import RUN_TABLES, SAMPLES, SCORES, THRESHOLDS
+from sharpaudit.tables.schemas import MATCHES, RUN_TABLES, SAMPLES, SCORES, THRESHOLDS
 
 
 def truth(config_path: Path, kind: str) -> set[str]:
@@ -125,7 +125,7 @@ def test_a_changed_alpha_is_refused_then_redoes_triage_alone(config_path: Path, 
     kept = {row["sample_id"] for row in before["samples"]}
     fresh = [row for row in after["samples"] if row["sample_id"] not in kept]
     assert outcome.evaluations == sum(row["evaluations"] for row in fresh) > 0
-    for table in (SCORES, SAMPLES):
+    for table in (SCORES, SAMPLES, MATCHES):
         old = {m.shard: m for m in RunFolder.open(clean).table(table).manifests()}
         new = {m.shard: m for m in RunFolder.open(root).table(table).manifests()}
         assert {name: new[name] for name in old} == old

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import torch
 from audits import audit, command, finish, load, tables
+from tiny_models import write_model
 
 from sharpaudit.denoisers.base import Prediction
 from sharpaudit.denoisers.gaussian import GaussianDenoiser
 from sharpaudit.errors import UserError
 from sharpaudit.lab.analytic import Sizes, write
+from sharpaudit.tables.records import sealed, unseal
 
 HOSTILE = [
     "🦆 a duck 👩‍👩‍👧 with family",
@@ -172,16 +174,23 @@ def test_duplicates_are_scored_once_and_map_back(config_path: Path, tmp_path: Pa
         assert sum(row["prompt_id"] == prompt_id for row in origins) == 2
 
 
-def spoil_index(folder: Path) -> str:
+def changed_index(folder: Path) -> str:
     manifest = folder / "testbed/index/manifest.json"
     manifest.write_text(manifest.read_text().replace("pixels-16", "sscd-320"))
-    return "manifest.json"
+    return r"manifest\.json: changed after the index was built"
+
+
+def index_of_another_profile(folder: Path) -> str:
+    manifest = folder / "testbed/index/manifest.json"
+    manifest.write_bytes(sealed(unseal(manifest) | {"profile": "sscd-320"}))
+    return r'testbed/index: made with profile "sscd-320" .* but "pixels-16" .* is asked for'
 
 
 def no_weights(folder: Path) -> str:
-    (folder / "testbed/unsafe").mkdir()
-    (folder / "testbed/unsafe/model_index.json").write_text("{}")
-    return "unsafe"
+    """Weights as a pickle alone, which is never loaded."""
+    unet = write_model(folder / "testbed/unsafe") / "unet"
+    (unet / "diffusion_pytorch_model.safetensors").rename(unet / "diffusion_pytorch_model.bin")
+    return r"diffusion_pytorch_model\.safetensors is missing; .*never from \.bin or \.ckpt"
 
 
 CASES = {
@@ -209,7 +218,7 @@ def test_each_mistake_is_one_line(config_path: Path, tmp_path: Path, case: str) 
         assert word in message
 
 
-@pytest.mark.parametrize("spoil", [spoil_index, no_weights])
+@pytest.mark.parametrize("spoil", [changed_index, index_of_another_profile, no_weights])
 def test_a_spoiled_input_is_named(tmp_path: Path, config_path: Path, spoil: object) -> None:
     shutil.copytree(config_path.parent, tmp_path / "small")
     path = tmp_path / "small/audit.toml"

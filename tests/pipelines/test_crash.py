@@ -6,6 +6,8 @@ import ast
 import errno
 import os
 import re
+import resource
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -86,11 +88,20 @@ def test_a_full_disk_is_said_and_the_run_goes_on_after_there_is_room(
     assert tables(root) == tables(clean)
 
 
-def test_a_full_disk_is_one_line_with_the_path_and_the_room_left(config_path: Path, tmp_path: Path) -> None:
-    process = command("run", config_path, "--out", tmp_path / "run", crash="work.processed:2:enospc")
-    code, _, err = finish(process)
-    assert code == 1
+@pytest.mark.parametrize("limit", [2_000, 20_000, 200_000], ids=["2 kB", "20 kB", "200 kB"])
+def test_a_full_disk_is_one_line_with_the_path_and_the_room_left(
+    config_path: Path, clean: Path, tmp_path: Path, limit: int
+) -> None:
+    """The system's own refusal, of a file that grows over a limit: a table, a page, the database of the report."""
+    root, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    full = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
+    code, _, err = finish(command("run", config_path, "--out", root, cwd=elsewhere, preexec_fn=full))
+    assert code == 1, err
     (line,) = [text for text in err.splitlines() if text.startswith("sharpaudit: ")]
-    assert re.search(r"No space left on device \([\d,]+ bytes are free there\)", line)
+    assert re.match(rf"sharpaudit: {root}/[^:]+: .*File too large.* \([\d,]+ bytes are free there\)", line)
     assert "make room and run the same command again" in line
     assert "Traceback" not in err
+    audit(config_path, root)
+    assert tables(root) == tables(clean)
+    assert not stray(root)

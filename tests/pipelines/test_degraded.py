@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from audits import audit, tables
 
+from pipelines.stages import sample
 from sharpaudit.denoisers.base import Conditioning, Prediction
 from sharpaudit.denoisers.gaussian import GaussianDenoiser
 from sharpaudit.tables.reading import open_connection
@@ -49,6 +51,32 @@ def test_a_prompt_whose_output_is_not_a_number_is_a_counted_row_and_no_other_mov
     assert decided["selected_for"] == "none"
     assert outcome.facts["reconciles"]
     assert {"non_finite"} == {row["status"] for row in outcome.facts["exclusions"]}
+
+
+def test_a_sample_of_one_colour_is_a_counted_row_and_no_other_match_moves(
+    config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no descriptor, as its length would be zero: it must not reach the search."""
+    before = {row["sample_id"]: row for row in tables(clean)["matches"]}
+    keys = {row["sample_id"]: (row["prompt_id"], row["seed_index"]) for row in tables(clean)["samples"]}
+    chosen = next(i for i in keys if i in before)
+    made = sample.generate
+
+    def generate(denoiser: Any, prompts: Any, wanted: list[tuple[str, int]], **settings: Any) -> list[Any]:
+        pictures = made(denoiser, prompts, wanted, **settings)
+        return [
+            np.full_like(picture, 128) if key == keys[chosen] else picture
+            for picture, key in zip(pictures, wanted, strict=True)
+        ]
+
+    monkeypatch.setattr(sample, "generate", generate)
+    outcome = audit(config_path, tmp_path / "run")
+    after = {row["sample_id"]: row for row in tables(tmp_path / "run")["matches"]}
+    lost = after.pop(chosen)
+    assert (lost["status"], lost["reference_id"], lost["similarity"]) == ("no_descriptor", None, None)
+    assert before.pop(chosen)["status"] == "ok"
+    assert after == before
+    assert outcome.facts["reconciles"]
 
 
 def test_a_device_that_holds_few_rows_gives_the_same_tables(

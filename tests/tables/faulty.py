@@ -1,13 +1,18 @@
-"""A file interface that fails its N-th operation, and one that records the order of operations."""
+"""File interfaces: one that fails its N-th operation, one that records the order, one whose power fails."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from sharpaudit.tables.files import Files
 
 OPERATIONS = ("write", "sync", "sync_folder", "rename", "link")
+REAL: dict[str, Callable[..., Any]] = {name: getattr(Files, name) for name in (*OPERATIONS, "remove")}
+"""As they are before a test puts others in their place."""
 
 
 class FaultyFiles(Files):
@@ -74,3 +79,83 @@ class RecordingFiles(Files):
     def link(self, source: Path, target: Path) -> None:
         self.log.append(("link", self._kind(target)))
         super().link(source, target)
+
+
+class PowerLossError(Exception):
+    """The machine is off."""
+
+
+class LosingFiles(Files):
+    """The power fails at the n-th operation (never, for 0); `lose` then takes from the disk what was not synced.
+
+    The content of a file lasts from its sync on. A name that was made, moved or taken away lasts from the sync of its
+    folder on; before that it may be there after the loss, or be as it was.
+    """
+
+    def __init__(self, n: int = 0) -> None:
+        self.n, self.count = n, 0
+        self.lasting: set[Path] = set()
+        """Manifests that were durable when the power failed."""
+        self._hollow: set[int] = set()
+        self._undo: list[tuple[Path, Callable[[], object]]] = []
+
+    def write(self, path: Path, data: bytes) -> None:
+        self._step()
+        REAL["write"](self, path, data)
+        self._hollow.add(path.stat().st_ino)
+        self._undo.append((path.parent, lambda: path.unlink(missing_ok=True)))
+
+    def sync(self, path: Path) -> None:
+        self._step()
+        self._hollow.discard(path.stat().st_ino)
+
+    def sync_folder(self, path: Path) -> None:
+        self._step()
+        self._undo = [(folder, undo) for folder, undo in self._undo if folder != path]
+        self.lasting |= set(path.glob("*.json")) if path.name == "manifests" else set()
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._step()
+        before = target.read_bytes() if target.is_file() else None
+        REAL["rename"](self, source, target)
+
+        def undo() -> None:
+            os.replace(target, source)
+            if before is not None:
+                target.write_bytes(before)
+
+        self._undo.append((target.parent, undo))
+
+    def link(self, source: Path, target: Path) -> None:
+        self._step()
+        REAL["link"](self, source, target)
+        self._undo.append((target.parent, lambda: target.unlink(missing_ok=True)))
+
+    def remove(self, path: Path) -> None:
+        self._step()
+        if path.exists():
+            data = path.read_bytes() if path.stat().st_ino not in self._hollow else b""
+            REAL["remove"](self, path)
+            self.lasting.discard(path)
+            self._undo.append((path.parent, lambda: path.write_bytes(data)))
+
+    def make_folder(self, path: Path, mode: int = 0o777) -> None:
+        if not path.is_dir():
+            self.make_folder(path.parent)
+            self._step()
+            path.mkdir(mode)
+            self._undo.append((path.parent, lambda: shutil.rmtree(path)))
+            self.sync_folder(path.parent)
+
+    def lose(self, root: Path, *, names: bool) -> None:
+        """What of the files below `root` was not durable. names: whether names are lost too, or contents alone."""
+        for path in root.rglob("*"):
+            if path.is_file() and path.stat().st_ino in self._hollow:
+                path.write_bytes(b"")
+        for _, undo in reversed(self._undo if names else []):
+            undo()
+
+    def _step(self) -> None:
+        self.count += 1
+        if self.n and self.count >= self.n:
+            raise PowerLossError

@@ -8,13 +8,14 @@ import math
 import multiprocessing
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from faulty import FaultyFiles, RecordingFiles
+from faulty import FaultyFiles, LosingFiles, PowerLossError, RecordingFiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -152,7 +153,9 @@ def test_a_full_device_is_named(tmp_path: Path) -> None:
 def test_data_is_durable_before_it_is_named_and_named_before_it_is_listed(tmp_path: Path) -> None:
     files = RecordingFiles()
     commit(folder(tmp_path, files))
-    assert files.log == [
+    # The names of the three new folders, each in the one above it.
+    assert files.log[:3] == [("sync_folder", "data")] * 3
+    assert files.log[3:] == [
         ("write", "data"),
         ("sync", "data"),
         ("rename", "data"),
@@ -162,6 +165,27 @@ def test_data_is_durable_before_it_is_named_and_named_before_it_is_listed(tmp_pa
         ("link", "manifest"),
         ("sync_folder", "manifest"),
     ]
+
+
+@pytest.mark.parametrize("names", [True, False], ids=["names lost", "contents lost"])
+def test_what_was_committed_outlasts_a_loss_of_power(tmp_path: Path, names: bool) -> None:
+    """At each operation: what a commit had said is there and whole, what it had not is absent or whole."""
+    for n in range(1, 100):
+        root, files, said = tmp_path / str(n), LosingFiles(n), []
+        root.mkdir()
+        with suppress(PowerLossError):
+            for shard in "ab":
+                said.append(commit(folder(root, files), shard))
+            break
+        files.lose(root, names=names)
+        found = folder(root).manifests()
+        assert said == found[: len(said)]
+        assert all(folder(root).read(manifest).num_rows == 3 for manifest in found)
+        folder(root).sweep()
+        assert [commit(folder(root), shard).shard for shard in "ab"] == ["a", "b"]
+        assert folder(root).sweep() == 0
+    assert n > 20, "the sweep ended before the power failed at every operation"
+    assert files.count < n
 
 
 def test_durable_means_synced_by_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
