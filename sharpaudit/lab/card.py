@@ -59,6 +59,13 @@ fit and calibration harmless ones take their places.
 
 """
 
+TOUCHES_HEAD = """## Looks at the test split
+
+Every choice of a metric, a gate or a threshold was made on the development split as it stood then. How the lab is
+trained was not: that was chosen by how many findings of the quickstart, which audits the test split, show their own
+plant. So that share says that the lab is fit to be audited, and nothing of another model.
+
+"""
 LIMITS = """## Limits
 
 - One seed, one training: another training memorises other prompts of the same list.
@@ -107,8 +114,7 @@ def _touches(folder: Path) -> str:
         return ""
     noted = json.loads((folder / TOUCHES).read_text(encoding="utf-8"))
     rows = [[entry["date"], entry["why"], ", ".join(entry["metrics"])] for entry in noted]
-    head = "## Looks at the test split\n\nEvery choice was made on the development split as it stood then.\n\n"
-    return head + _markdown(["date", "why", "metrics"], rows)
+    return TOUCHES_HEAD + _markdown(["date", "why", "metrics"], rows)
 
 
 def _splits(truth: Sequence[Truth]) -> str:

@@ -60,20 +60,24 @@ def write_audit(folder: Path, prediction: str) -> Path:
     return path
 
 
-def assert_same_scores(one: Tables, two: Tables, rounding: float = 1e-4) -> None:
+def assert_same_scores(
+    one: Tables, two: Tables, rounding: float = 1e-4, sharpness_rounding: float = SHARPNESS_ROUNDING
+) -> None:
     """The same keys and statuses, and values within rounding, relative."""
     left, right = (keyed(made["scores"], "prompt_id", "metric") for made in (one, two))
     assert left.keys() == right.keys()
     for key, row in left.items():
         assert row["status"] == right[key]["status"] == "ok"
-        relative = rounding if key[1] != "sharpness" else SHARPNESS_ROUNDING
+        relative = rounding if key[1] != "sharpness" else sharpness_rounding
         assert right[key]["value"] == pytest.approx(row["value"], rel=relative)
 
 
-def assert_same_within_rounding(outcome: Outcome, one: Tables, two: Tables) -> None:
+def assert_same_within_rounding(
+    outcome: Outcome, one: Tables, two: Tables, sharpness_rounding: float = SHARPNESS_ROUNDING
+) -> None:
     """The same scores within 1e-4, and the same flags but for borderline prompts. outcome: of the first run."""
     assert outcome.facts["reconciles"]
-    assert_same_scores(one, two)
+    assert_same_scores(one, two, sharpness_rounding=sharpness_rounding)
     left, right = (keyed(made["triage"], "prompt_id") for made in (one, two))
     assert left.keys() == right.keys()
     borderline = set(outcome.facts["borderline"])

@@ -98,6 +98,7 @@ def test_work_goes_on_with_others_when_workers_end_as_they_start(monkeypatch: py
     assert len(started) in (3, 4)
 
 
+@pytest.mark.chaos
 def test_a_place_where_workers_start_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The only worker is lost while no more are started for others' failures: its place is known to be good."""
     monkeypatch.setattr(pool, "START_AGAIN_S", 3600.0)

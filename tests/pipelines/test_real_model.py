@@ -10,6 +10,9 @@ from real_audits import assert_same_within_rounding, write_audit
 
 from pipelines.replaying import replay_prompt
 
+ROOT = Path(__file__).parents[2]
+LAB = ROOT / "sharpaudit/lab/data/emoji"
+
 
 @pytest.fixture(scope="module", params=["epsilon", pytest.param("v_prediction", marks=pytest.mark.chaos)])
 def config_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -33,6 +36,31 @@ def test_ray_and_local_give_the_same_rows_within_rounding(config_path: Path, tmp
     assert_same_within_rounding(outcome, one, two)
     # The same executor and threads give the same bytes, whichever worker took which shard.
     assert two == three
+
+
+@pytest.mark.chaos
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_trained_network_scores_alike_with_either_executor_and_other_threads(tmp_path: Path) -> None:
+    """Some prompts of the quickstart, sharpness within 1e-4 too."""
+    for name, n in (("test", 60), ("fit", 100), ("calibration", 99)):
+        lines = (LAB / f"prompts/{name}.csv").read_text().splitlines(keepends=True)
+        (tmp_path / f"{name}.csv").write_text("".join(lines[: n + 1]))
+    path = tmp_path / "audit.toml"
+    path.write_text((ROOT / "configs/audits/quickstart.toml").read_text().replace("lab:emoji/prompts", str(tmp_path)))
+    short = (
+        "samples.steps=3",
+        "samples.per_flagged=1",
+        "samples.band_prompts=4",
+        "triage.controls=3",
+        "triage.alpha=0.05",
+    )
+    shards = ("run.rows_per_shard=32", "run.samples_per_shard=4")
+    outcome = audit(path, tmp_path / "one", *short, *shards, "run.threads=2")
+    audit(path, tmp_path / "two", *short, *shards, "run.executor=ray", "run.workers=2", "run.threads=1")
+    one, two = (tables(tmp_path / name) for name in ("one", "two"))
+    assert_same_within_rounding(outcome, one, two, sharpness_rounding=1e-4)
+    assert {row["metric"] for row in one["scores"]} == {"residual_gap", "noise_gap", "sharpness"}
+    assert sum(row["flagged"] for row in one["triage"]) >= 3
 
 
 def test_a_finished_run_and_its_replay(config_path: Path, tmp_path: Path) -> None:
