@@ -30,10 +30,8 @@ from pipelines.commands.validate import validate
 from pipelines.commands.verify import verify
 from pipelines.signals import InterruptedRunError
 from sharpaudit import __version__
-from sharpaudit.errors import IntegrityError, UserError, printable
+from sharpaudit.errors import DISK_ERRORS, IntegrityError, UserError, printable
 from sharpaudit.tables.lock import LostRunError
-
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -79,7 +77,7 @@ def main() -> None:
     except InterruptedRunError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if error.errno not in {*DISK_ERRORS, errno.EROFS}:
             raise
         _fail(_disk_line(error), 1)
 
@@ -90,10 +88,9 @@ def _fail(line: str, code: int) -> None:
 
 
 def _disk_line(error: OSError) -> str:
-    place = Path(str(error.filename)) if error.filename else Path.cwd()
-    folder = next((parent for parent in (place, *place.parents) if parent.is_dir()), Path.cwd())
-    free = shutil.disk_usage(folder).free
-    return (
-        f"{place}: {error.strerror} ({free:,} bytes are free there); "
-        "what was committed is whole: make room and run the same command again"
-    )
+    told = error.strerror
+    if error.filename:
+        place = Path(str(error.filename)).absolute()
+        folder = next(parent for parent in (place, *place.parents) if parent.is_dir())
+        told = f"{place}: {told} ({shutil.disk_usage(folder).free:,} bytes are free there)"
+    return f"{told}; what was committed is whole: make room and run the same command again"

@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipelines.stage import Receipt
 from sharpaudit.errors import Status, printable
+from sharpaudit.tables.files import Files
 from sharpaudit.tables.records import replace_file
 
 EVERY_S = 5.0
@@ -112,8 +113,7 @@ class Reporter:
             self._stream.flush()
         log = self._root / "logs" / "run.jsonl"
         log.parent.mkdir(exist_ok=True)
-        with log.open("a") as stream:
-            stream.write(json.dumps({"at": round(time.time(), 3), **line}) + "\n")
+        Files().append(log, json.dumps({"at": round(time.time(), 3), **line}).encode() + b"\n")
 
 
 def _count_rejected(statuses: Counter[str]) -> int:

@@ -127,6 +127,7 @@ def _drop(run: RunFolder, dropped: list[tuple[TableFolder, Manifest]]) -> None:
     for folder in others:
         # Before its shards, so that no list names a shard that has gone.
         run.files.remove(folder / "table.json")
+        run.files.sync_folder(folder)
     for shards, manifest in dropped:
         shards.forget(manifest)
     for folder in others:

@@ -9,8 +9,12 @@ gets a `Status`, whose sentence is what the report prints.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from enum import StrEnum
+
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}
+"""Of an OSError: a disk that is full or fails. One line, exit code 1: the same call goes on once there is room."""
 
 
 class UserError(Exception):

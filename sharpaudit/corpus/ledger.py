@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +83,10 @@ class Ledger:
 def ledger(folder: Path) -> Iterator[Ledger]:
     """An empty ledger in `folder`; what a killed ingest left there goes first, and everything at the end."""
     shutil.rmtree(folder, ignore_errors=True)
-    opened = Ledger(folder)
     try:
-        with disk_errors(folder):
+        with disk_errors(folder), closing(Ledger(folder)) as opened:
             yield opened
     finally:
-        opened.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -37,7 +37,7 @@ from sharpaudit.embedders.profiles import Profile, profile
 from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.images import MAX_BYTES, Pixels, UnreadableImage, decode, sha256_hex, thumbnail
 from sharpaudit.matches.pictures import Picture, pictures_in
-from sharpaudit.tables.files import IN_PROGRESS, Files
+from sharpaudit.tables.files import IN_PROGRESS, Files, naming
 from sharpaudit.tables.records import sealed
 from sharpaudit.tables.schemas import REFERENCES
 
@@ -191,6 +191,7 @@ def _write_rows(folder: Path, descriptor: Profile, pictures: Iterable[Picture]) 
     build, arriving = _Build(), iter(pictures)
     options = {"compression": "zstd", "write_page_checksum": True}
     with (
+        naming(folder),
         (folder / VECTORS).open("wb") as vectors,
         pq.ParquetWriter(folder / ROWS, REFERENCES.schema, **options) as table,
     ):

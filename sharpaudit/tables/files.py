@@ -39,7 +39,12 @@ class Files:
     def write(self, path: Path, data: bytes) -> None:
         """Create `path`, which must not exist, with mode 0600."""
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with _naming(path), os.fdopen(descriptor, "wb") as stream:
+        with naming(path), os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+
+    def append(self, path: Path, data: bytes) -> None:
+        """Add to a file whose content need not last: a log."""
+        with naming(path), path.open("ab") as stream:
             stream.write(data)
 
     def sync(self, path: Path) -> None:
@@ -66,19 +71,19 @@ class Files:
     def _fsync(path: Path, flags: int) -> None:
         descriptor = os.open(path, flags)
         try:
-            with _naming(path):
+            with naming(path):
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Put the file's name into an error of its descriptor, which says only what happened."""
+def naming(path: Path) -> Iterator[None]:
+    """Put a file's name into an error of its descriptor, which says only what happened."""
     try:
         yield
     except OSError as error:
-        error.filename = str(path)
+        error.filename = error.filename or str(path)
         raise
 
 

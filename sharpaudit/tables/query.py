@@ -14,6 +14,8 @@ import errno
 import io
 import json
 import math
+import re
+import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,6 +40,10 @@ READING = "give exactly one reading statement (select, from, values, describe, s
 _REFUSALS = ("Expected a single SELECT statement", "must be at the top level")
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """First characters that make a spreadsheet take a cell for a formula, or skip on to one."""
+_OF_THE_DISK = re.compile(
+    "Could not (write|fsync|truncate|read)|No space left|File too large|Input/output error|failed to offload"
+)
+"""In DuckDB's words."""
 _OPTIONS: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
@@ -133,9 +139,12 @@ def csv_text(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def materialise(files: Mapping[str, Sequence[Path]], out: Path) -> None:
     """Write `out`: tables and views in one DuckDB file that stands alone; whole or not at all."""
-    attempt, disk = out.with_name(f".{out.name}-{uuid.uuid4().hex}{IN_PROGRESS}"), Files()
+    folder, disk = out.with_name(f".{out.name}-{uuid.uuid4().hex}{IN_PROGRESS}"), Files()
+    attempt = folder / out.name
+    folder.mkdir()
     try:
         with disk_errors(out), _open(files) as connection:
+            connection.execute(f"SET temp_directory = {quoted(str(folder / 'spill'))}")
             connection.execute(f"ATTACH {quoted(str(attempt))} AS target (STORAGE_VERSION '{STORAGE_VERSION}')")
             for name in [*map(view_name, RUN_TABLES), WIDE]:
                 connection.execute(f"CREATE TABLE target.{name} AS SELECT * FROM memory.{name}")  # noqa: S608
@@ -144,26 +153,26 @@ def materialise(files: Mapping[str, Sequence[Path]], out: Path) -> None:
             connection.execute(f"CREATE TABLE {RANKS} AS {ranks(measured)}")
             _create_views(connection)
             connection.execute("USE memory")
+            # By itself, since why it failed is not said, by older versions not even that it did, as it is detached.
+            connection.execute("CHECKPOINT target")
             connection.execute("DETACH target")
         disk.sync(attempt)
         disk.rename(attempt, out)
         disk.sync_folder(out.parent)
     finally:
-        for left in (attempt, attempt.with_name(f"{attempt.name}.wal")):
-            disk.remove(left)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """DuckDB tells of a full or failing disk in errors of its own: here it is an OSError that names `path`.
-
-    The second is a log that could not be written. Where nothing else is at work on a database there is no conflict of
-    transactions that it could stand for.
-    """
+    """DuckDB and Arrow tell of a full or failing disk in errors of their own: here an OSError that names `path`."""
     try:
         yield
-    except (duckdb.IOException, duckdb.TransactionException) as error:
-        raise OSError(errno.EIO, str(error).splitlines()[0], str(path)) from error
+    except (duckdb.Error, OSError) as error:
+        told = " ".join(str(error).split())
+        if (isinstance(error, OSError) and error.errno is not None) or not _OF_THE_DISK.search(told):
+            raise
+        raise OSError(errno.EIO, told, str(path)) from error
 
 
 def plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from sharpaudit.tables.query import Connection, connect
+from sharpaudit.tables.query import Connection, connect, disk_errors
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import RUN_TABLES
 from sharpaudit.tables.shards import verified_bytes
@@ -34,7 +34,7 @@ def open_connection(run: RunFolder, *, lean: bool = False) -> Iterator[Connectio
 
     lean: in little memory; what does not fit goes to a temporary folder.
     """
-    with TemporaryDirectory() as spill:
+    with TemporaryDirectory() as spill, disk_errors(Path(spill)):
         connection = connect(current_files(run), run.root, Path(spill) if lean else None)
         try:
             yield connection

@@ -18,7 +18,7 @@ from typing import Any
 import tomli_w
 
 from sharpaudit.config import AuditConfig, parse
-from sharpaudit.errors import IntegrityError, UserError
+from sharpaudit.errors import DISK_ERRORS, IntegrityError, UserError
 from sharpaudit.tables.files import IN_PROGRESS, Files
 from sharpaudit.tables.records import digest_of, replace_file, sealed, unseal
 from sharpaudit.tables.schemas import RUN_TABLES, Table
@@ -63,6 +63,8 @@ class RunFolder:
         try:
             Files().make_folder(root, 0o700)
         except OSError as error:
+            if error.errno in DISK_ERRORS:
+                raise
             raise UserError(f"{root}: cannot make the run folder: {error.strerror}") from error
         # A driver killed before it wrote run.json leaves names of ours, some of them half-written.
         foreign = (p for p in root.iterdir() if p.name not in OWN_NAMES and not p.name.endswith(IN_PROGRESS))

@@ -15,6 +15,7 @@ Readers take file lists from manifests, never from globs, and hash every file be
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 import uuid
@@ -27,8 +28,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sharpaudit.errors import IntegrityError, Status, UserError
-from sharpaudit.tables.files import IN_PROGRESS, Files, crash_point
+from sharpaudit.errors import DISK_ERRORS, IntegrityError, Status, UserError
+from sharpaudit.tables.files import IN_PROGRESS, Files, crash_point, naming
 from sharpaudit.tables.records import digest_of, replace_file, sealed, unseal
 from sharpaudit.tables.schemas import Table
 
@@ -165,6 +166,10 @@ class TableFolder:
         self._files.make_folder(self.folder)
         if self.table_commit() != commit:
             self._guard()
+            # Whoever published what is listed may have ended before its name was durable.
+            for folder in (self.manifests_folder, self.folder, self.folder.parent, self._root):
+                if folder.is_dir():
+                    self._files.sync_folder(folder)
             replace_file(self.folder / "table.json", sealed(asdict(commit)), self._files)
             crash_point("table.committed", self.table.name)
 
@@ -220,7 +225,7 @@ class TableFolder:
             if hashlib.sha256(written).hexdigest() != sha256 or not pq.read_table(pa.BufferReader(written)).equals(
                 rows
             ):
-                raise OSError(f"{attempt}: what was read back is not what was written; is the disk healthy?")
+                raise OSError(errno.EIO, "what was read back is not what was written", str(attempt))
             self._files.sync(attempt)
             crash_point("attempt.synced", shard)
             self._files.rename(attempt, target)
@@ -299,7 +304,8 @@ def _first_difference(expected: pa.Schema, found: pa.Schema) -> str:
 def verified_bytes(path: Path, manifest: Manifest) -> bytes:
     """The bytes of a shard's file. Raises IntegrityError, naming the file, unless they are those of its manifest."""
     try:
-        data = path.read_bytes()
+        with naming(path):
+            data = path.read_bytes()
     except FileNotFoundError as error:
         raise IntegrityError(f"{path}: a committed file is missing") from error
     if len(data) != manifest.bytes or hashlib.sha256(data).hexdigest() != manifest.sha256:
@@ -317,6 +323,8 @@ def probe_links(root: Path) -> None:
         files.write(source, b"")
         files.link(source, target)
     except OSError as error:
+        if error.errno in DISK_ERRORS:
+            raise
         raise UserError(
             f"{root}: this file system cannot hold a run (a hard link failed: {error.strerror}); "
             "use a local or POSIX network disk"

@@ -97,7 +97,7 @@ def moment(clean: Path, stage: str, seed: int) -> str:
 
 def stray(root: Path) -> list[str]:
     """Files that no manifest lists and no reader knows."""
-    return [str(path.relative_to(root)) for path in root.rglob("*.inprogress")]
+    return [str(path.relative_to(root)) for path in root.rglob("*.inprogress*")]
 
 
 def flip(path: Path) -> Path:

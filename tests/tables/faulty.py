@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,26 +89,29 @@ class PowerLossError(Exception):
 class LosingFiles(Files):
     """The power fails at the n-th operation (never, for 0); `lose` then takes from the disk what was not synced.
 
-    The content of a file lasts from its sync on. A name that was made, moved or taken away lasts from the sync of its
-    folder on; before that it may be there after the loss, or be as it was.
+    The content of a file lasts from its sync on, whoever wrote it. A name that was made, moved or taken away lasts from
+    the sync of its folder on; before that it may be there after the loss, or be as it was.
+
+    names: of which folders unsynced names are lost, "all", "none" or "half". root: with it the loss happens at once,
+    and the folder is taken aside, so that nothing that this process still does reaches it.
     """
 
-    def __init__(self, n: int = 0) -> None:
-        self.n, self.count = n, 0
+    def __init__(self, n: int = 0, names: str = "all", root: Path | None = None) -> None:
+        self.n, self.count, self.names, self.root = n, 0, names, root
         self.lasting: set[Path] = set()
         """Manifests that were durable when the power failed."""
-        self._hollow: set[int] = set()
+        self._synced: set[int] = set()
         self._undo: list[tuple[Path, Callable[[], object]]] = []
 
     def write(self, path: Path, data: bytes) -> None:
         self._step()
         REAL["write"](self, path, data)
-        self._hollow.add(path.stat().st_ino)
+        self._synced.discard(path.stat().st_ino)
         self._undo.append((path.parent, lambda: path.unlink(missing_ok=True)))
 
     def sync(self, path: Path) -> None:
         self._step()
-        self._hollow.discard(path.stat().st_ino)
+        self._synced.add(path.stat().st_ino)
 
     def sync_folder(self, path: Path) -> None:
         self._step()
@@ -116,13 +120,12 @@ class LosingFiles(Files):
 
     def rename(self, source: Path, target: Path) -> None:
         self._step()
-        before = target.read_bytes() if target.is_file() else None
+        put_back = self._keeper(target)
         REAL["rename"](self, source, target)
 
         def undo() -> None:
             os.replace(target, source)
-            if before is not None:
-                target.write_bytes(before)
+            put_back()
 
         self._undo.append((target.parent, undo))
 
@@ -133,29 +136,44 @@ class LosingFiles(Files):
 
     def remove(self, path: Path) -> None:
         self._step()
-        if path.exists():
-            data = path.read_bytes() if path.stat().st_ino not in self._hollow else b""
-            REAL["remove"](self, path)
-            self.lasting.discard(path)
-            self._undo.append((path.parent, lambda: path.write_bytes(data)))
+        put_back = self._keeper(path)
+        REAL["remove"](self, path)
+        self.lasting.discard(path)
+        self._undo.append((path.parent, put_back))
 
     def make_folder(self, path: Path, mode: int = 0o777) -> None:
         if not path.is_dir():
             self.make_folder(path.parent)
             self._step()
             path.mkdir(mode)
-            self._undo.append((path.parent, lambda: shutil.rmtree(path)))
+            self._undo.append((path.parent, lambda: shutil.rmtree(path, ignore_errors=True)))
             self.sync_folder(path.parent)
 
-    def lose(self, root: Path, *, names: bool) -> None:
-        """What of the files below `root` was not durable. names: whether names are lost too, or contents alone."""
+    def lose(self, root: Path) -> None:
+        """What of the files below `root` was not durable."""
         for path in root.rglob("*"):
-            if path.is_file() and path.stat().st_ino in self._hollow:
+            if path.is_file() and path.stat().st_ino not in self._synced:
                 path.write_bytes(b"")
-        for _, undo in reversed(self._undo if names else []):
-            undo()
+        for folder, undo in reversed(self._undo):
+            if self.names == "all" or (self.names == "half" and zlib.crc32(folder.name.encode()) % 2):
+                undo()
+
+    def _keeper(self, path: Path) -> Callable[[], object]:
+        """What brings a file back that is about to go; nothing for one that is not there."""
+        if not path.is_file():
+            return lambda: None
+        number, data = path.stat().st_ino, path.read_bytes()
+        if path.stat().st_nlink == 1:
+            durable = number in self._synced
+            # The number may come again, for another file.
+            self._synced.discard(number)
+            return lambda: path.write_bytes(data if durable else b"")
+        return lambda: path.write_bytes(data if number in self._synced else b"")
 
     def _step(self) -> None:
         self.count += 1
+        if self.n and self.count == self.n and self.root is not None:
+            self.lose(self.root)
+            self.root.rename(self.root.with_name("aside"))
         if self.n and self.count >= self.n:
             raise PowerLossError
