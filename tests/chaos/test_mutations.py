@@ -47,6 +47,7 @@ CASES = {
         "return name",
         "tests/pipelines/test_query.py",
     ),
+    "audit.duckdb is synced": (QUERY, "        disk.sync(attempt)\n", "", "tests/tables/test_query_door.py"),
     "a manifest holds for its file": (
         SHARDS,
         "if len(data) != manifest.bytes or hashlib",

@@ -178,3 +178,18 @@ def test_a_failed_database_leaves_the_old_one_and_nothing_else(files: dict[str, 
         materialise(files, out)
     assert out.read_bytes() == before
     assert len(os.listdir(out.parent)) == len(files) + 1
+
+
+def test_a_database_lasts_under_its_name(
+    files: dict[str, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By our own sync: DuckDB's is not seen here."""
+    synced: set[tuple[int, int]] = set()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.add(place(os.fstat(descriptor))))
+    out = tmp_path / "audit.duckdb"
+    materialise(files, out)
+    assert {place(out.stat()), place(tmp_path.stat())} <= synced
+
+
+def place(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
