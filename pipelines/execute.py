@@ -131,7 +131,7 @@ def _start_ray(config: AuditConfig, num_cpus: int) -> None:
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Workers without a GPU share are kept from the GPUs by us; otherwise Ray warns that it will do so one day.
+    # Workers without a GPU share are kept from the GPUs by us, whatever the version of Ray does about it.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not config.run.address:
         # A cluster of our own gets a secret of its own; Ray would write one into the user's home folder.

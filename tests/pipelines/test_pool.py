@@ -156,15 +156,19 @@ def test_the_wait_for_a_worker_begins_anew_with_each_stage() -> None:
     assert receipt.manifest == "audit-0"
 
 
-def test_a_worker_that_is_only_out_of_reach_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Left alive it would keep its cores and its GPU from whoever takes its place."""
+@pytest.mark.parametrize("lost", ["worker", "receipt"])
+def test_a_worker_that_is_only_out_of_reach_is_ended(monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
+    """Left alive it would keep its cores and its GPU from whoever takes its place; its shard is done again."""
     import ray
+
+    away = ray.exceptions.ActorUnavailableError("out of reach", None)
+    error = away if lost == "worker" else ray.exceptions.ObjectLostError("00" * 28, None, "")
 
     with pool_of(repeat("")) as (opened, started):
         list(opened.run(shards(1)))
         (actor,) = started
         with monkeypatch.context() as patch:
-            patch.setattr(ray, "get", Mock(side_effect=ray.exceptions.ActorUnavailableError("out of reach", None)))
+            patch.setattr(ray, "get", Mock(side_effect=error))
             assert opened._settle(None, actor, shards(1)[0], Counter(), Counter()) is None
         assert not opened._records
         wait_until_dead(actor)

@@ -63,3 +63,9 @@ def test_a_link_in_the_place_of_an_attempt_is_refused(
         replace_file(tmp_path / "run.json", b"{}")
     assert outside.read_text() == "mine"
     assert not (tmp_path / "run.json").exists()
+
+
+def test_a_full_device_is_named() -> None:
+    """The system's error of a write speaks of no file."""
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        Files().append(Path("/dev/full"), b"a line of a log")

@@ -139,17 +139,6 @@ def test_any_failed_operation_leaves_whole_or_nothing_and_the_next_try_succeeds(
     assert files.count < n
 
 
-def test_a_full_device_is_named(tmp_path: Path) -> None:
-    class Full(Files):
-        def write(self, path: Path, data: bytes) -> None:
-            with open("/dev/full", "wb", buffering=0) as stream:
-                stream.write(data)
-
-    with pytest.raises(OSError, match="No space left"):
-        commit(folder(tmp_path, Full()))
-    assert folder(tmp_path).manifest("a") is None
-
-
 def test_data_is_durable_before_it_is_named_and_named_before_it_is_listed(tmp_path: Path) -> None:
     files = RecordingFiles()
     commit(folder(tmp_path, files))
