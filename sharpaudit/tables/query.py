@@ -141,7 +141,7 @@ def materialise(files: Mapping[str, Sequence[Path]], out: Path) -> None:
     """Write `out`: tables and views in one DuckDB file that stands alone; whole or not at all."""
     folder, disk = out.with_name(f".{out.name}-{uuid.uuid4().hex}{IN_PROGRESS}"), Files()
     attempt = folder / out.name
-    folder.mkdir()
+    folder.mkdir(0o700)
     try:
         with disk_errors(out), _open(files) as connection:
             connection.execute(f"SET temp_directory = {quoted(str(folder / 'spill'))}")
@@ -156,6 +156,7 @@ def materialise(files: Mapping[str, Sequence[Path]], out: Path) -> None:
             # By itself, since why it failed is not said, by older versions not even that it did, as it is detached.
             connection.execute("CHECKPOINT target")
             connection.execute("DETACH target")
+        attempt.chmod(0o600)  # as every file of ours; DuckDB leaves it to the umask
         disk.sync(attempt)
         disk.rename(attempt, out)
         disk.sync_folder(out.parent)

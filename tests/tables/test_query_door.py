@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -180,7 +181,7 @@ def test_a_failed_database_leaves_the_old_one_and_nothing_else(files: dict[str, 
     assert len(os.listdir(out.parent)) == len(files) + 1
 
 
-def test_a_database_lasts_under_its_name(
+def test_a_database_lasts_under_its_name_and_is_its_owners_alone(
     files: dict[str, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By our own sync: DuckDB's is not seen here."""
@@ -189,6 +190,7 @@ def test_a_database_lasts_under_its_name(
     out = tmp_path / "audit.duckdb"
     materialise(files, out)
     assert {place(out.stat()), place(tmp_path.stat())} <= synced
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
 
 
 def place(found: os.stat_result) -> tuple[int, int]:
