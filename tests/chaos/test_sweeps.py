@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from audits import CONFIG, SIZES, audit, stray, tables
+from audits import CONFIG, SIZES, audit, flip, stray, tables
 from faulty import OPERATIONS, LosingFiles, PowerLossError
 
+from pipelines.upkeep import prune
 from pipelines.verifying import faults
 from sharpaudit.lab.analytic import write
 from sharpaudit.tables import files
 from sharpaudit.tables.files import Files
 from sharpaudit.tables.query import open_file
 from sharpaudit.tables.records import unseal
+from sharpaudit.tables.runs import RunFolder
+from sharpaudit.tables.schemas import SCORES
 from sharpaudit.tables.shards import Manifest, verified_bytes
 
 pytestmark = pytest.mark.chaos
@@ -134,6 +137,25 @@ def n_operations(config_path: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return counting.count
 
 
+def struck(losing: LosingFiles, monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> None:
+    """Do the work until the power fails. What of the run the loss left then lies in its place."""
+    root = losing.root
+    assert root is not None
+    with monkeypatch.context() as patch:
+        whole_interface(patch, losing)
+        # What the process still tries without the interface meets a folder that is gone.
+        with pytest.raises((PowerLossError, FileNotFoundError)):
+            work()
+    shutil.rmtree(root, ignore_errors=True)
+    root.with_name("aside").rename(root)
+    # The lock is of a machine before it was started again: here this process lives on.
+    lock = root / "run.lock"
+    if lock.exists() and lock.stat().st_size:
+        tree = json.loads(lock.read_bytes())
+        tree["process"]["boot"] = "the one before"
+        lock.write_text(json.dumps(tree))
+
+
 @pytest.mark.parametrize("names", ["all", "half", "none"])
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 0.99])
 def test_a_loss_of_power_takes_nothing_that_was_committed(
@@ -148,14 +170,7 @@ def test_a_loss_of_power_takes_nothing_that_was_committed(
     """After that share of all file operations of a run. What had not been synced is lost; a kill does not show that."""
     root = tmp_path / "run"
     losing = LosingFiles(round(share * n_operations), names, root)
-    whole_interface(monkeypatch, losing)
-    # What the process still tries without the interface meets a folder that is gone.
-    with pytest.raises((PowerLossError, FileNotFoundError)):
-        audit(config_path, root)
-    monkeypatch.undo()
-    shutil.rmtree(root, ignore_errors=True)
-    (tmp_path / "aside").rename(root)
-    started_again(root)
+    struck(losing, monkeypatch, lambda: audit(config_path, root))
     for manifest in losing.lasting:
         held = Manifest(**unseal(manifest))
         verified_bytes(manifest.parents[1] / held.file, held)
@@ -168,10 +183,52 @@ def test_a_loss_of_power_takes_nothing_that_was_committed(
         assert connection.execute("SELECT count(*) FROM scores").fetchall() == [(len(clean["scores"]),)]
 
 
-def started_again(root: Path) -> None:
-    """The lock that the loss left is of a machine before it was started again: here this process lives on."""
-    lock = root / "run.lock"
-    if lock.exists() and lock.stat().st_size:
-        tree = json.loads(lock.read_bytes())
-        tree["process"]["boot"] = "the one before"
-        lock.write_text(json.dumps(tree))
+def mend(config_path: Path, root: Path) -> None:
+    audit(config_path, root, repaired=True)
+
+
+def drop(config_path: Path, root: Path) -> None:
+    prune(root)
+
+
+@pytest.fixture(scope="module")
+def before(config_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Callable[..., None], Path]:
+    """Finished runs for both: one with a damaged shard of scores, one whose shards are in part of earlier settings."""
+    damaged, outdated = (tmp_path_factory.mktemp(name) / "run" for name in ("damaged", "outdated"))
+    audit(config_path, damaged)
+    folder = RunFolder.open(damaged).table(SCORES)
+    flip(folder.path(folder.current()[0]))
+    audit(config_path, outdated, "triage.alpha=0.1")
+    audit(config_path, outdated, update=True)
+    return {mend: damaged, drop: outdated}
+
+
+@pytest.mark.parametrize("names", ["all", "none"])
+@pytest.mark.parametrize("share", [0.05, 0.35, 0.65, 0.95])
+@pytest.mark.parametrize("work", [mend, drop])
+def test_a_loss_of_power_while_a_run_is_mended_or_pruned_takes_nothing_either(
+    config_path: Path,
+    clean: dict[str, Any],
+    before: dict[Callable[..., None], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    work: Callable[[Path, Path], None],
+    share: float,
+    names: str,
+) -> None:
+    counting = LosingFiles()
+    with monkeypatch.context() as patch:
+        whole_interface(patch, counting)
+        work(config_path, Path(shutil.copytree(before[work], tmp_path / "counted/run")))
+    root = Path(shutil.copytree(before[work], tmp_path / "run"))
+    losing = LosingFiles(round(share * counting.count), names, root)
+    losing.durable(root)
+    struck(losing, monkeypatch, lambda: work(config_path, root))
+    audit(config_path, root, repaired=work is mend)
+    assert tables(root) == clean
+    assert not stray(root)
+    assert faults(root) == []
+    work(config_path, root)
+    assert not prune(root, dry_run=True).shards
+    assert tables(root) == clean
+    assert faults(root) == []

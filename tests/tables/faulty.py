@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +104,11 @@ class LosingFiles(Files):
         self._synced: set[int] = set()
         self._undo: list[tuple[Path, Callable[[], object]]] = []
 
+    def durable(self, root: Path) -> None:
+        """Take everything below `root` as synced."""
+        self._synced |= {path.stat().st_ino for path in root.rglob("*") if path.is_file()}
+        self.lasting |= set(root.rglob("manifests/*.json"))
+
     def write(self, path: Path, data: bytes) -> None:
         self._step()
         REAL["write"](self, path, data)
@@ -163,16 +169,24 @@ class LosingFiles(Files):
         if not path.is_file():
             return lambda: None
         number, data = path.stat().st_ino, path.read_bytes()
-        if path.stat().st_nlink == 1:
-            durable = number in self._synced
+        durable = number in self._synced
+        last_name = path.stat().st_nlink == 1
+        if last_name:
             # The number may come again, for another file.
             self._synced.discard(number)
-            return lambda: path.write_bytes(data if durable else b"")
-        return lambda: path.write_bytes(data if number in self._synced else b"")
+
+        def put_back() -> None:
+            # Whole folders that go are not put back: no name lasts without its folder.
+            if path.parent.is_dir():
+                path.write_bytes(data if (durable if last_name else number in self._synced) else b"")
+
+        return put_back
 
     def _step(self) -> None:
-        self.count += 1
-        if self.n and self.count == self.n and self.root is not None:
+        # Beats come as time passes: counted, they would make the n-th operation another one each time.
+        beats = threading.current_thread().name == "heartbeat"
+        self.count += not beats
+        if self.n and self.count == self.n and not beats and self.root is not None:
             self.lose(self.root)
             self.root.rename(self.root.with_name("aside"))
         if self.n and self.count >= self.n:
