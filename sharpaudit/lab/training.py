@@ -44,11 +44,11 @@ class Training:
 
     seed: int = 0
     autoencoder_batch: int = 16
-    autoencoder_steps: int = 3_600
+    autoencoder_steps: int = 2_400
     autoencoder_lr: float = 1e-3
     kl_weight: float = 1e-6
     batch: int = 64
-    steps: int = 3_800
+    steps: int = 2_400
     lr: float = 1e-3
     warmup: int = 100
     ema: float = 0.999
@@ -59,7 +59,7 @@ class Training:
     decide the colour of the ground, would hardly be trained."""
     checkpoint_every: int = 200
     log_every: int = 20
-    second_steps: int = 1_000
+    second_steps: int = 800
     second_lr: float = 3e-4
 
     def first(self) -> Training:

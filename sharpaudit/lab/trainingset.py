@@ -31,15 +31,15 @@ class Recipe:
     seed: int = 0
     unique: int = 12_000
     """Pictures that are no plant: several of every seen harmless caption, one of every other caption."""
-    exact: tuple[tuple[int, int], ...] = ((16, 10), (32, 10), (64, 14), (120, 26), (176, 40), (256, 60))
+    exact: tuple[tuple[int, int], ...] = ((26, 9), (52, 9), (104, 13), (180, 23), (216, 39), (244, 57))
     """(copies, how many captions are planted so often)."""
     templates: int = 20
-    template_copies: int = 144
+    template_copies: int = 192
     harmless: int = 3_900
     """Never-planted captions that a split may hold; half of them are seen in training, half never."""
     seen_pictures: int = 3
     """Pictures of each seen harmless caption, all different."""
-    fresh: int = 52_000
+    fresh: int = 41_600
     """Pictures of the second phase, each shown once."""
     siblings: float = 0.35
     """Share of them that show a plant's object, with one or two other words of its caption changed."""
