@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,13 +129,17 @@ def whole_interface(monkeypatch: pytest.MonkeyPatch, losing: LosingFiles) -> Non
         monkeypatch.setattr(Files, name, lambda self, *args, _real=real, **kwargs: _real(*args, **kwargs))
 
 
-@pytest.fixture(scope="module")
-def n_operations(config_path: Path, tmp_path_factory: pytest.TempPathFactory) -> int:
+def n_operations_of(work: Callable[[], object]) -> int:
     counting = LosingFiles()
     with pytest.MonkeyPatch.context() as patch:
         whole_interface(patch, counting)
-        audit(config_path, tmp_path_factory.mktemp("counted") / "run")
+        work()
     return counting.count
+
+
+@pytest.fixture(scope="module")
+def n_operations(config_path: Path, tmp_path_factory: pytest.TempPathFactory) -> int:
+    return n_operations_of(lambda: audit(config_path, tmp_path_factory.mktemp("counted") / "run"))
 
 
 def struck(losing: LosingFiles, monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> None:
@@ -192,15 +197,20 @@ def drop(config_path: Path, root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def before(config_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Callable[..., None], Path]:
-    """Finished runs for both: one with a damaged shard of scores, one whose shards are in part of earlier settings."""
+def before(config_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Callable[..., None], tuple[Path, int]]:
+    """A finished run for each and the operations that it takes there: damaged, or with shards of former settings."""
     damaged, outdated = (tmp_path_factory.mktemp(name) / "run" for name in ("damaged", "outdated"))
     audit(config_path, damaged)
     folder = RunFolder.open(damaged).table(SCORES)
     flip(folder.path(folder.current()[0]))
     audit(config_path, outdated, "triage.alpha=0.1")
     audit(config_path, outdated, update=True)
-    return {mend: damaged, drop: outdated}
+    found = {}
+    for work, root in ((mend, damaged), (drop, outdated)):
+        # Under the same name: a report is made again where a run is called otherwise.
+        copy = Path(shutil.copytree(root, tmp_path_factory.mktemp("counted") / "run"))
+        found[work] = root, n_operations_of(partial(work, config_path, copy))
+    return found
 
 
 @pytest.mark.parametrize("names", ["all", "none"])
@@ -209,19 +219,16 @@ def before(config_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 def test_a_loss_of_power_while_a_run_is_mended_or_pruned_takes_nothing_either(
     config_path: Path,
     clean: dict[str, Any],
-    before: dict[Callable[..., None], Path],
+    before: dict[Callable[..., None], tuple[Path, int]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     work: Callable[[Path, Path], None],
     share: float,
     names: str,
 ) -> None:
-    counting = LosingFiles()
-    with monkeypatch.context() as patch:
-        whole_interface(patch, counting)
-        work(config_path, Path(shutil.copytree(before[work], tmp_path / "counted/run")))
-    root = Path(shutil.copytree(before[work], tmp_path / "run"))
-    losing = LosingFiles(round(share * counting.count), names, root)
+    kept, count = before[work]
+    root = Path(shutil.copytree(kept, tmp_path / "run"))
+    losing = LosingFiles(round(share * count), names, root)
     losing.durable(root)
     struck(losing, monkeypatch, lambda: work(config_path, root))
     audit(config_path, root, repaired=work is mend)
