@@ -179,8 +179,11 @@ def _crops(pictures_NHWC: np.ndarray, training: Training, step: int) -> np.ndarr
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pictures_NHWC: np.ndarray, batch: int = 128) -> torch.Tensor:
-    """Mean latents times scaling_factor, with shape (N, 4, 16, 16)."""
+def encode(vae: AutoencoderKL, pictures_NHWC: np.ndarray, batch: int = 16) -> torch.Tensor:
+    """Mean latents times scaling_factor, with shape (N, 4, 16, 16).
+
+    Activations of a larger batch leave the caches of a CPU, which makes every picture slower.
+    """
     scale = vae.config.scaling_factor
     parts = [
         vae.encode(to_tensor(pictures_NHWC[i : i + batch]).contiguous(memory_format=torch.channels_last)).latent_dist
