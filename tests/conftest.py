@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -35,6 +36,9 @@ if WORKER is not None and hasattr(os, "sched_setaffinity"):
 THREADS = 2 if WORKER is None else 1
 torch.set_num_threads(THREADS)
 torch.use_deterministic_algorithms(True)
+# How long an example takes says nothing on a machine that others use too.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 class NetworkBlockedError(RuntimeError):

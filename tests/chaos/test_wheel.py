@@ -31,7 +31,7 @@ def test_the_wheel_runs_an_audit_from_an_empty_environment(tmp_path: Path) -> No
     wheel = next((tmp_path / "dist").glob("sharpaudit-*.whl"))
     call(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
     binaries = tmp_path / "venv" / "bin"
-    install = (binaries / "python", "-m", "pip", "install", "--quiet")
+    install = (binaries / "python", "-m", "pip", "install", "--quiet", "--no-compile")
     if LOCKED:
         call(*install, "--require-hashes", "--requirement", ROOT / "infra/requirements.lock", cwd=tmp_path)
         call(*install, "--no-deps", wheel, cwd=tmp_path)

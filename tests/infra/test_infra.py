@@ -14,6 +14,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -248,10 +249,12 @@ def head(tmp_path_factory) -> Iterator[tuple[str, dict[str, str]]]:
         wait_for(folder / "log", "Ray runtime started", process)
         yield re.search(r"--address='(\S+)'", (folder / "log").read_text())[1], environment
     finally:
-        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-        for member in family:
-            member.kill()
+        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        process.kill()
         process.wait()
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
         psutil.wait_procs(family, timeout=10)
 
 
@@ -265,7 +268,7 @@ def free_port() -> int:
 
 
 def wait_for(log: Path, sign: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 600
     while sign not in log.read_text():
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
@@ -280,7 +283,7 @@ def joined(address: str, environment: dict[str, str]) -> dict[str, float] | None
         "except (ConnectionError, ray.exceptions.RayError): sys.exit(9)\n"
         "print(json.dumps(ray.cluster_resources()))"
     )
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode in (0, 9), done.stderr
     return json.loads(done.stdout) if done.returncode == 0 else None
 

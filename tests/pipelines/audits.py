@@ -66,9 +66,13 @@ def command(*args: str | Path, crash: str = "", **kwargs: Any) -> subprocess.Pop
     return subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **kwargs)
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 100) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr."""
-    out, err = process.communicate(timeout=timeout)
+def finish(process: subprocess.Popen[str], timeout: float | None = None) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr. Without a timeout, that of the test ends a command that never does."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except BaseException:
+        process.kill()
+        raise
     return process.returncode, out, err
 
 

@@ -98,7 +98,7 @@ def test_a_hung_worker_is_ended_and_its_shard_done_by_another(
     shard = next(m.shard for m in RunFolder.open(clean).table(SCORES).current() if m.shard.startswith("audit"))
     point = f"score/{shard}" if where == "work.processed" else shard
     monkeypatch.setenv("SHARPAUDIT_CRASH", f"{where}/{point}:1:stall@{marker}")
-    outcome = audit(config_path, tmp_path / "run", *RAY, "run.shard_timeout_s=20")
+    outcome = audit(config_path, tmp_path / "run", *RAY, "run.shard_timeout_s=8", "run.max_worker_deaths=10")
     assert marker.exists(), "no worker hung"
     assert outcome.quarantined == []
     assert tables(tmp_path / "run") == tables(clean)
