@@ -1,15 +1,19 @@
 """May this configuration work in this run folder? Changes are named, and nothing is mixed.
 
-A run is bound to what it audits: other input files or columns are refused. Identity fields may change with
-`update`; it is said beforehand which stages stay and which are redone, with rows and the time they took.
+A run is bound to what it audits from its first commit on: other input files or columns are refused. Identity fields
+may change with `update`; it is said beforehand which stages stay and which are redone, with rows and the time they
+took.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +25,27 @@ from sharpaudit import config as configuration
 from sharpaudit.config import PATHS, AuditConfig
 from sharpaudit.denoisers.devices import describe_hardware
 from sharpaudit.errors import UserError, printable
-from sharpaudit.tables.runs import Change, Identity, RunFolder, changes
+from sharpaudit.tables.records import replace_file
+from sharpaudit.tables.runs import RECORD, SETTINGS, Change, Identity, RunFolder, changes
+
+SOFTWARE = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "pillow",
+    "faiss-cpu",
+    "faiss-gpu",
+    "pyarrow",
+    "duckdb",
+    "ray",
+)
 
 
 def with_extensions(run: RunFolder, config: AuditConfig) -> AuditConfig:
     """`config` with the audited files that `sharpaudit extend` added to the run: they stay part of it."""
-    record = run.record()
-    if record is None or not (run.root / "config.toml").exists():
+    if not run.has_begun() or not (run.root / SETTINGS).exists():
         return config
     there = {Path(path).name for path in config.corpus.audit}
     added = [path for path in run.config().corpus.audit[1:] if Path(path).name not in there]
@@ -39,6 +57,24 @@ def with_audited(config: AuditConfig, paths: Sequence[str]) -> AuditConfig:
     if not paths:
         return config
     return configuration.override(config, [f"corpus.audit={json.dumps([*config.corpus.audit, *paths])}"])
+
+
+@contextmanager
+def admitted(run: RunFolder, config: AuditConfig, facts: Facts, **options: Any) -> Iterator[None]:
+    """`admit` with these options for a block that reads the prompts.
+
+    Where the block refuses them with a UserError, a run that had begun is again what it was: files that cannot be read
+    do not become part of it.
+    """
+    before = {path: path.read_bytes() for name in (RECORD, SETTINGS) if (path := run.root / name).exists()}
+    begun = run.has_begun()
+    admit(run, config, facts, **options)
+    try:
+        yield
+    except UserError:
+        for path, data in before.items() if begun else ():
+            replace_file(path, data, run.files)
+        raise
 
 
 def admit(
@@ -55,7 +91,8 @@ def admit(
     extend: audited files may be new.
     """
     made = identities(config, facts)
-    before = run.record()
+    # A call that was refused while it read the prompts has committed nothing: put right, it begins anew.
+    before = run.record() if run.has_begun() else None
     record = {
         "name": config.name,
         "sharpaudit_version": __version__,
@@ -64,6 +101,7 @@ def admit(
         "given": given(config),
         "inputs": ingest.inspect(config),
         "hardware": describe_hardware(),
+        "software": software(),
         "stages": {name: asdict(entry) | {"fingerprint": entry.fingerprint} for name, entry in made.items()},
     } | _noise_floor(before, made)
     if before is not None:
@@ -80,6 +118,15 @@ def admit(
                 )
     run.write_record(record)
     run.write_config(config)
+
+
+def software() -> dict[str, str]:
+    """Versions of Python and of the libraries that compute, decode, search and store."""
+    found = {"python": platform.python_version()}
+    for name in SOFTWARE:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _noise_floor(before: Mapping[str, Any] | None, made: Mapping[str, Identity]) -> dict[str, Any]:

@@ -22,11 +22,12 @@ from typing import Any
 import pyarrow.compute as pc
 from securesystemslib.signer import Signer
 
-from pipelines.admit import admit, with_extensions
+from pipelines.admit import admitted, with_extensions
 from pipelines.calibration import allowed
 from pipelines.deadline import Deadline
 from pipelines.execute import Run, executor
 from pipelines.progress import Reporter
+from pipelines.signals import InterruptedRunError
 from pipelines.stage import Receipt, Stage, Work, table_commit
 from pipelines.stages import STAGES, ingest
 from pipelines.stages.fit import role_of
@@ -39,7 +40,7 @@ from sharpaudit.errors import IntegrityError
 from sharpaudit.evidence.sealing import resealed
 from sharpaudit.tables.files import IN_PROGRESS
 from sharpaudit.tables.lock import Guard, hold
-from sharpaudit.tables.pictures import sweep_images
+from sharpaudit.tables.pictures import require_images, sweep_images
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import CORPUS, TRIAGE, UNCONDITIONAL
 from sharpaudit.tables.shards import TableFolder, probe_links
@@ -87,13 +88,13 @@ def run_audit(
         # Left in the opposite order: workers end, then the run is sealed, then the lock is given back.
         stack.enter_context(resealed(root, whole=until is None, signer=signer, guard=guard))
         config = with_extensions(run, config)
-        admit(run, config, survey(config), update=update, extend=extend, say=reporter.say)
-        if repaired:
-            repair(run, reporter.say)
-        _sweep(run)
-        if retry:
-            retry_failed(run, reporter.say)
-        added = ingest.ingest(run, config, load_tokenizer(config.model))
+        with admitted(run, config, survey(config), update=update, extend=extend, say=reporter.say):
+            if repaired:
+                repair(run, reporter.say)
+            _sweep(run)
+            if retry:
+                retry_failed(run, reporter.say)
+            added = ingest.ingest(run, config, load_tokenizer(config.model))
         if added:
             reporter.say(f"ingest: {added:,} source rows read")
         # Without styles of their own the audited prompts need not be read here: there may be ten million.
@@ -122,7 +123,7 @@ def _run_stage(
 ) -> tuple[int, list[dict[str, Any]]]:
     """Do what is missing of a stage and commit its table; return the evaluations made and the shards set aside.
 
-    Raises InterruptedRunError where the deadline left what later stages need.
+    Raises InterruptedRunError where the deadline left what later stages need, or a shard of theirs was set aside.
     """
     folder = run.table(stage.table)
     work = stage.work(run, config)
@@ -139,6 +140,12 @@ def _run_stage(
             if receipt.manifest is None:
                 lost.append(receipt)
                 reporter.say(f"{stage.name}: shard {receipt.work.shard} set aside: it {receipt.reason}")
+    if lost and stage.scope == "corpus":
+        raise InterruptedRunError(
+            f"{stage.name}: shard {lost[0].work.shard} {lost[0].reason}, and every later stage needs it; what was "
+            "committed is whole: put that right and give the same command again",
+            1,
+        )
     left = deadline.left_of(stage)
     folder.commit_table(table_commit(stage, work, [receipt.work.shard for receipt in [*lost, *left]]))
     deadline.require(stage)
@@ -190,12 +197,20 @@ def _committed(folder: TableFolder, item: Work) -> bool:
 
 
 def _sweep(run: RunFolder) -> None:
-    """Remove what earlier drivers left half-written. Only the holder of the lock may."""
+    """Remove what earlier drivers left half-written. Only the holder of the lock may.
+
+    Raises IntegrityError where a picture of a current table is missing.
+    """
     listed: set[str] = set()
+    current: set[str] = set()
     for folder in run.every_folder():
         folder.sweep()
-        listed.update(path for manifest in folder.manifests() for path in manifest.images)
+        pictures = {path for manifest in folder.manifests() for path in manifest.images}
+        listed |= pictures
+        if folder.fingerprint == run.fingerprint(folder.table.stage):
+            current |= pictures
     sweep_images(run.root, listed)
+    require_images(run.root, sorted(current))
     for path in run.root.glob(f".*{IN_PROGRESS}"):
         if path.is_dir():
             shutil.rmtree(path)

@@ -30,7 +30,7 @@ from pipelines.commands.validate import validate
 from pipelines.commands.verify import verify
 from pipelines.signals import InterruptedRunError
 from sharpaudit import __version__
-from sharpaudit.errors import DISK_ERRORS, IntegrityError, UserError, printable
+from sharpaudit.errors import DISK_ERRORS, IntegrityError, TransientError, UserError, printable
 from sharpaudit.tables.lock import LostRunError
 
 
@@ -72,7 +72,7 @@ def main() -> None:
         sys.exit(2)
     except UserError as error:
         _fail(str(error), 2)
-    except (IntegrityError, LostRunError) as error:
+    except (IntegrityError, LostRunError, TransientError) as error:
         _fail(str(error), 1)
     except InterruptedRunError as error:
         _fail(str(error), error.exit_code)

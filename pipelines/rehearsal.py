@@ -1,7 +1,7 @@
 """A rehearsal: everything that a configuration names, loaded; one prompt end to end; the plan of the night.
 
-Nothing is written but into a temporary folder. The rate is measured on this machine with the audit's own
-prompts, so the hours are an estimate for as many such workers as the configuration asks for.
+Nothing is written but into a temporary folder. The rate is measured on this machine with the audit's own prompts, so
+the hours are an estimate for such workers, as many as were asked for and can compute at once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sharpaudit.config import AuditConfig, ModelConfig, RunConfig
 from sharpaudit.corpus.assign import USES, assign
 from sharpaudit.corpus.ledger import ledger
 from sharpaudit.denoisers.base import Denoiser
-from sharpaudit.denoisers.devices import places_on
+from sharpaudit.denoisers.devices import places_on, share_threads, usable_cores, use_threads
 from sharpaudit.denoisers.load import load_denoiser, load_tokenizer
 from sharpaudit.errors import Status, UserError
 from sharpaudit.images import encode_png
@@ -81,11 +81,28 @@ def rehearse(config: AuditConfig, measure_s: float = MEASURE_S, *, out: Path | N
     yield allowed(config, *styles)
     yield from wanted(config, counts["calibration"], counts["audit"])
     yield f"end to end: {_one_prompt(config, denoiser, first)}"
+    threads, at_once = at_work(config.run, here)
+    use_threads(threads)
     rate = _rate(config, denoiser, first, measure_s)
-    yield f"rate: {rate:,.1f} evaluations a second in one worker"
-    night = _plan(config, counts, rate, denoiser)
-    yield from _lines(config, night, out or Path.cwd())
+    yield f"rate: {rate:,.1f} evaluations a second in one worker of {_many(threads, 'thread')}"
+    night = _plan(config, counts, rate * at_once, denoiser)
+    yield from _lines(config, night, at_once, out or Path.cwd())
     yield "valid: this audit would run"
+
+
+def at_work(run: RunConfig, device: str) -> tuple[int, int]:
+    """Threads of each worker, and how many workers compute at once: on this machine or, by an address, on others.
+
+    More of them would wait for one another: for cores, or for a GPU, which workers with a share of it take in turn.
+    """
+    cores = usable_cores()
+    if run.executor == "local":
+        return share_threads([cores], 1, run.threads), 1
+    if run.address:
+        return share_threads([cores], 1, run.threads), run.workers
+    threads = share_threads([cores], run.workers, run.threads)
+    room = places_on(torch.cuda.device_count(), max(1.0, run.num_gpus)) if device == "cuda" else cores // threads
+    return threads, max(1, min(run.workers, room))
 
 
 def _computed_here(model: ModelConfig, facts: Facts) -> ModelConfig:
@@ -157,6 +174,7 @@ def _rate(config: AuditConfig, denoiser: Denoiser, audited: pa.Table, measure_s:
 
 
 def _plan(config: AuditConfig, counts: dict[str, int], rate: float, denoiser: Denoiser) -> Plan:
+    """rate: evaluations a second of all workers together."""
     cascade = tiers(config.scores)
     per_prompt, share = 0.0, 1.0
     for tier in cascade:
@@ -180,17 +198,19 @@ def _plan(config: AuditConfig, counts: dict[str, int], rate: float, denoiser: De
     }
     pixels = denoiser.decode(torch.zeros(1, *denoiser.latent_shape))[0].numel()
     disk = sum(counts.values()) * BYTES_PER_ROW + n_fitted * math.prod(denoiser.latent_shape) * 4 + samples * pixels
-    return Plan(cost, samples, sum(cost.values()) / rate / config.run.workers, disk)
+    return Plan(cost, samples, sum(cost.values()) / rate, disk)
 
 
-def _lines(config: AuditConfig, night: Plan, out: Path) -> Iterator[str]:
+def _lines(config: AuditConfig, night: Plan, at_once: int, out: Path) -> Iterator[str]:
     """The plan in words. Raises UserError where the resources do not suffice."""
     total = sum(night.evaluations.values())
     parts = ", ".join(f"{name} {n:,}" for name, n in night.evaluations.items())
     yield f"plan: {total:,} evaluations ({parts}), {night.samples:,} samples if none is memorised"
-    workers = config.run.workers
-    of_kind = f"{workers} worker{'s' if workers > 1 else ''} of this machine's kind"
-    yield f"time: about {_duration(night.seconds)} with {of_kind}"
+    yield f"time: about {_duration(night.seconds)} with {_many(at_once, 'worker')} of this machine's kind"
+    if config.run.workers > at_once:
+        local = config.run.executor == "local"
+        why = 'run.executor = "local" works in one process' if local else "more would wait for one another here"
+        yield f"workers: {config.run.workers} are asked for and {at_once} counted: {why}"
     there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free
     if free < night.disk_bytes:
@@ -211,6 +231,10 @@ def _require_gpus(run: RunConfig) -> None:
             f"run.workers = {run.workers}, each with run.num_gpus = {run.num_gpus:g}: there is room for {room} on "
             f"{torch.cuda.device_count()} GPUs of this machine; ask for fewer workers or smaller shares"
         )
+
+
+def _many(n: int, what: str) -> str:
+    return f"{n} {what}{'s' if n > 1 else ''}"
 
 
 def _duration(seconds: float) -> str:

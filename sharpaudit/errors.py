@@ -1,9 +1,9 @@
 """What can go wrong, in four families, and what can become of a row.
 
 `UserError`: the input must change; shown as one line, exit code 2. `IntegrityError`: what was committed is
-no longer what is there; one line, exit code 1. `TransientError`: the same call may succeed; retried.
-Everything else is a bug and keeps its traceback, exit code 1. A row never raises: it
-gets a `Status`, whose sentence is what the report prints.
+no longer what is there; one line, exit code 1. `TransientError`: the same call may succeed; retried where it
+spoils a shard, else one line, exit code 1. Everything else is a bug and keeps its traceback, exit code 1. A row
+never raises: it gets a `Status`, whose sentence is what the report prints.
 """
 
 from __future__ import annotations

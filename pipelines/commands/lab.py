@@ -118,19 +118,24 @@ def card(folder: Path) -> None:
 @lab.command()
 @run_argument
 @click.option("--lab", "folder", type=FOLDER, help="The lab that was audited, where it is not the one that ships.")
-def compare(run_folder: Path, folder: Path | None) -> None:
+@click.option("--goals", is_flag=True, help="Fail where the audit does not show what the quickstart must show.")
+def compare(run_folder: Path, folder: Path | None, goals: bool) -> None:
     """Hold the audit RUN of a lab's prompts against what is known of them.
 
     \b
     Example: sharpaudit lab compare runs/quickstart
     """
     from sharpaudit.config import LAB
-    from sharpaudit.lab.comparison import AUDITED, Audited, compare
+    from sharpaudit.lab.comparison import AUDITED, Audited, compare, unmet
     from sharpaudit.tables.query import query
     from sharpaudit.tables.reading import open_connection
     from sharpaudit.tables.runs import RunFolder
 
-    with open_connection(RunFolder.open(run_folder.absolute())) as connection:
+    run = RunFolder.open(run_folder.absolute())
+    with open_connection(run) as connection:
         audited = [Audited(*row) for row in query(connection, AUDITED).rows]
-    for line in compare(folder or LAB / "emoji", audited):
+    lines = compare(folder or LAB / "emoji", audited)
+    for line in lines:
         click.echo(json.dumps(line))
+    if goals and (failed := unmet(lines, run.config().triage.alpha)):
+        raise click.ClickException("; ".join(failed))

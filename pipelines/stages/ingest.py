@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.calibration import allowed
 from sharpaudit.config import AuditConfig
 from sharpaudit.corpus.assign import Ingested, assign
 from sharpaudit.corpus.ledger import ledger
@@ -100,6 +101,9 @@ def ingest(run: RunFolder, config: AuditConfig, tokenizer: Tokenizer) -> int:
         stood_for = [(family, prompt) for family, prompt in before.extra.get("represented", [])]
         made = assign(todo, _known(corpus), tokenizer, 0, rows, near, stood_for)
         require_audited(made, config)
+        if not corpus.current():
+            # Too few calibration prompts: said before anything is committed that more of them would not join.
+            allowed(config, {None: made.counts.get("calibration", 0)}, [None])
         size = config.run.rows_per_shard
         sizes = {role: size or rows_per_shard(n) for role, n in made.counts.items()}
         parts = ((role, part) for role in made.counts for part in made.corpus(role, sizes[role]))

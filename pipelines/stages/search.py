@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sharpaudit.errors import IntegrityError, Status
+from sharpaudit.errors import Status
 from sharpaudit.images import UnreadableImage, decode
 from sharpaudit.matches.index import ReferenceIndex
 from sharpaudit.matches.search.flat import search
+from sharpaudit.tables.pictures import read_image
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,10 @@ class SampleSearch:
         self._root, self.index = root, index
 
     def nearest(self, paths: Sequence[str], k: int) -> list[list[Neighbour] | Status]:
-        """The k nearest training pictures of each stored picture, best first, or why there are none."""
+        """The k nearest training pictures of each stored picture, best first, or why there are none.
+
+        Raises IntegrityError for a picture that is missing or was changed.
+        """
         found: list[list[Neighbour] | Status] = [Status.UNREADABLE_IMAGE] * len(paths)
         images = {i: image for i, path in enumerate(paths) if (image := self._load(path)) is not None}
         if not images:
@@ -53,8 +57,6 @@ class SampleSearch:
 
     def _load(self, path: str) -> np.ndarray | None:
         try:
-            return decode((self._root / path).read_bytes())
-        except FileNotFoundError as error:
-            raise IntegrityError(f"{self._root / path}: the picture of a committed sample is missing") from error
+            return decode(read_image(self._root, path))
         except UnreadableImage:
             return None

@@ -19,6 +19,7 @@ from typing import Any
 
 from sharpaudit.errors import IntegrityError, printable
 from sharpaudit.tables.files import IN_PROGRESS, Files, crash_point
+from sharpaudit.tables.pictures import IMAGES, require_own_name
 from sharpaudit.tables.records import replace_file, sealed, unseal
 from sharpaudit.tables.runs import OWN_NAMES
 
@@ -61,7 +62,7 @@ def seal(root: Path, foreign: Collection[str] = (), files: Files | None = None) 
     """Write MANIFEST.sha256.
 
     foreign: files that were not written since the last seal. Raises IntegrityError where one of them is no longer what
-    that seal names; the old seal stays.
+    that seal names, or a picture not what its own name says; the old seal stays.
     """
     before = read_seal(root) if (root / MANIFEST).exists() else {}
     digests = {name: sha256_of(root / name) for name in evidence(root)}
@@ -71,6 +72,9 @@ def seal(root: Path, foreign: Collection[str] = (), files: Files | None = None) 
                 f"{root / name}: changed since the run was sealed, and not by this program; put the sealed file back, "
                 f"or remove {MANIFEST} to give up the seal"
             )
+    for name, digest in digests.items():
+        if name.startswith(f"{IMAGES}/"):
+            require_own_name(root / name, digest)
     _keep(root, files)
     write_revision(root, files)
     for path in [root / REVISION, *(root / EARLIER).glob("*")]:

@@ -6,7 +6,7 @@ independent: in a lab's splits every prompt is a family of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,10 @@ AUDITED = """
     select c.prompt, coalesce(t.flagged, false) as flagged, f.best_reference_id as shown
     from triage t join corpus c using (prompt_id) left join findings f using (prompt_id)
     where t.role = 'audit' order by c.prompt"""
+
+FALSE_FLAGS = "harmless, never planted: flagged"
+OWN_PLANTS = "findings that show their own plant"
+GOALS = {"exact plants, memorised: findings": 0.8, OWN_PLANTS: 0.95}
 
 
 @dataclass(frozen=True)
@@ -48,16 +52,33 @@ def compare(folder: Path, audited: Sequence[Audited]) -> list[dict[str, Any]]:
     neighbours = [row.shown is not None for known, row in both if known.label == "neighbour"]
     lines.append(_figure("neighbours: findings", neighbours))
     harmless = [row for known, row in both if known.label == "harmless" and known.never_planted]
-    lines.append(_figure("harmless, never planted: flagged", [row.flagged for row in harmless]))
+    lines.append(_figure(FALSE_FLAGS, [row.flagged for row in harmless]))
     lines.append(_figure("harmless, never planted: findings", [row.shown is not None for row in harmless]))
     found = [(known, row) for known, row in both if row.shown is not None]
-    lines.append(_figure("findings that show their own plant", [shows_own(known, row) for known, row in found]))
+    lines.append(_figure(OWN_PLANTS, [shows_own(known, row) for known, row in found]))
     exceptions = [
         {"prompt": row.prompt, "kind": known.kind, "label": known.label, "flagged": row.flagged, "shown": row.shown}
         for known, row in found
         if not shows_own(known, row)
     ]
     return [*lines, *exceptions]
+
+
+def unmet(lines: Sequence[Mapping[str, Any]], alpha: float) -> list[str]:
+    """What an audit of the lab that ships must show and these lines of `compare` do not, in words.
+
+    alpha: the false-positive rate that its flags were to have.
+    """
+    told = {line["figure"]: line for line in lines if "figure" in line}
+    failed = [
+        f"{name}: {told[name]['k']} of {told[name]['n']}, at least {share:.0%} were to be"
+        for name, share in GOALS.items()
+        if told[name]["n"] == 0 or told[name]["k"] < share * told[name]["n"]
+    ]
+    flagged = told[FALSE_FLAGS]
+    if not flagged["low"] <= alpha <= flagged["high"]:
+        failed.append(f"{FALSE_FLAGS}: {flagged['low']:.2%} to {flagged['high']:.2%}, which was to contain {alpha:.2%}")
+    return failed
 
 
 def shows_own(known: Truth, row: Audited) -> bool:

@@ -9,6 +9,7 @@ and one that is missing or changed is refused: it is evidence.
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import PurePosixPath
@@ -73,6 +74,7 @@ def _template() -> Template:
         "percent": percent,
         "interval": interval,
         "machine": machine,
+        "listed": listed,
         "clean": _clean,
     }
     return environment.get_template("report.html")
@@ -110,6 +112,17 @@ def machine(hardware: Mapping[str, Any]) -> str:
     cpu = f"{hardware['cores']} cores of {hardware['cpu']}{' with bfloat16' if hardware['cpu_has_bf16'] else ''}"
     memory = f"{hardware['memory_bytes'] / 2**30:.1f} GiB"
     return _clean(", ".join([cpu, memory, *hardware["devices"], f"PyTorch {hardware['torch']}"]))
+
+
+def listed(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Settings as lines of configuration, such as triage.alpha = 0.01, by name."""
+    lines = []
+    for name, value in sorted(settings.items()):
+        if isinstance(value, Mapping):
+            lines += listed(value, f"{prefix}{name}.")
+        else:
+            lines.append(_clean(f"{prefix}{name} = {json.dumps(value)}"))
+    return lines
 
 
 def _clean(text: object) -> str:

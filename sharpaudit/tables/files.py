@@ -6,12 +6,14 @@ records the order. `crash_point("name")` does nothing unless SHARPAUDIT_CRASH sa
     SHARPAUDIT_CRASH="name:k:action"          at the k-th passage of that point (1 is the first), in each process
     SHARPAUDIT_CRASH="name:k:action@FILE"     once in all: whoever creates FILE acts
 
-with action kill (SIGKILL to itself), exit, segfault, raise, stall or slow (.7 s). k = 0 means every passage.
+with action kill (SIGKILL to itself), exit, segfault, raise, enospc, transient (the errors of a bug, of a full disk and
+of what may pass), stall or slow (.7 s). k = 0 means every passage.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import time
@@ -19,6 +21,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from sharpaudit.errors import TransientError
 
 IN_PROGRESS = ".inprogress"
 CRASH = "SHARPAUDIT_CRASH"
@@ -121,5 +125,9 @@ def _act(action: str, name: str) -> None:
         time.sleep(3600)
     elif action == "slow":
         time.sleep(0.7)
+    elif action == "enospc":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+    elif action == "transient":
+        raise TransientError(f"injected at {name}")
     else:
         raise RuntimeError(f"injected at {name}")

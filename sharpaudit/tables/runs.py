@@ -25,6 +25,7 @@ from sharpaudit.tables.schemas import RUN_TABLES, Table
 from sharpaudit.tables.shards import TableFolder
 
 RUN_VERSION = 4
+RECORD, SETTINGS = "run.json", "config.toml"
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,14 @@ class RunFolder:
             raise UserError(f"{root}: cannot make the run folder: {error.strerror}") from error
         # A driver killed before it wrote run.json leaves names of ours, some of them half-written.
         foreign = (p for p in root.iterdir() if p.name not in OWN_NAMES and not p.name.endswith(IN_PROGRESS))
-        if not (root / "run.json").exists() and any(foreign):
+        if not (root / RECORD).exists() and any(foreign):
             raise UserError(f"{root}: the folder is not empty and holds no run; name a new folder with --out")
         return RunFolder(root)
 
     @staticmethod
     def open(root: Path) -> RunFolder:
         """An existing run. Raises UserError where there is none."""
-        if not (root / "run.json").is_file():
+        if not (root / RECORD).is_file():
             raise UserError(
                 f"{root}: no run here (run.json is missing); give the folder that `sharpaudit run --out` wrote"
             )
@@ -83,7 +84,7 @@ class RunFolder:
 
     def record(self) -> dict[str, Any] | None:
         """run.json, or None before the run began. Raises UserError for another version, IntegrityError for damage."""
-        path = self.root / "run.json"
+        path = self.root / RECORD
         if not path.exists():
             return None
         tree = unseal(path)
@@ -93,11 +94,15 @@ class RunFolder:
             )
         return tree
 
+    def has_begun(self) -> bool:
+        """Whether anything was committed; until then the run is bound to nothing."""
+        return any(self.root.glob("*/*/manifests/*.json"))
+
     def write_record(self, tree: Mapping[str, Any]) -> None:
         """Replace run.json, if it changed."""
         new = {"run_version": RUN_VERSION, **tree}
         if self.record() != new:
-            replace_file(self.root / "run.json", sealed(new), self.files)
+            replace_file(self.root / RECORD, sealed(new), self.files)
 
     def write_json(self, name: str, tree: Any) -> None:
         """Replace a JSON file of the run, if it changed."""
@@ -109,13 +114,13 @@ class RunFolder:
     def write_config(self, config: AuditConfig) -> None:
         """config.toml: the resolved configuration, absolute paths and all."""
         data = tomli_w.dumps(_without_null(config.model_dump(mode="json"))).encode()
-        path = self.root / "config.toml"
+        path = self.root / SETTINGS
         if not path.exists() or path.read_bytes() != data:
             replace_file(path, data, self.files)
 
     def config(self) -> AuditConfig:
         """The resolved configuration of the last call."""
-        return parse(tomllib.loads((self.root / "config.toml").read_text()), str(self.root / "config.toml"))
+        return parse(tomllib.loads((self.root / SETTINGS).read_text()), str(self.root / SETTINGS))
 
     def fingerprint(self, stage: str) -> str:
         """The current fingerprint of a stage."""
@@ -151,7 +156,7 @@ OWN_NAMES = frozenset(
         "workers",
         "progress.json",
         "logs",
-        "config.toml",
+        SETTINGS,
         "inputs.json",
     }
 )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sharpaudit.errors import UserError
-from sharpaudit.lab.comparison import Audited, compare
+from sharpaudit.lab.comparison import FALSE_FLAGS, Audited, compare, unmet
 from sharpaudit.lab.detectors import Truth, read_truth
 from sharpaudit.lab.publish import write_truth
 from sharpaudit.lab.trainingset import MINIATURE, Plan, plan
@@ -89,3 +89,18 @@ def test_misses_false_flags_and_foreign_pictures_are_counted(folder: Path) -> No
 def test_a_run_over_other_prompts_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match=r"not in .*truth\.csv"):
         compare(folder, [Audited("a stranger's prompt", flagged=False, shown=None)])
+
+
+def test_goals_are_met_by_a_good_audit_and_each_miss_is_named(folder: Path) -> None:
+    good = compare(folder, perfect(folder))
+    assert unmet(good, 0.01) == []
+    by_name = {line["figure"]: i for i, line in enumerate(good)}
+    for name, spoiled in {
+        "exact plants, memorised: findings": {"k": 4},
+        "findings that show their own plant": {"k": 10},
+        FALSE_FLAGS: {"low": 0.011, "high": 0.03},
+    }.items():
+        lines = [line | spoiled if i == by_name[name] else line for i, line in enumerate(good)]
+        (told,) = unmet(lines, 0.01)
+        assert told.startswith(f"{name}: ")
+    assert len(unmet(compare(folder, []), 0.01)) == 2

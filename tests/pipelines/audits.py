@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pipelines.audit import Outcome, run_audit
 from pipelines.progress import Reporter
@@ -53,10 +53,10 @@ def load(path: Path, *overrides: str) -> AuditConfig:
     return configuration.load(path, overrides)
 
 
-def audit(path: Path, root: Path, *overrides: str, **options: Any) -> Outcome:
-    """Run in this process, saying nothing. options: those of `run_audit`."""
+def audit(path: Path, root: Path, *overrides: str, said: TextIO | None = None, **options: Any) -> Outcome:
+    """Run in this process. said: where it says what it does, by default nowhere. options: those of `run_audit`."""
     with Path(os.devnull).open("w") as quiet:
-        return run_audit(load(path, *overrides), root, reporter=Reporter(root, quiet), **options)
+        return run_audit(load(path, *overrides), root, reporter=Reporter(root, said or quiet), **options)
 
 
 def command(*args: str | Path, crash: str = "", **kwargs: Any) -> subprocess.Popen[str]:

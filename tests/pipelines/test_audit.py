@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ import torch
 from audits import audit, load, stray, tables
 
 from pipelines.audit import Outcome
+from pipelines.stages import STAGES
 from sharpaudit import config as configuration
 from sharpaudit.errors import IntegrityError, UserError
 from sharpaudit.tables.runs import RunFolder
@@ -111,13 +113,23 @@ def test_order_and_repetition_of_the_corpus_change_no_value(config_path: Path, c
     assert left == right
 
 
+def planned(said: io.StringIO) -> dict[str, str]:
+    """What was said of each stage before anything was redone."""
+    messages = [json.loads(line).get("message", "") for line in said.getvalue().splitlines()]
+    before = "\n".join(messages).split("calibration:")[0]
+    return dict(re.findall(r"^(\w+): (stays|redone) \([\d,]+ rows, [\d,]+ s of work\)$", before, re.MULTILINE))
+
+
 def test_a_changed_alpha_is_refused_then_redoes_triage_alone(config_path: Path, clean: Path, tmp_path: Path) -> None:
     root = copy(clean, tmp_path)
     before = tables(root)
     with pytest.raises(UserError, match=r"triage\.alpha = 0\.02 \(now 0\.1\); add --update"):
         audit(config_path, root, "triage.alpha=0.1")
     assert tables(root) == before
-    outcome = audit(config_path, root, "triage.alpha=0.1", update=True)
+    said = io.StringIO()
+    outcome = audit(config_path, root, "triage.alpha=0.1", update=True, said=said)
+    assert planned(said) == dict.fromkeys(STAGES, "stays") | {"triage": "redone"}
+    assert "prompts that are newly selected are generated and matched" in said.getvalue()
     after = tables(root)
     assert after["scores"] == before["scores"]
     flagged = [{row["prompt_id"] for row in made["triage"] if row["flagged"]} for made in (before, after)]
@@ -145,7 +157,9 @@ def test_a_changed_dtype_redoes_everything(
         monkeypatch.setattr(f"pipelines.{module}.placement", lambda *_, **__: (torch.device("cpu"), torch.bfloat16))
     with pytest.raises(UserError, match=r"model\.dtype = float32 \(now bfloat16\)"):
         audit(config_path, root)
-    outcome = audit(config_path, root, update=True)
+    said = io.StringIO()
+    outcome = audit(config_path, root, update=True, said=said)
+    assert planned(said) == dict.fromkeys(STAGES, "redone")
     made = tables(root)
     fit = sum(row["evaluations"] for row in made["fit/differences"] + made["fit/unconditional"])
     assert outcome.evaluations == fit + sum(row["evaluations"] for row in made["scores"] + made["samples"])

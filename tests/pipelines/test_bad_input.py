@@ -47,10 +47,14 @@ def test_hostile_prompts_are_audited_or_rejected_and_disturb_no_other(
     raw = "\n".join(lines).encode() + b'\n{"id": "u1", "prompt": "broken \xff byte"}\n'
     corpus = tmp_path / "audit.jsonl"
     corpus.write_bytes(raw)
-    audit(config_path, tmp_path / "run", f"corpus.audit={corpus}", "run.max_rejected=0.5")
+    # With controls for all, so that whatever is not flagged is generated and matched too.
+    audit(config_path, tmp_path / "run", f"corpus.audit={corpus}", "run.max_rejected=0.5", "triage.controls=99")
     made, whole = tables(tmp_path / "run"), tables(clean)
     by_id = {row["external_id"]: row for row in made["origins"]}
     prompts = {row["prompt_id"]: row["prompt"] for row in made["corpus"]}
+    for table in ("triage", "samples", "matches"):
+        done = {row["prompt_id"] for row in made[table] if row["status"] == "ok"}
+        assert {by_id[f"h{i}"]["prompt_id"] for i in range(len(HOSTILE))} <= done, table
     for i, prompt in enumerate(HOSTILE):
         assert prompts[by_id[f"h{i}"]["prompt_id"]] == prompt
     for i, status in enumerate(REJECTED.values()):
@@ -60,8 +64,6 @@ def test_hostile_prompts_are_audited_or_rejected_and_disturb_no_other(
     assert sum(row["source"].startswith("audit:") for row in made["origins"]) == len(raw.splitlines())
     known = {row["prompt_id"] for row in whole["corpus"]}
     assert [row for row in made["scores"] if row["prompt_id"] in known] == whole["scores"]
-    page = (tmp_path / "run/report/index.html").read_text()
-    assert "<script>alert" not in page
 
 
 NAMES = [
@@ -216,6 +218,18 @@ def test_each_mistake_is_one_line(config_path: Path, tmp_path: Path, case: str) 
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+@pytest.mark.parametrize("case", ["unknown column", "too few calibration prompts", "calibration file without column"])
+def test_a_mistake_put_right_goes_on_in_the_same_folder(
+    config_path: Path, clean: Path, tmp_path: Path, case: str
+) -> None:
+    """What was refused while its prompts were read has bound the run to nothing."""
+    for _ in range(2):
+        with pytest.raises(UserError, match=CASES[case][1][0]):
+            audit(config_path, tmp_path / "run", *CASES[case][0])
+    audit(config_path, tmp_path / "run")
+    assert tables(tmp_path / "run") == tables(clean)
 
 
 @pytest.mark.parametrize("spoil", [changed_index, index_of_another_profile, no_weights])

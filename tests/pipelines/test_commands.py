@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from pipelines.cli import cli
 from pipelines.commands.status import describe
-from pipelines.rehearsal import rehearse
+from pipelines.rehearsal import at_work, rehearse
 from sharpaudit.config import LAB
 from sharpaudit.errors import UserError
 from sharpaudit.images import encode_png
@@ -92,6 +92,48 @@ def test_validate_says_what_a_night_would_cost(config_path: Path) -> None:
     # 120 fit prompts and a seed; 49 audited and 120 calibration prompts at 3; 1 flagged, 2 calibration prompts at the
     # line, 6 controls, 10 band prompts.
     assert f"fit 121, score {3 * 169}, sample {(2 + 4 + 12 + 20) * 20}" in plan
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "expected"),
+    [
+        ((), "cpu", (8, 1)),
+        (("run.workers=4",), "cpu", (8, 1)),
+        (("run.threads=3",), "cpu", (3, 1)),
+        (("run.executor=ray", "run.workers=4"), "cpu", (2, 4)),
+        (("run.executor=ray", "run.workers=20"), "cpu", (1, 8)),
+        (("run.executor=ray", "run.workers=4", "run.threads=4"), "cpu", (4, 2)),
+        (("run.executor=ray", "run.workers=2", "run.num_gpus=1.0"), "cuda", (4, 2)),
+        (("run.executor=ray", "run.workers=4", "run.num_gpus=0.5"), "cuda", (2, 2)),
+        (("run.executor=ray", "run.workers=2", "run.num_gpus=2.0"), "cuda", (4, 1)),
+        (("run.executor=ray", "run.workers=40", 'run.address="far:6379"'), "cpu", (8, 40)),
+    ],
+)
+def test_workers_count_as_far_as_they_compute_at_once(
+    config_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: tuple[str, ...],
+    device: str,
+    expected: tuple[int, int],
+) -> None:
+    """On 8 cores and 2 GPUs."""
+    monkeypatch.setattr("pipelines.rehearsal.usable_cores", lambda: 8)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert at_work(load(config_path, *settings).run, device) == expected
+
+
+def test_the_hours_of_a_night_are_those_of_the_workers_that_count(
+    config_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.rehearsal.usable_cores", lambda: 2)
+    monkeypatch.setattr("pipelines.rehearsal._rate", lambda *_: 100.0)
+    evaluations = 121 + 3 * 169 + 38 * 20
+    for settings, n in ((("run.workers=4",), 1), (("run.executor=ray", "run.workers=4", "run.num_gpus=0"), 2)):
+        lines = list(rehearse(load(config_path, *settings), 0.1))
+        workers = f"{n} worker{'s' if n > 1 else ''}"
+        assert f"time: about {evaluations / 100 / n:.0f} seconds with {workers} of this machine's kind" in lines
+        assert any(line.startswith(f"workers: 4 are asked for and {n} counted: ") for line in lines)
+    assert not any(line.startswith("workers:") for line in rehearse(load(config_path), 0.1))
 
 
 def test_validate_refuses_an_alpha_that_flags_nothing(config_path: Path) -> None:

@@ -121,6 +121,22 @@ def test_run_does_not_take_up_other_prompts_by_itself(
     assert faults(half) == []
 
 
+def test_files_that_cannot_be_read_do_not_become_part_of_the_run(
+    config_path: Path, half: Path, halves: tuple[Path, Path], tmp_path: Path
+) -> None:
+    before = tables(half)
+    added = tmp_path / "added.csv"
+    added.write_text("id,text\n1,A new prompt\n")
+    outcome = CliRunner().invoke(cli, ["extend", str(half), str(added)])
+    assert isinstance(outcome.exception, UserError)
+    assert audit(config_path, half, f"corpus.audit={halves[0]}").evaluations == 0
+    assert tables(half) == before
+    assert faults(half) == []
+    added.write_text("id,prompt\n1,A new prompt\n")
+    assert CliRunner().invoke(cli, ["extend", str(half), str(added)]).exit_code == 0
+    assert len(tables(half)["corpus"]) == len(before["corpus"]) + 1
+
+
 def test_a_prompt_that_calibrates_already_comes_too_late_and_is_counted(half: Path, tmp_path: Path) -> None:
     taken = [row["prompt"] for row in tables(half)["corpus"] if row["role"] == "calibration"][:2]
     late = tmp_path / "late.csv"

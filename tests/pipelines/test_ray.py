@@ -111,10 +111,10 @@ def test_a_hung_worker_is_ended_and_its_shard_done_by_another(
 def test_a_slow_worker_that_shows_life_is_left_alone(
     config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over half a second an evaluation: a shard of pictures, four batches, takes longer than a worker may be silent."""
+    """Over half a second an evaluation: a shard of pictures, three batches, takes longer than a silence may."""
     monkeypatch.setenv("SHARPAUDIT_CRASH", "network.answered:0:slow")
     root = tmp_path / "run"
-    large = ("run.samples_per_shard=48", "model.batch_size=12")
+    large = ("run.samples_per_shard=48", "model.batch_size=16")
     outcome = audit(config_path, root, *RAY, *large, "run.shard_timeout_s=14", "run.max_worker_deaths=1")
     assert outcome.quarantined == []
     assert max(m.duration_s for m in RunFolder.open(root).table(SAMPLES).manifests()) > 14

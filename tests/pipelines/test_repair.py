@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from audits import audit, tables
 
 from pipelines.verifying import faults
 from sharpaudit.errors import IntegrityError, UserError
+from sharpaudit.evidence.seal import MANIFEST
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import CORPUS, MATCHES, SAMPLES, SCORES, SUBSPACE, TRIAGE
 from sharpaudit.tables.shards import Manifest, TableFolder
@@ -64,6 +66,37 @@ def test_a_damaged_picture_is_made_again(config_path: Path, clean: Path, damaged
     assert picture.read_bytes() == good
     assert tables(damaged) == tables(clean)
     assert faults(damaged) == []
+
+
+def cut(picture: Path, _: Path) -> None:
+    picture.write_bytes(picture.read_bytes()[:-20])
+
+
+def swapped(picture: Path, other: Path) -> None:
+    picture.write_bytes(other.read_bytes())
+
+
+def gone(picture: Path, _: Path) -> None:
+    picture.unlink()
+
+
+@pytest.mark.parametrize("until", ["sample", "match"])
+@pytest.mark.parametrize("spoil", [cut, swapped, gone])
+def test_a_picture_that_is_not_what_was_stored_is_neither_matched_nor_sealed(
+    config_path: Path, clean: Path, tmp_path: Path, until: str, spoil: Callable[[Path, Path], None]
+) -> None:
+    root = tmp_path / "run"
+    audit(config_path, root, until=until)
+    _, manifest = first(root, SAMPLES)
+    one, other = (root / image for image in manifest.images[:2])
+    spoil(one, other)
+    for _ in range(2):
+        with pytest.raises(IntegrityError, match=rf"^{one}: this picture .*--repair makes its shard again$"):
+            audit(config_path, root)
+    assert not (root / MANIFEST).exists()
+    audit(config_path, root, repaired=True)
+    assert tables(root) == tables(clean)
+    assert faults(root) == []
 
 
 def test_a_damaged_corpus_is_said_and_nothing_is_forgotten(config_path: Path, damaged: Path) -> None:

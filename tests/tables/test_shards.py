@@ -105,7 +105,7 @@ def _race(root: str, barrier: object, rounds: int, wins: object) -> None:
 
 
 def test_of_two_racing_processes_exactly_one_wins_each_round(tmp_path: Path) -> None:
-    rounds, context = 50, multiprocessing.get_context("fork")
+    rounds, context = 200, multiprocessing.get_context("fork")
     barrier, wins = context.Barrier(2), context.Queue()
     racers = [context.Process(target=_race, args=(str(tmp_path), barrier, rounds, wins)) for _ in range(2)]
     for racer in racers:
