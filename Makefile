@@ -38,7 +38,7 @@ test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not chaos and not gpu" --numprocesses 2 --dist loadfile
 
 chaos: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m chaos --timeout 1500 --durations 15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m chaos --numprocesses 2 --dist loadfile --timeout 1500 --durations 15
 
 gpu-check: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m gpu --timeout 600

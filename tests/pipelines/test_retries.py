@@ -15,13 +15,14 @@ from sharpaudit.tables.runs import RunFolder
 
 LOCAL: tuple[str, ...] = ()
 RAY = ("run.executor=ray", "run.workers=2", "run.threads=1")
-CHAOS = (pytest.mark.chaos, pytest.mark.usefixtures("ray_cluster"))
 
 
 @pytest.fixture(autouse=True)
-def no_passages() -> None:
-    """A fault of an earlier test in this process counts for none here."""
+def prepared(request: pytest.FixtureRequest) -> None:
+    """A fault of an earlier test in this process counts for none here; the slow cases use the shared cluster."""
     files._passages.clear()
+    if request.node.get_closest_marker("chaos"):
+        request.getfixturevalue("ray_cluster")
 
 
 def shard_of(clean: Path, stage: str) -> str:
@@ -38,7 +39,7 @@ def test_a_failure_that_passes_costs_nothing(
     assert tables(tmp_path / "run") == tables(clean)
 
 
-@pytest.mark.parametrize("executor", [LOCAL, pytest.param(RAY, marks=CHAOS)], ids=["local", "ray"])
+@pytest.mark.parametrize("executor", [LOCAL, pytest.param(RAY, marks=pytest.mark.chaos)], ids=["local", "ray"])
 def test_a_shard_that_fails_every_time_is_set_aside_and_tried_again_by_the_next_call(
     config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executor: tuple[str, ...]
 ) -> None:
@@ -55,7 +56,7 @@ def test_a_shard_that_fails_every_time_is_set_aside_and_tried_again_by_the_next_
     ("stage", "executor"),
     [
         *((stage, LOCAL) for stage in ("fit_unconditional", "fit_subspace", "triage", "bands")),
-        pytest.param("fit_subspace", RAY, marks=CHAOS),
+        pytest.param("fit_subspace", RAY, marks=pytest.mark.chaos),
     ],
 )
 def test_a_run_without_what_all_of_it_needs_ends_in_one_line_and_goes_on_later(
