@@ -139,13 +139,13 @@ TAMPERED = [
 ]
 
 
-@pytest.mark.parametrize("tamper", TAMPERED, ids=lambda f: f.__name__)
 def forge_seal(root: Path) -> None:
     """As whoever changed a file would, whatever this program refuses to seal."""
     lines = [f"{sha256_of(root / name)}  {name}\n" for name in sorted(evidence(root))]
     (root / MANIFEST).write_text("".join(lines))
 
 
+@pytest.mark.parametrize("tamper", TAMPERED, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("sealed_anew", [False, True], ids=["old seal", "new seal"])
 def test_what_was_changed_is_named(copy: Path, tamper: Callable[[Path], Path], sealed_anew: bool) -> None:
     named = tamper(copy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import html
 import io
 import re
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from sharpaudit.errors import IntegrityError
 from sharpaudit.images import decode
 from sharpaudit.report.chart import histogram
-from sharpaudit.report.html import findings_csv, render
+from sharpaudit.report.html import findings_csv, number, render
 from tests.hostile.strategies import TEXTS
 
 Facts = Callable[..., dict[str, Any]]
@@ -65,6 +66,20 @@ def with_text(facts: dict[str, Any], text: str) -> dict[str, Any]:
     aside = [{"stage": "score", "shard": "x", "rows": 1, "reason": text}]
     chart = facts["histogram"] | {"metric": text}
     return facts | {"findings": {"total": 2, "rows": found}, "run": run, "quarantined": aside, "histogram": chart}
+
+
+def test_the_page_tells_what_was_audited_how_and_what_came_of_it(known: dict[str, Any]) -> None:
+    page = html.unescape(render(known, no_picture))
+    run = known["run"]
+    digests = (run["model"]["digest"], run["inputs"][0]["sha256"], run["index"]["digest"])
+    settings = ("triage.alpha = 0.01", 'scores.metrics = ["residual_gap", "noise_gap", "sharpness"]', "seed = 0")
+    for text in (*digests, *settings, run["command"], *known["limits"]):
+        assert text in page, text
+    assert known["findings"]["rows"]
+    for row in known["findings"]["rows"]:
+        numbers = f"{number(row['value'])}, {number(row['p_value'])}, {number(row['q_value'])}"
+        for text in (row["prompt"], f"{number(row['best_similarity'])} (cosine, px)", numbers, row["prompt_id"]):
+            assert text in page, text
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, *TEXTS.values()])
