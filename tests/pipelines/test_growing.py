@@ -195,7 +195,7 @@ class Night:
         return deadline
 
 
-@pytest.mark.parametrize("n", [0, 2, 4, 7, 9, 12, 16])
+@pytest.mark.parametrize("n", [0, *(pytest.param(n, marks=pytest.mark.chaos) for n in (2, 7, 12)), 4, 9, 16])
 def test_a_deadline_leaves_a_report_of_what_is_covered_and_the_rest_to_another_night(
     config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int
 ) -> None:
