@@ -45,7 +45,8 @@ SOFTWARE = (
 
 def with_extensions(run: RunFolder, config: AuditConfig) -> AuditConfig:
     """`config` with the audited files that `sharpaudit extend` added to the run: they stay part of it."""
-    if not run.has_begun() or not (run.root / SETTINGS).exists():
+    # The record first: of a run of another version it says so, whatever its settings were called.
+    if run.record() is None or not run.has_begun() or not (run.root / SETTINGS).exists():
         return config
     there = {Path(path).name for path in config.corpus.audit}
     added = [path for path in run.config().corpus.audit[1:] if Path(path).name not in there]

@@ -11,7 +11,7 @@ from sharpaudit.tables.files import Files, crash_point
 from sharpaudit.tables.records import replace_file
 
 IMAGES = "images"
-MEND = "the same command with --repair makes its shard again"
+MEND = "sharpaudit run --repair makes its shard again"
 
 
 def store_image(root: Path, data: bytes, files: Files | None = None) -> str:

@@ -66,10 +66,10 @@ def command(*args: str | Path, crash: str = "", **kwargs: Any) -> subprocess.Pop
     return subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **kwargs)
 
 
-def finish(process: subprocess.Popen[str], timeout: float | None = None) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr. Without a timeout, that of the test ends a command that never does."""
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr. The test's own timeout ends a command that never does."""
     try:
-        out, err = process.communicate(timeout=timeout)
+        out, err = process.communicate()
     except BaseException:
         process.kill()
         raise
