@@ -18,6 +18,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from sharpaudit.config import PATHS
 from sharpaudit.errors import IntegrityError, printable
 from sharpaudit.images import decode, sha256_hex, thumbnail
 from sharpaudit.report.chart import histogram
@@ -114,15 +115,16 @@ def machine(hardware: Mapping[str, Any]) -> str:
     return _clean(", ".join([cpu, memory, *hardware["devices"], f"PyTorch {hardware['torch']}"]))
 
 
-def listed(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Settings as lines of configuration, such as triage.alpha = 0.01, by name."""
+def listed(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as lines of configuration, such as triage.alpha = 0.01, by name, without paths of a machine."""
     lines = []
-    for name, value in sorted(settings.items()):
-        if isinstance(value, Mapping):
-            lines += listed(value, f"{prefix}{name}.")
-        else:
-            lines.append(_clean(f"{prefix}{name} = {json.dumps(value)}"))
-    return lines
+    for section, value in sorted(settings.items()):
+        if not isinstance(value, Mapping):
+            lines.append(f"{section} = {json.dumps(value)}")
+            continue
+        names = sorted(value.keys() - set(PATHS.get(section, ())))
+        lines += [f"{section}.{name} = {json.dumps(value[name])}" for name in names]
+    return [_clean(line) for line in lines]
 
 
 def _clean(text: object) -> str:

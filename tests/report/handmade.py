@@ -111,6 +111,7 @@ def told(show_images: bool = False, max_findings: int = 200) -> dict[str, Any]:
             "scores": {"metrics": ["residual_gap", "noise_gap", "sharpness"], "n_seeds": 1, "then": []},
             "triage": {"flag_by": "p", "alpha": 0.01, "q": 0.1, "procedure": "benjamini-hochberg"},
             "samples": {"steps": 10, "guidance": 5.0},
+            "matches": {"index": "/a/place/of/this/machine", "neighbours": 3},
             "report": {"show_images": show_images, "max_findings": max_findings},
         },
         "inputs": [{"use": "audit", "source": "audit:p.csv", "rows": 12, "sha256": "e" * 64}],

@@ -72,7 +72,13 @@ def test_the_page_tells_what_was_audited_how_and_what_came_of_it(known: dict[str
     page = html.unescape(render(known, no_picture))
     run = known["run"]
     digests = (run["model"]["digest"], run["inputs"][0]["sha256"], run["index"]["digest"])
-    settings = ("triage.alpha = 0.01", 'scores.metrics = ["residual_gap", "noise_gap", "sharpness"]', "seed = 0")
+    assert run["settings"]["matches"]["index"] not in page
+    settings = (
+        "triage.alpha = 0.01",
+        "matches.neighbours = 3",
+        'scores.metrics = ["residual_gap", "noise_gap", "sharpness"]',
+        "seed = 0",
+    )
     for text in (*digests, *settings, run["command"], *known["limits"]):
         assert text in page, text
     assert known["findings"]["rows"]
