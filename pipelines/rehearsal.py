@@ -185,11 +185,10 @@ def _plan(config: AuditConfig, counts: dict[str, int], rate: float, denoiser: De
     scored = sum(n for role, n in counts.items() if role != "fit")
     flagged = math.ceil(config.triage.alpha * counts["audit"])
     checked = rank_at(config.triage.alpha, counts["calibration"])
-    samples = (
-        (flagged + checked + counts.get("positive_control", 0)) * config.samples.per_flagged
-        + min(config.triage.controls, counts["audit"]) * config.samples.per_control
-        + min(config.samples.band_prompts, counts["fit"]) * config.samples.per_band
-    )
+    controls = min(config.triage.controls, counts["audit"])
+    band = min(config.samples.band_prompts, counts["fit"])
+    generated = flagged + checked + counts.get("positive_control", 0) + controls + band
+    samples = generated * config.samples.per_prompt
     n_fitted = counts["fit"] * len(fit_seeds(cascade))
     cost = {
         "fit": total_seeds(cascade) * len(wanted) + n_fitted,

@@ -36,7 +36,7 @@ def replay_prompt(root: Path, prompt_id: str) -> Replay:
     """Replay a prompt. Raises UserError for an unknown one, or where model or index are not those of the run."""
     run = RunFolder.open(root)
     config = run.config()
-    other = changes(run.record() or {}, identities(config, survey(config, alone=True)))
+    other = changes(run.record() or {}, identities(config, survey(config, alone=True), run.earlier()))
     if other:
         raise UserError(f"{root}: {', '.join(other[0].fields) or other[0].stage} is not what this run was made with")
     rows = _recorded(run, prompt_id)

@@ -18,7 +18,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from sharpaudit import config as configuration
-from sharpaudit.config import AuditConfig
+from sharpaudit.config import RENAMED, AuditConfig
 from sharpaudit.tables.files import crash_point
 from sharpaudit.tables.runs import Identity, RunFolder
 from sharpaudit.tables.schemas import Table
@@ -97,10 +97,13 @@ class Stage(ABC):
         """A worker; it keeps its model from shard to shard."""
 
 
-def identity(stage: Stage, config: AuditConfig, facts: Facts, upstream: Mapping[str, str]) -> Identity:
+def identity(
+    stage: Stage, config: AuditConfig, facts: Facts, upstream: Mapping[str, str], earlier: Mapping[str, Any]
+) -> Identity:
     """The stage's identity: its configuration fields, outside digests, table version and upstream fingerprints.
 
-    Where the configuration says "auto", the choice made on this machine counts.
+    Where the configuration says "auto", the choice made on this machine counts. earlier: `RunFolder.earlier` of a run
+    that is held against what it was made with, {} of one that is to be made.
     """
     resolved = {"model.dtype": facts.dtype, "model.device": facts.device}
     chosen = {
@@ -108,6 +111,8 @@ def identity(stage: Stage, config: AuditConfig, facts: Facts, upstream: Mapping[
         for name, info in configuration.fields().items()
         if stage.name in info.get("stages", ())
     }
+    told_then = {old: value for old, value in earlier.items() if RENAMED[old] in chosen}
+    chosen = {name: chosen[name] for name in chosen.keys() - {RENAMED[old] for old in told_then}} | told_then
     return Identity(
         stage.name,
         chosen | stage.outside(config, facts),

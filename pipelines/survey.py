@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pipelines.stage import Facts, identity
 from pipelines.stages import STAGES, ingest
@@ -35,10 +37,13 @@ def survey(config: AuditConfig, *, alone: bool = False) -> Facts:
     )
 
 
-def identities(config: AuditConfig, facts: Facts) -> dict[str, Identity]:
-    """The identity of every stage, in the order of the flow."""
+def identities(config: AuditConfig, facts: Facts, earlier: Mapping[str, Any] | None = None) -> dict[str, Identity]:
+    """The identity of every stage, in the order of the flow.
+
+    earlier: of a run that is there, its `RunFolder.earlier`, so that an older run is held against what it was made with.
+    """
     found = {ingest.NAME: ingest.identity(facts.tokenizer_digest)}
     for stage in STAGES.values():
         prints = {name: made.fingerprint for name, made in found.items()}
-        found[stage.name] = identity(stage, config, facts, prints)
+        found[stage.name] = identity(stage, config, facts, prints, earlier or {})
     return found

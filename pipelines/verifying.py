@@ -67,7 +67,7 @@ def settings_faults(run: RunFolder) -> Iterator[str]:
     record, config = run.record() or {}, run.config()
     if given(config) != record.get("given"):
         yield f"{run.root / 'config.toml'}: what is audited is not what run.json says"
-    for change in changes(record, identities(config, Facts(**record["facts"]))):
+    for change in changes(record, identities(config, Facts(**record["facts"]), run.earlier())):
         names = ", ".join(change.fields) or "its inputs"
         yield f"{run.root / 'config.toml'}: {names}: not what {change.stage} was made with"
 

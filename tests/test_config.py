@@ -87,6 +87,10 @@ def test_a_resolved_configuration_is_its_own_configuration(tmp_path: Path) -> No
         (["scores.components=atuo"], ['scores.components = "atuo"', '1 to 1000, or "auto"']),
         (["alpha"], ["key=value"]),
         (["seed.x=1"], ["seed"]),
+        *(
+            ([f"samples.{key}=2"], [f'unknown key "samples.{key}"', "it is samples.per_prompt now"])
+            for key in ("per_flagged", "per_control", "per_band")
+        ),
     ],
 )
 def test_a_mistake_is_one_line_that_names_it(tmp_path: Path, overrides: list[str], words: list[str]) -> None:

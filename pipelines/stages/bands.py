@@ -1,7 +1,7 @@
 """Bands: where a match becomes a copy, measured on pictures of harmless prompts.
 
-The band samples are generated like any others and searched like any others; what they reach by chance is
-the line that a copy must pass.
+The band samples are generated like any others, as many of each prompt, and searched like any others; what they reach by
+chance is the line that a copy must pass.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class BandsWorker:
         if not best:
             raise UserError(
                 "no band sample could be matched, so no similarity can be called a copy: "
-                f"{rows.num_rows} band samples were made (samples.band_prompts, samples.per_band)"
+                f"{rows.num_rows} band samples were made (samples.band_prompts, samples.per_prompt)"
             )
         matches = self._config.matches
         bands = learn_bands([s for _, s in best], [p for p, _ in best], matches.near_quantile, matches.band_exceptions)

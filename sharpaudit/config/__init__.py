@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sharpaudit.config.earlier import RENAMED, under_todays_names
 from sharpaudit.config.reading import LAB, PATHS, fields, load, override, parse, resolve_paths, value
 from sharpaudit.config.sections import (
     FLOAT32_ONLY,
@@ -24,6 +25,7 @@ __all__ = [
     "FLOAT32_ONLY",
     "LAB",
     "PATHS",
+    "RENAMED",
     "AuditConfig",
     "CalibrationConfig",
     "CorpusConfig",
@@ -42,5 +44,6 @@ __all__ = [
     "override",
     "parse",
     "resolve_paths",
+    "under_todays_names",
     "value",
 ]

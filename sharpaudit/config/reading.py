@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from sharpaudit.config.earlier import RENAMED
 from sharpaudit.config.sections import AuditConfig
 from sharpaudit.errors import UserError, nearest, printable
 
@@ -133,6 +134,8 @@ def _explain(error: ValidationError) -> str:
     more = f" (and {n_others} more)" if n_others else ""
     if first["type"] == "extra_forbidden":
         section, _, key = where.rpartition(".")
+        if where in RENAMED:
+            return f'unknown key "{where}": it is {RENAMED[where]} now; name that one{more}'
         siblings = _keys_of(section)
         hint = nearest(key, siblings) or f" (known here: {', '.join(sorted(siblings))})"
         return f'unknown key "{printable(where)}"{hint}{more}'

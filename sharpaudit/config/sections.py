@@ -219,9 +219,9 @@ class SamplesConfig(Section):
     """DDIM steps."""
     guidance: float = identity("sample", default=5.0, ge=0, le=100)
     """Classifier-free guidance scale."""
-    per_flagged: int = identity("triage", default=4, ge=1, le=64)
-    per_control: int = identity("triage", default=2, ge=1, le=64)
-    per_band: int = identity("triage", default=2, ge=1, le=64)
+    per_prompt: int = identity("triage", default=4, ge=1, le=64)
+    """Pictures of each prompt that is generated, flagged or drawn as a control, calibrating or setting the bands alike:
+    what is said of one group holds for another only where both had as many chances to copy."""
     band_prompts: int = identity("triage", default=100, ge=1, le=100_000)
     """Fit prompts whose samples set the bands of a match."""
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import tomli_w
 
-from sharpaudit.config import AuditConfig, parse
+from sharpaudit.config import AuditConfig, parse, under_todays_names
 from sharpaudit.errors import DISK_ERRORS, IntegrityError, UserError
 from sharpaudit.tables.files import IN_PROGRESS, Files
 from sharpaudit.tables.records import digest_of, replace_file, sealed, unseal
@@ -119,8 +119,15 @@ class RunFolder:
             replace_file(path, data, self.files)
 
     def config(self) -> AuditConfig:
-        """The resolved configuration of the last call."""
-        return parse(tomllib.loads((self.root / SETTINGS).read_text()), str(self.root / SETTINGS))
+        """The resolved configuration of the last call, under today's names."""
+        return parse(self._settings()[0], str(self.root / SETTINGS))
+
+    def earlier(self) -> dict[str, Any]:
+        """Settings of the last call whose names have changed since, by their dotted names of then; none, for most."""
+        return self._settings()[1]
+
+    def _settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        return under_todays_names(tomllib.loads((self.root / SETTINGS).read_text()))
 
     def fingerprint(self, stage: str) -> str:
         """The current fingerprint of a stage."""

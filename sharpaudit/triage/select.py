@@ -4,12 +4,15 @@ Controls are unflagged audited prompts, drawn by strata of p so that the miss ra
 Within a stratum the smallest hashes of (run seed, prompt_id) are drawn: a random sample that depends on no
 order and that a larger one contains. `inclusion_probability` is drawn / size of the stratum, 1 for a flagged prompt;
 it and `stratum` are null for whatever cannot be drawn, and flagged prompts belong to no stratum.
+
+Every selected prompt gets `samples.per_prompt` pictures: that a control, or a harmless prompt of the band, gave no copy
+says of a flagged prompt what it is to say only where both had as many chances. Band prompts are of different families,
+since the bound on their false matches takes them as independent.
 """
 
 from __future__ import annotations
 
 import heapq
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,10 +44,10 @@ def select(decided: pa.Table, config: AuditConfig) -> pa.Table:
     chosen[controls] = "control"
     chosen[(role == "positive_control") & ok] = "positive_control"
     chosen[decided["at_line"].to_numpy(zero_copy_only=False)] = "calibration_check"
-    chosen[_smallest(ids, np.flatnonzero(role == "fit"), config.samples.band_prompts, config.seed, "band")] = "band"
+    chosen[_band(ids, decided["family_id"].to_pylist(), np.flatnonzero(role == "fit"), config)] = "band"
     columns = {
         "selected_for": pa.array(chosen, pa.string()),
-        "n_samples": pa.array(_n_samples(chosen, config)),
+        "n_samples": pa.array(np.where(chosen == "none", 0, config.samples.per_prompt), pa.int32()),
         # The label of stratum -1 is the last one: none.
         "stratum": pa.array(np.array([*LABELS, None], dtype=object)[stratum], pa.string()),
         "inclusion_probability": pa.array(np.where(certain, 1.0, probability), from_pandas=True),
@@ -65,13 +68,16 @@ def _controls(
     return np.concatenate(drawn), probability
 
 
-def _n_samples(chosen: npt.NDArray[Any], config: AuditConfig) -> npt.NDArray[np.int32]:
-    samples = config.samples
-    found = np.zeros(len(chosen), dtype=np.int32)
-    found[np.isin(chosen, ("flagged", "positive_control", "calibration_check"))] = samples.per_flagged
-    found[chosen == "control"] = samples.per_control
-    found[chosen == "band"] = samples.per_band
-    return found
+def _band(
+    ids: list[str], families: list[str], rows: npt.NDArray[np.int64], config: AuditConfig
+) -> npt.NDArray[np.int64]:
+    """The fit prompts that set the bands: the smallest hashes, one of each family."""
+    found: dict[str, int] = {}
+    for row in _smallest(ids, rows, len(rows), config.seed, "band").tolist():
+        found.setdefault(families[row], row)
+        if len(found) == config.samples.band_prompts:
+            break
+    return np.array(list(found.values()), dtype=np.int64)
 
 
 def _smallest(ids: list[str], rows: npt.NDArray[np.int64], n: int, seed: int, purpose: str) -> npt.NDArray[np.int64]:

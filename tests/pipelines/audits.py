@@ -36,7 +36,7 @@ alpha = 0.02
 controls = 6
 [samples]
 steps = 10
-per_flagged = 2
+per_prompt = 2
 band_prompts = 10
 [matches]
 index = "testbed/index"

@@ -34,9 +34,7 @@ alpha = 0.05
 controls = 3
 [samples]
 steps = 3
-per_flagged = 2
-per_control = 1
-per_band = 1
+per_prompt = 2
 band_prompts = 4
 [matches]
 index = "index"

@@ -49,7 +49,7 @@ def test_a_trained_network_scores_alike_with_either_executor_and_other_threads(t
     path.write_text((ROOT / "configs/audits/quickstart.toml").read_text().replace("lab:emoji/prompts", str(tmp_path)))
     short = (
         "samples.steps=3",
-        "samples.per_flagged=1",
+        "samples.per_prompt=1",
         "samples.band_prompts=4",
         "triage.controls=3",
         "triage.alpha=0.05",

@@ -11,8 +11,10 @@ import pytest
 from audits import audit, command, finish
 
 import sharpaudit
+from pipelines.commands.status import describe
 from pipelines.stage import Facts
 from pipelines.survey import identities
+from pipelines.verifying import settings_faults
 from sharpaudit.errors import UserError
 from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.runs import RUN_VERSION, RunFolder, changes
@@ -63,7 +65,9 @@ def test_a_run_of_this_version_that_was_made_earlier_is_read_as_it_was() -> None
     record = run.record() or {}
     assert run.config().name == told["run"]["name"]
     # A field that is of an identity since then would have a finished run done again.
-    assert changes(record, identities(run.config(), Facts(**record["facts"]))) == []
+    assert changes(record, identities(run.config(), Facts(**record["facts"]), run.earlier())) == []
+    assert list(settings_faults(run)) == []
+    assert {table["complete"] for table in describe(run)["tables"].values()} == {True}
     for table in RUN_TABLES:
         run.table(table).read_all(run.table(table).current())
     with open_connection(run) as connection:
@@ -75,3 +79,18 @@ def test_a_run_of_this_version_that_was_made_earlier_is_read_as_it_was() -> None
     assert rows == sorted(tuple(row[key] for key in keys) for row in told["findings"]["rows"])
     assert scored == (flow["scored"],)
     assert len(rows) > 0
+
+
+def test_a_run_made_under_earlier_names_is_held_against_what_it_was_made_with(tmp_path: Path) -> None:
+    """Its settings are read under today's names, a changed one is still seen, and going on is no silent change."""
+    root = Path(shutil.copytree(GOLDEN / "run-version-4", tmp_path / "run"))
+    run = RunFolder.open(root)
+    assert run.earlier() == {"samples.per_flagged": 2, "samples.per_control": 1, "samples.per_band": 1}
+    assert run.config().samples.per_prompt == 2
+    record = run.record() or {}
+    (going_on,) = changes(record, identities(run.config(), Facts(**record["facts"])))
+    assert (going_on.stage, set(going_on.fields)) == ("triage", {*run.earlier(), "samples.per_prompt"})
+    settings = root / "config.toml"
+    settings.write_text(settings.read_text().replace("per_control = 1", "per_control = 2"))
+    (fault,) = settings_faults(run)
+    assert "samples.per_control: not what triage was made with" in fault

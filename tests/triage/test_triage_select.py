@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_audits import audits, crowd, decided, named, settings_of, triaged
+from small_audits import Prompt, audits, crowd, decided, named, settings_of, triaged
 
 from sharpaudit.seeds import rank_hash
 from sharpaudit.statistics.sampling import allocate
@@ -46,7 +46,7 @@ def test_the_table_has_its_schema_and_what_was_decided_stands_in_it(prompts):
     for field in ("selected_for", "n_samples", "flagged", "status"):
         assert table[field].null_count == 0
     for row, before in zip(table.to_pylist(), decided(prompts).values(), strict=True):
-        before.pop("at_line")
+        del before["at_line"], before["family_id"]
         assert {name: row[name] for name in before} == before
 
 
@@ -68,12 +68,12 @@ def test_who_is_selected_for_what(prompts, controls):
             assert row["selected_for"] in (("flagged",) if row["flagged"] else ("control", "none"))
 
 
-def test_samples_per_purpose_are_those_of_the_config():
+def test_every_selected_prompt_gets_the_same_number_of_pictures():
     prompts = [*CROWD, *named("audit", [9.0], prefix="high"), *named("positive_control", [9.0, -9.0])]
-    rows = rows_of(prompts, samples={"per_flagged": 7, "per_control": 3, "per_band": 5, "band_prompts": 4})
+    rows = rows_of(prompts, samples={"per_prompt": 7, "band_prompts": 4})
     found = {(row["selected_for"], row["n_samples"]) for row in rows}
-    looked_at = {("flagged", 7), ("positive_control", 7), ("calibration_check", 7), ("control", 3), ("band", 5)}
-    assert found == {*looked_at, ("none", 0)}
+    purposes = ("flagged", "positive_control", "calibration_check", "control", "band")
+    assert found == {*((purpose, 7) for purpose in purposes), ("none", 0)}
 
 
 @quick
@@ -170,6 +170,16 @@ def test_a_larger_band_keeps_the_smaller_one_and_ends_with_the_fit_prompts():
     bands = [names_of(rows_of(CROWD, samples={"band_prompts": n}), "band") for n in (1, 5, 20, 100)]
     assert [len(band) for band in bands] == [1, 5, 20, 20]
     assert bands[0] < bands[1] < bands[2] == bands[3]
+
+
+def test_band_prompts_are_of_different_families():
+    """A family of thirty, and ten prompts of their own: eleven families, however many are asked for."""
+    fit = [Prompt(f"fit-{i}", "fit", family="thirty" if i < 30 else None) for i in range(40)]
+    band = names_of(rows_of([*crowd(20, n_fit=0), *fit], samples={"band_prompts": 20}), "band")
+    assert len(band) == 11
+    assert {f"fit-{i}" for i in range(30, 40)} < band
+    (of_thirty,) = band - {f"fit-{i}" for i in range(30, 40)}
+    assert of_thirty == min((f"fit-{i}" for i in range(30)), key=lambda name: rank_hash(0, "band", name))
 
 
 def test_without_controls_nothing_is_drawn_and_the_probability_says_so():

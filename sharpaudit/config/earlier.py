@@ -1,0 +1,26 @@
+"""Keys of earlier releases: a user's configuration that names one is refused with the name that took its place, and a
+run that was made with one is read under today's.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+RENAMED = {
+    "samples.per_flagged": "samples.per_prompt",
+    "samples.per_control": "samples.per_prompt",
+    "samples.per_band": "samples.per_prompt",
+}
+"""By dotted name. Of several that became one, the first gives the value."""
+
+
+def under_todays_names(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of a run with today's keys, and those that stood there under earlier names, by dotted name."""
+    found, earlier = copy.deepcopy(settings), {}
+    for old, new in RENAMED.items():
+        (section, key), (place, name) = old.split("."), new.split(".")
+        if key in found.get(section, {}):
+            earlier[old] = found[section].pop(key)
+            found.setdefault(place, {}).setdefault(name, earlier[old])
+    return found, earlier
