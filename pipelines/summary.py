@@ -35,13 +35,19 @@ def summary(outcome: Outcome, root: Path) -> str:
     """What was found, and where it stands."""
     facts, flow = outcome.facts, {step["step"]: step for step in outcome.facts["flow"]}
     did = "nothing was left to do" if outcome.evaluations == 0 else f"{outcome.evaluations:,} network evaluations"
+    told = facts["copies"]
+    flagged, controls = told["flagged"], told["controls"]
+    chance = ""
+    if flagged["expected"] is not None:
+        chance = f"; {flagged['expected']:,.1f} and {controls['expected']:,.1f} would by chance"
     lines = [
         f"{flow['scored']['n']:,} prompts scored, {flow['flagged']['n']:,} flagged, "
-        f"{flow['generated']['samples']:,} pictures of them and of controls, "
-        f"{facts['findings']['total']:,} prompts with a copy of a training picture ({did})",
+        f"{flow['generated']['samples']:,} pictures of flagged prompts and of controls ({did})",
+        f"{flagged['copied']:,} of {flagged['compared']:,} flagged prompts and {controls['copied']:,} of "
+        f"{controls['compared']:,} controls have a copy of a training picture among {told['per_prompt']} pictures{chance}",
         # A number of prompts: what lies below the bound, as the page has it.
-        f"at most {math.floor(facts['controls']['missed_high']):,} memorised prompts are unflagged "
-        "(95% confidence, from the control sample)",
+        f"at most {math.floor(facts['controls']['missed_high']):,} unflagged prompts would copy in at least one of "
+        f"{told['per_prompt']} pictures (95% confidence, from the control sample)",
     ]
     rejected = rejected_share(facts)
     if rejected:

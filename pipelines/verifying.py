@@ -28,7 +28,7 @@ from sharpaudit.evidence.checks import (
     seal_faults,
     table_faults,
 )
-from sharpaudit.report.facts import collect
+from sharpaudit.report.facts import VERSION, collect
 from sharpaudit.report.html import findings_csv, render
 from sharpaudit.seeds import rank_hash
 from sharpaudit.tables.reading import open_connection
@@ -86,8 +86,9 @@ def report_faults(run: RunFolder) -> Iterator[str]:
         yield f"{stamp}: the report was made of other tables than those that are there"
     if json.loads((run.root / "inputs.json").read_bytes()) != told["inputs"]:
         yield f"{run.root / 'inputs.json'}: not the inputs of the report"
-    if told["sharpaudit_version"] != __version__:
-        yield f"{path}: made by sharpaudit {told['sharpaudit_version']}, and only that version can make it again"
+    if (told["sharpaudit_version"], written.get("version")) != (__version__, VERSION):
+        made_by = f"sharpaudit {told['sharpaudit_version']} with facts of version {written.get('version')}"
+        yield f"{path}: made by {made_by}, and only that can make it again"
         return
     with open_connection(run) as connection:
         made = json.loads(json.dumps(collect(connection, told), allow_nan=False))

@@ -12,16 +12,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from sharpaudit.errors import Status
-from sharpaudit.matches.decide import false_match_bound
 from sharpaudit.report import decisions, screening
+from sharpaudit.report.copies import bands, copies
 from sharpaudit.report.reading import Row, one, rows_of
 from sharpaudit.statistics.intervals import clopper_pearson
-from sharpaudit.statistics.missed import Drawn, least_recall, missed
+from sharpaudit.statistics.missed import RATES, Drawn, least_recall, missed, seen
 from sharpaudit.tables.query import Connection
 from sharpaudit.tables.schemas import RUN_TABLES
 from sharpaudit.tables.views import view_name
 
-VERSION = 3
+VERSION = 4
 
 LIMITS = (
     "A finding is a picture, not a verdict: whether it infringes is a legal question that similarity cannot answer.",
@@ -41,11 +41,11 @@ def collect(connection: Connection, run: Mapping[str, Any]) -> Row:
     """
     triage = run["settings"]["triage"]
     level = screening.level_of(connection, triage)
-    differences = _differences(connection, run)
+    differences, told = _differences(connection, run), copies(connection, run["settings"]["samples"]["per_prompt"])
     return {
         "version": VERSION,
         "run": dict(run),
-        "flow": _flow(connection),
+        "flow": _flow(connection, told),
         "reconciles": not differences,
         "differences": differences,
         "tiers": screening.tiers(connection),
@@ -57,9 +57,10 @@ def collect(connection: Connection, run: Mapping[str, Any]) -> Row:
         "histogram": screening.histogram(connection, level),
         "borderline": screening.borderline(connection, level),
         "findings": _findings(connection),
-        "controls": _controls(connection),
+        "copies": told,
+        "controls": _controls(connection, told["per_prompt"]),
         "positive_controls": _positive_controls(connection),
-        "bands": _bands(connection),
+        "bands": bands(connection),
         "exclusions": _exclusions(connection),
         "quarantined": list(run["quarantined"]),
         "noise_floor": one(connection, "SELECT max(noise_floor) FROM fit_unconditional"),
@@ -77,8 +78,12 @@ def _rate(k: int, n: int) -> Row:
     return {"n": k, "of": n, "rate": k / n, "low": interval.low, "high": interval.high}
 
 
-def _flow(connection: Connection) -> list[Row]:
-    """From source rows to copies, for audited prompts."""
+def _flow(connection: Connection, told: Row) -> list[Row]:
+    """From source rows to copies, for audited prompts. told: `copies`.
+
+    What the flags found and what the controls added stand apart, each of what was compared. A share of the controls has
+    no interval: they were not drawn with equal probabilities.
+    """
     count = rows_of(
         connection,
         """
@@ -92,9 +97,9 @@ def _flow(connection: Connection) -> list[Row]:
           (SELECT count(*) FROM samples JOIN triage USING (prompt_id) WHERE role = 'audit') AS samples,
           (SELECT count(DISTINCT sample_id) FROM matches JOIN triage USING (prompt_id)
            WHERE role = 'audit' AND matches.status = 'ok') AS matched,
-          (SELECT count(*) FROM findings) AS copied,
-          (SELECT count(*) FROM findings WHERE selected_for = 'flagged') AS flagged_copied""",
+          (SELECT count(*) FROM findings) AS copied""",
     )[0]
+    flagged, controls = told["flagged"], told["controls"]
     return [
         {"step": "source rows", "unit": "rows", "n": count["read"]},
         {"step": "accepted", "unit": "rows"} | _rate(count["accepted"], count["read"]),
@@ -103,7 +108,10 @@ def _flow(connection: Connection) -> list[Row]:
         {"step": "flagged", "unit": "prompts"} | _rate(count["flagged"], count["scored"]),
         {"step": "generated", "unit": "prompts", "n": count["generated"], "samples": count["samples"]},
         {"step": "pictures matched", "unit": "pictures"} | _rate(count["matched"], count["samples"]),
-        {"step": "flagged with a copy", "unit": "prompts"} | _rate(count["flagged_copied"], count["flagged"]),
+        {"step": "flagged with a copy", "unit": "prompts"} | _rate(flagged["copied"], flagged["compared"]),
+        {"step": "controls with a copy", "unit": "prompts"}
+        | _rate(controls["copied"], controls["compared"])
+        | {"low": None, "high": None},
         {"step": "with a copy in all", "unit": "prompts", "n": count["copied"]},
     ]
 
@@ -181,30 +189,43 @@ def _findings(connection: Connection) -> Row:
     return {"total": len(rows), "rows": rows}
 
 
-def _controls(connection: Connection) -> Row:
-    """The control sample by stratum, and what it bounds."""
+_TOLD = """
+    WITH examined AS (
+        SELECT prompt_id, count(DISTINCT sample_id) AS n FROM matches WHERE status = 'ok' GROUP BY ALL
+    ), told AS (
+        SELECT t.stratum, t.selected_for, t.p_value, f.prompt_id IS NOT NULL AS copied,
+               f.prompt_id IS NULL AND coalesce(e.n, 0) < t.n_samples AS incomplete
+        FROM triage t LEFT JOIN findings f USING (prompt_id) LEFT JOIN examined e USING (prompt_id)
+        WHERE t.role = 'audit'
+    )"""
+"""Audited prompts, and whether pictures are missing that might have been copies."""
+
+
+def _controls(connection: Connection, per_prompt: int) -> Row:
+    """The control sample by stratum, and what it bounds: prompts that would copy in at least one of `per_prompt` pictures.
+
+    seen: the chance that a prompt which copies at a rate is one of those.
+    """
     rows = rows_of(
         connection,
-        """
-        WITH examined AS (
-            SELECT m.prompt_id, count(DISTINCT m.sample_id) AS n FROM matches m WHERE m.status = 'ok' GROUP BY ALL
-        ), told AS (
-            SELECT t.stratum, t.p_value, t.selected_for = 'control' AS drawn, f.prompt_id IS NOT NULL AS copied,
-                   coalesce(e.n, 0) < t.n_samples AS incomplete
-            FROM triage t LEFT JOIN findings f USING (prompt_id) LEFT JOIN examined e USING (prompt_id)
-            WHERE t.stratum IS NOT NULL
-        )
-        SELECT stratum, count(*) AS size, count(*) FILTER (drawn) AS drawn,
-               count(*) FILTER (drawn AND copied) AS copied,
-               count(*) FILTER (drawn AND NOT copied AND incomplete) AS not_examined
-        FROM told GROUP BY stratum ORDER BY min(p_value)""",
+        f"""{_TOLD} SELECT stratum, count(*) AS size, count(*) FILTER (selected_for = 'control') AS drawn,
+                count(*) FILTER (selected_for = 'control' AND copied) AS copied,
+                count(*) FILTER (selected_for = 'control' AND incomplete) AS not_examined
+            FROM told WHERE stratum IS NOT NULL GROUP BY stratum ORDER BY min(p_value)""",
     )
     told = missed([Drawn(row["size"], row["drawn"], row["copied"], row["not_examined"]) for row in rows])
     for row, high in zip(rows, told.high, strict=True):
         row["missed_high"] = high
-    found = one(connection, "SELECT count(*) FROM findings WHERE selected_for = 'flagged'")
-    unflagged = sum(row["size"] for row in rows)
+    flagged = rows_of(
+        connection,
+        f"""{_TOLD} SELECT count(*) FILTER (copied) AS copied, count(*) FILTER (incomplete) AS not_examined
+            FROM told WHERE selected_for = 'flagged'""",
+    )[0]
+    found, unflagged = flagged["copied"], sum(row["size"] for row in rows)
+    # A flagged prompt without all its pictures may copy as well, and was not found to.
+    others_high = flagged["not_examined"] + told.total_high
     return {
+        "seen": [{"rate": rate, "share": seen(rate, per_prompt)} for rate in RATES],
         "strata": rows,
         "missed_high": told.total_high,
         "missed_estimate": told.estimate,
@@ -213,11 +234,11 @@ def _controls(connection: Connection) -> Row:
             "high": told.total_high / unflagged if unflagged else None,
         },
         "found": found,
-        "recall_low": least_recall(found, told.total_high),
+        "recall_low": least_recall(found, others_high),
         "memorised": {
             "low": found + sum(row["copied"] for row in rows),
             "estimate": None if told.estimate is None else found + told.estimate,
-            "high": found + told.total_high,
+            "high": found + others_high,
         },
     }
 
@@ -234,31 +255,6 @@ def _positive_controls(connection: Connection) -> Row:
         "n": counts["n"],
         "flagged": _rate(counts["flagged"], counts["n"]),
         "copied": _rate(counts["copied"], counts["n"]),
-    }
-
-
-def _bands(connection: Connection) -> Row | None:
-    rows = rows_of(connection, "SELECT * EXCLUDE (status, reason) FROM bands")
-    if not rows:
-        return None
-    counts = dict(
-        connection.sql(
-            "SELECT band, count(*) FROM matches JOIN triage USING (prompt_id) "
-            "WHERE rank = 1 AND role = 'audit' AND band IS NOT NULL GROUP BY band"
-        ).fetchall()
-    )
-    aside = rows_of(
-        connection,
-        """
-        SELECT c.prompt, g.best_similarity, g.best_reference_id
-        FROM generated g JOIN triage t ON t.prompt_id = g.prompt_id JOIN corpus c ON c.prompt_id = g.prompt_id
-        WHERE t.selected_for = 'band' AND g.n_copies > 0 ORDER BY g.best_similarity DESC, c.prompt""",
-    )
-    # Samples of one prompt are not independent, so the bound counts prompts.
-    return rows[0] | {
-        "false_match_high": false_match_bound(rows[0]["n_prompts"], rows[0]["n_exceptions"] or 0),
-        "set_aside": aside,
-        "samples": {band: counts.get(band, 0) for band in ("copy", "near", "none")},
     }
 
 

@@ -102,9 +102,11 @@ def percent(value: float | None) -> str:
 
 
 def interval(rate: Mapping[str, Any]) -> str:
-    """A rate with its interval: 4.2% (2.1% to 7.4%)."""
+    """A rate with its interval, where it has one: 4.2% (2.1% to 7.4%)."""
     if rate["rate"] is None:
         return "undefined"
+    if rate["low"] is None:
+        return percent(rate["rate"])
     return f"{percent(rate['rate'])} ({percent(rate['low'])} to {percent(rate['high'])})"
 
 

@@ -1,4 +1,9 @@
-"""How many memorised prompts the flags missed, from a control sample of unflagged prompts drawn by strata.
+"""How many prompts that copy the flags missed, from a control sample of unflagged prompts drawn by strata.
+
+A prompt is counted where at least one of the k pictures copies that the run makes of each prompt it generates. That is
+fixed for every prompt, generated or not, so a sample of prompts bounds how many there are. It is not how many copy at
+all: one that copies in a share r of its pictures is among them with probability 1 - (1 - r)^k (`seen`), and of the others
+nothing is claimed.
 
 In a stratum of N prompts, of which n were drawn and k copied, N k / n is the unbiased estimate (Horvitz and Thompson,
 JASA 1952) and N U(k, n) a bound, U the upper Clopper-Pearson bound at level 1 - 0.05 / strata, so that the sum of
@@ -14,11 +19,13 @@ from dataclasses import dataclass
 from sharpaudit.statistics.intervals import upper_bound
 
 LEVEL = 0.95
+RATES = (0.1, 0.3, 0.6)
+"""Shares of copies among a prompt's pictures for which people are told how often so many pictures show one."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A stratum: its size, and of those drawn the copied ones.
+    """A stratum: its size, and of those drawn the ones with a copy.
 
     unknown: drawn and not examined in full. They count as copied in the bound: a failure may depend on the prompt.
     """
@@ -38,7 +45,7 @@ class Missed:
 
     @property
     def total_high(self) -> float:
-        """At most so many memorised prompts are unflagged, with 95% confidence."""
+        """At most so many unflagged prompts would copy in at least one of their pictures, with 95% confidence."""
         return sum(self.high)
 
 
@@ -53,5 +60,10 @@ def missed(strata: Sequence[Drawn], level: float = LEVEL) -> Missed:
 
 
 def least_recall(found: int, missed_high: float) -> float | None:
-    """Share of all memorised prompts that were found, at least; None where there may be none at all."""
+    """Share found of all prompts that would copy in their pictures, at least; None where there may be none at all."""
     return found / (found + missed_high) if found + missed_high > 0 else None
+
+
+def seen(rate: float, pictures: int) -> float:
+    """The chance of a copy among so many pictures of a prompt that copies in a share `rate` of them."""
+    return 1.0 - (1.0 - rate) ** pictures

@@ -56,9 +56,9 @@ def test_the_terminal_and_the_page_give_the_same_bound(clean: Path) -> None:
     page = (clean / "report/index.html").read_text()
     for high, shown in ((274.7, 274), (facts["controls"]["missed_high"], None)):
         facts["controls"]["missed_high"] = high
-        bound = re.search(r"at most ([\d,]+) memorised", summary(Outcome(0, [], facts), clean))[1]  # type: ignore[index]
+        bound = re.search(r"at most ([\d,]+) unflagged", summary(Outcome(0, [], facts), clean))[1]  # type: ignore[index]
         assert shown is None or int(bound) == shown
-    assert f"With 95% confidence at most {bound} memorised prompts" in page
+    assert f"With 95% confidence at most {bound} of them are unflagged" in page
 
 
 def test_pictures_are_hidden_unless_asked_for(config_path: Path, clean: Path, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """A run's tables, made by hand: every count, band and picture in them is known, so the report has an oracle.
 
-Audited prompts a0..a9: a0 and a1 flagged, of which a0 copies; a2..a5 controls, of which a5 copies; a6..a8
-unselected, a9 without a score. Calibration c0..c98, fit f0 and f1 (band), one positive control.
+Two pictures a prompt. Audited prompts a0..a9: a0 and a1 flagged, of which a0 copies; a2..a5 controls, of which a5
+copies; a6..a8 unselected, a9 without a score. Calibration c0..c98, fit f0 and f1 (band; f0 sets the line at .8), one
+positive control.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ SELECTED = {
     "f1": "band",
     "k0": "positive_control",
 }
-COPIES = {"a0": 0.99, "a5": 0.9, "k0": 0.95}
+REACHED = {"a0": 0.99, "a5": 0.9, "k0": 0.95, "f0": 0.8}
+"""By the second picture; the others reach .5."""
 IDS = [f"a{i}" for i in range(10)] + [f"c{i}" for i in range(99)] + ["f0", "f1", "k0"]
 
 
@@ -93,8 +95,8 @@ def _add_sample(rows: Rows, root: Path, prompt_id: str, seed: int) -> None:
     rows["samples"].append(
         sample | {"seed_index": seed, "image_sha256": Path(path).stem, "image_path": path, "evaluations": 20} | OK
     )
-    similarity = COPIES.get(prompt_id, 0.5) if seed == 1 else 0.4
-    band = "copy" if similarity > 0.8 else "none"
+    similarity = REACHED.get(prompt_id, 0.5) if seed == 1 else 0.4
+    band = "copy" if similarity > 0.8 else "near" if similarity >= 0.7 else "none"
     match = {"profile": "px", "rank": 1, "reference_id": f"r-{prompt_id}-{seed}", "similarity": similarity}
     rows["matches"].append(sample | match | {"band": band, "thumbnail_path": thumbnail} | OK)
 
@@ -110,7 +112,7 @@ def told(show_images: bool = False, max_findings: int = 200) -> dict[str, Any]:
             "seed": 0,
             "scores": {"metrics": ["residual_gap", "noise_gap", "sharpness"], "n_seeds": 1, "then": []},
             "triage": {"flag_by": "p", "alpha": 0.01, "q": 0.1, "procedure": "benjamini-hochberg"},
-            "samples": {"steps": 10, "guidance": 5.0},
+            "samples": {"steps": 10, "guidance": 5.0, "per_prompt": 2},
             "matches": {"index": "/a/place/of/this/machine", "neighbours": 3},
             "report": {"show_images": show_images, "max_findings": max_findings},
         },

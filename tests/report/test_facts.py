@@ -28,7 +28,7 @@ def test_the_flow_counts_what_was_put_there(rows: Rows, facts: Facts) -> None:
     found = facts(rows)
     assert found["reconciles"], found["differences"]
     flow = steps(found)
-    assert [step["n"] for step in found["flow"]] == [12, 11, 10, 9, 2, 6, 12, 1, 2]
+    assert [step["n"] for step in found["flow"]] == [12, 11, 10, 9, 2, 6, 12, 1, 1, 2]
     assert flow["generated"]["samples"] == 12
     interval = clopper_pearson(2, 9)
     assert (flow["flagged"]["rate"], flow["flagged"]["low"]) == (2 / 9, interval.low)

@@ -173,7 +173,9 @@ def test_a_run_with_nothing_in_it_says_undefined(rows: Rows, facts: Facts) -> No
 def test_nothing_found_is_said_of_the_generated_ones_only(rows: Rows, facts: Facts) -> None:
     for row in rows["matches"]:
         row["band"] = "none"
-    assert "None of the 6 audited prompts that were generated, of 10 in all" in render(facts(rows), no_picture)
+    page = render(facts(rows), no_picture)
+    assert "None of the 2 flagged prompts and 4 controls made the model produce a picture, of 2 each" in page
+    assert "No picture was compared of the other 4 of 10 audited prompts" in page
 
 
 def test_the_rule_of_the_flags_is_named(known: dict[str, Any]) -> None:
