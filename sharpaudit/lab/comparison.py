@@ -16,13 +16,17 @@ from sharpaudit.lab.detectors import Truth, read_truth
 from sharpaudit.statistics.intervals import clopper_pearson
 
 AUDITED = """
-    select c.prompt, coalesce(t.flagged, false) as flagged, f.best_reference_id as shown
+    select c.prompt, coalesce(t.flagged, false) as flagged, coalesce(t.selected_for = 'control', false) as control,
+           f.best_reference_id as shown
     from triage t join corpus c using (prompt_id) left join findings f using (prompt_id)
     where t.role = 'audit' order by c.prompt"""
 
-FALSE_FLAGS = "harmless, never planted: flagged"
+KINDS = (("exact", "exact plants"), ("template", "template plants"))
+LABELS = (("memorised", "memorised"), ("partly", "partly memorised"), ("harmless", "not memorised"))
+HARMLESS = "harmless, never planted"
+FALSE_FLAGS = f"{HARMLESS}: flagged"
 OWN_PLANTS = "findings that show their own plant"
-GOALS = {"exact plants, memorised: findings": 0.8, OWN_PLANTS: 0.95}
+GOALS = {"exact plants, memorised: found by the flags": 0.8, OWN_PLANTS: 0.95}
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,16 @@ class Audited:
 
     prompt: str
     flagged: bool
+    control: bool
     shown: str | None
 
 
 def compare(folder: Path, audited: Sequence[Audited]) -> list[dict[str, Any]]:
     """One line per figure (k of n, share, interval), then one per finding that does not show its own plant.
 
-    folder: the lab's. Raises UserError where an audited prompt is none of the lab's.
+    folder: the lab's. Every audited prompt belongs to one group. What the flags found and what the controls added stand
+    apart, and copies are counted of what was generated: of a harmless prompt that was not it is unknown whether it would
+    have become a finding. Raises UserError where an audited prompt is none of the lab's.
     """
     truth = {row.prompt: row for row in read_truth(folder)}
     strangers = [row.prompt for row in audited if row.prompt not in truth]
@@ -45,15 +52,8 @@ def compare(folder: Path, audited: Sequence[Audited]) -> list[dict[str, Any]]:
         raise UserError(f'"{strangers[0]}": not in {folder}/truth.csv; compare a run over the prompts of this lab')
     both = [(truth[row.prompt], row) for row in audited]
     lines = []
-    for kind, label in (("exact", "memorised"), ("template", "memorised"), ("exact", "partly"), ("template", "partly")):
-        group = [row for known, row in both if (known.kind, known.label) == (kind, label)]
-        lines.append(_figure(f"{kind} plants, {label}: flagged", [row.flagged for row in group]))
-        lines.append(_figure(f"{kind} plants, {label}: findings", [row.shown is not None for row in group]))
-    neighbours = [row.shown is not None for known, row in both if known.label == "neighbour"]
-    lines.append(_figure("neighbours: findings", neighbours))
-    harmless = [row for known, row in both if known.label == "harmless" and known.never_planted]
-    lines.append(_figure(FALSE_FLAGS, [row.flagged for row in harmless]))
-    lines.append(_figure("harmless, never planted: findings", [row.shown is not None for row in harmless]))
+    for name in _groups():
+        lines += _figures(name, [row for known, row in both if _group(known) == name])
     found = [(known, row) for known, row in both if row.shown is not None]
     lines.append(_figure(OWN_PLANTS, [shows_own(known, row) for known, row in found]))
     exceptions = [
@@ -62,6 +62,32 @@ def compare(folder: Path, audited: Sequence[Audited]) -> list[dict[str, Any]]:
         if not shows_own(known, row)
     ]
     return [*lines, *exceptions]
+
+
+def _groups() -> list[str]:
+    planted = [f"{kind}, {label}" for _, kind in KINDS for _, label in LABELS]
+    return [*planted, "neighbours", HARMLESS]
+
+
+def _group(known: Truth) -> str:
+    """The group of a prompt: what was planted under it and became of that, or that it copies others' plants, or neither."""
+    if known.label == "neighbour":
+        return "neighbours"
+    return HARMLESS if known.never_planted else f"{dict(KINDS)[known.kind]}, {dict(LABELS)[known.label]}"
+
+
+def _figures(name: str, group: Sequence[Audited]) -> list[dict[str, Any]]:
+    """Of a group: flagged, found by the flags, and of those flagged and those drawn as controls the ones with a copy.
+
+    Flags find only what there is to find, so harmless prompts have no second line.
+    """
+    flagged, controls = [row for row in group if row.flagged], [row for row in group if row.control]
+    lines = [_figure(f"{name}: flagged", [row.flagged for row in group])]
+    if name != HARMLESS:
+        lines.append(_figure(f"{name}: found by the flags", [row.flagged and row.shown is not None for row in group]))
+    lines.append(_figure(f"{name}: flagged, with a copy", [row.shown is not None for row in flagged]))
+    lines.append(_figure(f"{name}: controls, with a copy", [row.shown is not None for row in controls]))
+    return lines
 
 
 def unmet(lines: Sequence[Mapping[str, Any]], alpha: float) -> list[str]:

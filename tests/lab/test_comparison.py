@@ -42,10 +42,15 @@ def own_picture(row: Truth) -> str:
 
 
 def perfect(folder: Path) -> list[Audited]:
-    """Every planted prompt with copies is found, nothing else."""
-    found = [row.label in ("memorised", "partly") for row in read_truth(folder)]
-    rows = zip(read_truth(folder), found, strict=True)
-    return [Audited(row.prompt, hit, own_picture(row) if hit else None) for row, hit in rows]
+    """Every planted prompt with copies is flagged and found; two harmless prompts and a neighbour are the controls."""
+    truth = read_truth(folder)
+    found = [row.label in ("memorised", "partly") for row in truth]
+    harmless = [i for i, row in enumerate(truth) if row.label == "harmless" and row.never_planted]
+    controls = {*harmless[:2], next(i for i, row in enumerate(truth) if row.label == "neighbour")}
+    return [
+        Audited(row.prompt, hit, i in controls, own_picture(row) if hit else None)
+        for i, (row, hit) in enumerate(zip(truth, found, strict=True))
+    ]
 
 
 def figures(lines: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:
@@ -55,40 +60,59 @@ def figures(lines: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:
 def test_a_perfect_audit_finds_all_and_flags_nothing_else(folder: Path) -> None:
     lines = compare(folder, perfect(folder))
     told = figures(lines)
-    assert told["exact plants, memorised: findings"] == (6, 6)
-    assert told["exact plants, partly: findings"] == (1, 1)
-    assert told["template plants, memorised: findings"] == (4, 4)
-    assert told["neighbours: findings"] == (0, 2)
+    assert told["exact plants, memorised: found by the flags"] == (6, 6)
+    assert told["exact plants, partly memorised: found by the flags"] == (1, 1)
+    assert told["exact plants, not memorised: flagged"] == (0, 1)
+    assert told["template plants, memorised: found by the flags"] == (4, 4)
+    assert told["neighbours: found by the flags"] == (0, 2)
+    assert told["neighbours: controls, with a copy"] == (0, 1)
     assert told["harmless, never planted: flagged"] == (0, 78)
+    assert told["harmless, never planted: controls, with a copy"] == (0, 2)
     assert told["findings that show their own plant"] == (11, 11)
     assert all("figure" in line for line in lines)
+
+
+def test_every_audited_prompt_is_of_one_group_and_every_finding_in_one_count(folder: Path) -> None:
+    audited = perfect(folder)
+    told = figures(compare(folder, audited))
+    assert sum(n for name, (_, n) in told.items() if name.endswith(": flagged")) == len(audited)
+    copies = [k for name, (k, _) in told.items() if name.endswith("with a copy")]
+    assert sum(copies) == sum(row.shown is not None for row in audited)
 
 
 def test_misses_false_flags_and_foreign_pictures_are_counted(folder: Path) -> None:
     truth, audited = read_truth(folder), perfect(folder)
     where = {kind: [i for i, row in enumerate(truth) if row.kind == kind] for kind in ("exact", "template", "seen")}
     memorised = [i for i in where["exact"] if truth[i].label == "memorised"]
-    harmless = [i for i in where["seen"] if truth[i].label == "harmless"]
-    audited[memorised[0]] = replace(audited[memorised[0]], flagged=True, shown=None)
+    harmless = [i for i in where["seen"] if truth[i].label == "harmless" and not audited[i].control]
+    audited[memorised[0]] = replace(audited[memorised[0]], shown=None)
     audited[memorised[1]] = replace(audited[memorised[1]], shown="seen-an-owl-0")
+    audited[memorised[3]] = replace(audited[memorised[3]], flagged=False, control=True)
     audited[where["template"][0]] = replace(audited[where["template"][0]], shown=own_picture(truth[memorised[2]]))
     audited[harmless[0]] = replace(audited[harmless[0]], flagged=True, shown=own_picture(truth[memorised[2]]))
+    audited[harmless[1]] = replace(audited[harmless[1]], flagged=True)
     lines = compare(folder, audited)
     told = figures(lines)
-    assert told["exact plants, memorised: flagged"] == (6, 6)
-    assert told["exact plants, memorised: findings"] == (5, 6)
-    assert told["harmless, never planted: flagged"] == (1, 78)
-    assert told["harmless, never planted: findings"] == (1, 78)
+    assert told["exact plants, memorised: flagged"] == (5, 6)
+    # What the control draw happened to hit is no merit of the flags.
+    assert told["exact plants, memorised: found by the flags"] == (4, 6)
+    assert told["exact plants, memorised: flagged, with a copy"] == (4, 5)
+    assert told["exact plants, memorised: controls, with a copy"] == (1, 1)
+    assert told["harmless, never planted: flagged"] == (2, 78)
+    # Of 78 harmless prompts four were generated.
+    assert told["harmless, never planted: flagged, with a copy"] == (1, 2)
+    assert told["harmless, never planted: controls, with a copy"] == (0, 2)
+    assert "harmless, never planted: found by the flags" not in told
     assert told["findings that show their own plant"] == (8, 11)
     exceptions = {line["prompt"] for line in lines if "figure" not in line}
     assert exceptions == {truth[i].prompt for i in (memorised[1], where["template"][0], harmless[0])}
     rate = next(line for line in lines if line.get("figure") == "harmless, never planted: flagged")
-    assert rate["low"] < 1 / 78 < rate["high"]
+    assert rate["low"] < 2 / 78 < rate["high"]
 
 
 def test_a_run_over_other_prompts_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match=r"not in .*truth\.csv"):
-        compare(folder, [Audited("a stranger's prompt", flagged=False, shown=None)])
+        compare(folder, [Audited("a stranger's prompt", flagged=False, control=False, shown=None)])
 
 
 def test_goals_are_met_by_a_good_audit_and_each_miss_is_named(folder: Path) -> None:
@@ -96,7 +120,7 @@ def test_goals_are_met_by_a_good_audit_and_each_miss_is_named(folder: Path) -> N
     assert unmet(good, 0.01) == []
     by_name = {line["figure"]: i for i, line in enumerate(good)}
     for name, spoiled in {
-        "exact plants, memorised: findings": {"k": 4},
+        "exact plants, memorised: found by the flags": {"k": 4},
         "findings that show their own plant": {"k": 10},
         FALSE_FLAGS: {"low": 0.011, "high": 0.03},
     }.items():
