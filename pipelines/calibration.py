@@ -8,19 +8,20 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 
-from sharpaudit.config import AuditConfig
+from sharpaudit.config import AuditConfig, TriageConfig
 from sharpaudit.errors import UserError
 from sharpaudit.scores.cascade import tiers
 from sharpaudit.scores.subspace import ENOUGH_FIT
 from sharpaudit.statistics.conformal import TOLERANCE, fpr_interval, rank_at, smallest_p
 from sharpaudit.statistics.fdr import PREVALENCES, calibration_needed, penalty
-from sharpaudit.statistics.missed import Drawn, missed
+from sharpaudit.statistics.missed import RATES, Drawn, missed, seen
+from sharpaudit.statistics.power import SHIFT, power_by_p, power_by_q
 from sharpaudit.statistics.sampling import allocate
 from sharpaudit.triage.calibrators import ranked_among
 from sharpaudit.triage.select import EDGES
 
 BOUNDS = (0.1, 0.01, 0.001)
-"""Shares of the audited prompts below which controls may bring the bound on the unflagged memorised ones."""
+"""Shares of the audited prompts below which controls may bring the bound on the unflagged ones that would copy."""
 
 
 def allowed(config: AuditConfig, calibrating: Mapping[str | None, int], audited: Iterable[str | None]) -> str:
@@ -34,8 +35,7 @@ def allowed(config: AuditConfig, calibrating: Mapping[str | None, int], audited:
             f"triage.alpha = {alpha}: {n} calibration prompts give no p below {smallest_p(n):.3g}, so nothing could be "
             f"flagged; give at least {math.ceil(1 / alpha) - 1} calibration prompts or raise triage.alpha"
         )
-    styles = list(Counter(calibrating).elements())
-    sizes = ranked_among(audited, styles, math.ceil(1 / alpha - TOLERANCE) - 1) or [n]
+    sizes = _sizes(config, calibrating, audited)
     intervals = [fpr_interval(alpha, size) for size in sizes]
     among = "" if sizes == [n] else f", of which a style ranks among {sizes[0]:,} to {sizes[-1]:,}"
     return (
@@ -43,6 +43,13 @@ def allowed(config: AuditConfig, calibrating: Mapping[str | None, int], audited:
         f"{min(i.low for i in intervals):.2%} and {max(i.high for i in intervals):.2%} (95%); the smallest p is "
         f"{min(map(smallest_p, sizes)):.2g}"
     )
+
+
+def _sizes(config: AuditConfig, calibrating: Mapping[str | None, int], audited: Iterable[str | None]) -> list[int]:
+    """How many calibration prompts audited prompts rank among, smallest first."""
+    styles = list(Counter(calibrating).elements())
+    needed = math.ceil(1 / config.triage.alpha - TOLERANCE) - 1
+    return ranked_among(audited, styles, needed) or [len(styles)]
 
 
 def fitted(config: AuditConfig, n_fit: int) -> Iterator[str]:
@@ -55,19 +62,38 @@ def fitted(config: AuditConfig, n_fit: int) -> Iterator[str]:
         )
 
 
-def wanted(config: AuditConfig, n: int, m: int) -> Iterator[str]:
-    """Lines on what n calibration prompts and the controls can show, of m audited prompts."""
-    triage = config.triage
-    sizes = [(share, calibration_needed(triage.q, share, penalty(m, triage.procedure))) for share in PREVALENCES]
+def wanted(
+    config: AuditConfig, calibrating: Mapping[str | None, int], audited: Mapping[str | None, int]
+) -> Iterator[str]:
+    """Lines on what calibration prompts and controls can show. Of each style, how many there are."""
+    triage, m = config.triage, sum(audited.values())
+    excess = penalty(m, triage.procedure)
+    sizes = [(share, calibration_needed(triage.q, share, excess)) for share in PREVALENCES]
     told = ", ".join(f"{size:,} where {share:g} of the prompts are memorised" for share, size in sizes)
-    enough = [share for share, size in sizes if n >= size]
-    can = f"these {n:,} suffice from a share of {min(enough):g}" if enough else f"these {n:,} suffice for none of them"
-    yield f"a false-discovery rate of {triage.q:g} needs calibration prompts: {told}; {can}"
-    yield controls(triage.controls, triage.alpha if triage.flag_by == "p" else 0.0, m)
+    yield (
+        f"a false-discovery rate of {triage.q:g} takes at least so many calibration prompts, and many more to find most: "
+        f"{told}"
+    )
+    yield powers(triage, min(_sizes(config, calibrating, audited)), m)
+    yield controls(triage.controls, triage.alpha if triage.flag_by == "p" else 0.0, m, config.samples.per_prompt)
 
 
-def controls(n: int, alpha: float, m: int) -> str:
+def powers(triage: TriageConfig, n: int, m: int) -> str:
+    """A line on the memorised prompts that m audited ones, ranked among n, would have flagged. The assumption is named."""
+    excess = penalty(m, triage.procedure)
+    shares = [share for share in PREVALENCES if round(share * m)]
+    by_q = [f"{power_by_q(triage.q, n, m, round(share * m), excess):.0%} where {share:g} are" for share in shares]
+    of_q = f"; q <= {triage.q:g} {', '.join(by_q)} memorised" if by_q else ""
+    return (
+        f"power of {n:,} calibration prompts, if memorised prompts score {SHIFT:g} standard deviations above normally "
+        f"distributed harmless ones: p <= {triage.alpha:g} flags {power_by_p(triage.alpha, n):.0%} of them{of_q}"
+    )
+
+
+def controls(n: int, alpha: float, m: int, pictures: int) -> str:
     """A line on what n controls without a copy would bound, and how many would bound less, of m audited prompts.
+
+    pictures: of each control. What is bounded is how many unflagged prompts would copy in at least one of so many.
 
     Strata of p are as large as harmless prompts make them; those of p <= alpha are flagged. Everything is computed as
     the report will (`statistics.missed`), so a run without copies among its controls says the same.
@@ -84,4 +110,12 @@ def controls(n: int, alpha: float, m: int) -> str:
     out_of_reach = [share for share, n_needed in needed.items() if n_needed > sum(sizes)]
     told += [f"no number of controls brings it below {out_of_reach[0]:.1%}"] if out_of_reach else []
     now = f"with no copy among {n:,}, up to {bound(n):,.0f}" if n else "with none, any number"
-    return f"controls: {now} of {m:,} prompts could be memorised and unflagged (95%); {'; '.join(told)}"
+    return (
+        f"controls: {now} of {m:,} prompts could be unflagged and copy in at least one of {pictures} pictures (95%), as "
+        f"{_often(pictures)}; {'; '.join(told)}"
+    )
+
+
+def _often(pictures: int) -> str:
+    shares = ", ".join(f"{seen(rate, pictures):.0%}" for rate in RATES)
+    return f"{shares} of prompts do that copy in {', '.join(f'{10 * rate:.0f}' for rate in RATES)} of 10 pictures"

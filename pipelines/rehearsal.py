@@ -79,7 +79,7 @@ def rehearse(config: AuditConfig, measure_s: float = MEASURE_S, *, out: Path | N
     yield f"corpus: {', '.join(f'{n:,} {role}' for role, n in counts.items())}; {rejected:,} rows rejected"
     yield from fitted(config, counts["fit"])
     yield allowed(config, *styles)
-    yield from wanted(config, counts["calibration"], counts["audit"])
+    yield from wanted(config, *styles)
     yield f"end to end: {_one_prompt(config, denoiser, first)}"
     threads, at_once = at_work(config.run, here)
     use_threads(threads)

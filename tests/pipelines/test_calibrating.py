@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from audits import audit, load, tables
 
-from pipelines.calibration import controls, fitted
+from pipelines.calibration import controls, fitted, powers
 from pipelines.cli import cli
 from pipelines.commands.options import excluding
 from pipelines.rehearsal import rehearse
@@ -121,13 +121,13 @@ def test_prompts_rank_among_calibration_prompts_of_their_style(config_path: Path
 
 def test_validate_says_what_calibration_prompts_and_controls_cannot_show(config_path: Path) -> None:
     lines = list(rehearse(load(config_path), 0.1))
-    told = next(line for line in lines if line.startswith("a false-discovery rate of 0.1"))
+    told = next(line for line in lines if line.startswith("a false-discovery rate of 0.1 takes at least"))
     assert "999 where 0.01 of the prompts are memorised, 9,999 where 0.001" in told
-    assert told.endswith("these 120 suffice for none of them")
-    wide = next(line for line in rehearse(load(config_path, "triage.q=0.9"), 0.1) if "false-discovery" in line)
-    assert wide.endswith("these 120 suffice from a share of 0.01")
+    assert "suffice" not in "".join(lines)
+    (line,) = [line for line in lines if line.startswith("power of 120 calibration prompts, if ")]
+    assert line == powers(load(config_path).triage, 120, 49)
     (line,) = [line for line in lines if line.startswith("controls: ")]
-    assert line == controls(6, load(config_path).triage.alpha, 49)
+    assert line == controls(6, load(config_path).triage.alpha, 49, 2)
     assert any(line.startswith("fit: 120 prompts are few for residual_gap; from about 400 on") for line in lines)
     assert list(fitted(load(config_path), 400)) == []
     assert list(fitted(load(config_path, 'scores.metrics=["noise_gap"]'), 10)) == []
@@ -135,9 +135,10 @@ def test_validate_says_what_calibration_prompts_and_controls_cannot_show(config_
 
 def test_what_controls_would_bound_is_what_the_report_says_of_a_run_without_copies() -> None:
     """1,000 prompts as harmless ones score, alpha 5%: strata of 150, 300 and 500 unflagged ones."""
-    line = controls(60, 0.05, 1000)
+    line = controls(60, 0.05, 1000, 4)
     expected = missed([Drawn(150, 20, 0), Drawn(300, 20, 0), Drawn(500, 20, 0)]).total_high
-    assert f"with no copy among 60, up to {expected:,.0f} of 1,000 prompts could be memorised" in line
+    assert f"with no copy among 60, up to {expected:,.0f} of 1,000 prompts could be unflagged and copy in at least" in line
+    assert "at least one of 4 pictures (95%), as 34%, 76%, 97% of prompts do that copy in 1, 3, 6 of 10 pictures" in line
     needed = int(re.search(r"below 10.0% takes (\d+)", line)[1])  # type: ignore[index]
 
     def bound(total: int) -> float:
@@ -147,4 +148,16 @@ def test_what_controls_would_bound_is_what_the_report_says_of_a_run_without_copi
     assert bound(needed) < 100 <= bound(needed - 1)
     # Five strata cannot bound fewer than some 20 prompts, however many are drawn.
     assert line.endswith("; no number of controls brings it below 1.0%")
-    assert "with none, any number of 1,000 prompts" in controls(0, 0.05, 1000)
+    assert "with none, any number of 1,000 prompts" in controls(0, 0.05, 1000, 4)
+
+
+def test_the_power_at_the_chosen_size_is_said_with_its_assumption(config_path: Path) -> None:
+    """999 are the least that find anything where 1% of 10,000 prompts are memorised: a fifth of them."""
+    triage = load(config_path).triage
+    line = powers(triage, 999, 10_000)
+    assert "if memorised prompts score 4 standard deviations above normally distributed harmless ones" in line
+    by_p, by_q = (int(re.search(rf"{rule} .*?(\d+)%", line)[1]) for rule in ("p <=", "q <="))  # type: ignore[index]
+    assert by_p > 90
+    assert by_q == pytest.approx(21, abs=8)
+    assert "0% where 0.001 are, 0% where 0.0001 are memorised" in line
+    assert "q <=" not in powers(triage, 999, 49)
