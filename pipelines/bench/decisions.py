@@ -1,7 +1,7 @@
 """What the decisions promise, simulated through the code that an audit runs: rates, power, and the bound on misses.
 
 An audit's scores are drawn from known laws: harmless ones standard normal, memorised ones SHIFT higher. So what an
-audit never sees, which flags are false and how many memorised prompts it missed, is known here. A mean over draws
+audit never sees, which flags are false and how many prompts it missed, is known here. A mean over draws
 carries its Monte-Carlo interval, two standard errors to each side.
 
 Shapes: N draws, M audited prompts, C calibration prompts, D latent elements, K directions.
@@ -27,10 +27,10 @@ from sharpaudit.seeds import generator
 from sharpaudit.statistics.conformal import TOLERANCE, fpr_interval, p_values
 from sharpaudit.statistics.fdr import Procedure, q_values
 from sharpaudit.statistics.missed import Drawn, least_recall, missed
+from sharpaudit.statistics.power import SHIFT
 from sharpaudit.statistics.sampling import allocate
 from sharpaudit.triage.decide import decide
 
-SHIFT = 4.0
 AUDITED, CALIBRATION = 1000, 999
 SHARES = (0.0, 0.001, 0.01, 0.1)
 """Memorised prompts among the audited ones."""
@@ -41,9 +41,9 @@ LARGE = 10_000
 SIZES = (99, 600, 999, 2000, 9999)
 """Calibration prompts of the table of power."""
 STRATA = ((20, 10), (80, 8), (300, 3), (600, 1), (1000, 0))
-"""Unflagged prompts of each stratum of p, and memorised ones among them."""
+"""Unflagged prompts of each stratum of p, and those among them that would copy in their pictures."""
 ONE_STRATUM = ((0, 0), (0, 0), (0, 0), (0, 0), (2000, 148))
-"""The same where one stratum holds everything, with as many memorised as 60 controls bound most rarely."""
+"""The same where one stratum holds everything, with as many that would copy as 60 controls bound most rarely."""
 FOUND = 70
 CONTROLS = (0, 60, 300, 1000)
 LEVELS = {"five strata": 0.95, "one stratum": 0.99}
@@ -251,8 +251,8 @@ def markdown(found: Simulated) -> str:
         ),
         f"residual_gap, {SHARED_FIT} fit prompts, {SHARED_K} directions, p <= {ALPHA:g}",
         table(["calibrated", "harmless prompts flagged"], [[k, _shown(v)] for k, v in found.shared.items()]),
-        f"Control samples: {FOUND} memorised prompts found, {sum(bad for _, bad in STRATA)} missed among "
-        f"{sum(size for size, _ in STRATA):,} unflagged ones; in one stratum {ONE_STRATUM[-1][1]} of "
+        f"Control samples: {FOUND} prompts found that copy in their pictures, {sum(bad for _, bad in STRATA)} that would "
+        f"missed among {sum(size for size, _ in STRATA):,} unflagged ones; in one stratum {ONE_STRATUM[-1][1]} of "
         f"{ONE_STRATUM[-1][0]:,}",
         table(
             [

@@ -253,16 +253,16 @@ def ingest(rows: int, near: int, out: Path, json_path: Path | None) -> None:
 @bench.command()
 @json_option
 def decisions(json_path: Path | None) -> None:
-    """What decisions promise, simulated: false-positive and false-discovery rates, power, the bound on misses.
+    """What decisions promise, simulated: false-positive and false-discovery rates, power, bounds on misses and matches.
 
     \b
     Example: sharpaudit bench decisions
     """
-    from pipelines.bench.decisions import bench_lines, markdown, simulate
+    from pipelines.bench import copying, decisions
 
-    found = simulate()
-    click.echo(markdown(found), nl=False)
-    _finish(list(bench_lines(found)), [], json_path)
+    found, copies = decisions.simulate(), copying.simulate()
+    click.echo("\n".join([decisions.markdown(found), copying.markdown(copies)]), nl=False)
+    _finish([*decisions.bench_lines(found), *copying.bench_lines(copies)], [], json_path)
 
 
 def _refuse_reason(why: str | None, split: str) -> None:

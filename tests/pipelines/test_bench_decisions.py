@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from pipelines.bench import decisions
+from pipelines.bench import copying, decisions
 from pipelines.bench.decisions import Mean, bench_lines, coverage, markdown, mean, power_by_size, shared_sets, simulate
 from pipelines.bench.lines import Line, unmet, write_json
 from pipelines.cli import cli
@@ -74,8 +74,10 @@ def test_the_command_writes_both_forms(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: decisions.Simulated
 ) -> None:
     monkeypatch.setattr(decisions, "simulate", lambda: found)
+    copies = copying.simulate(draws=20)
+    monkeypatch.setattr(copying, "simulate", lambda: copies)
     result = CliRunner().invoke(cli, ["bench", "decisions", "--json", str(tmp_path / "d.json")])
-    assert (result.exit_code, result.output) == (0, markdown(found))
+    assert (result.exit_code, result.output) == (0, f"{markdown(found)}\n{copying.markdown(copies)}")
     told = json.loads((tmp_path / "d.json").read_text())
     assert {tuple(line) for line in told} == {("name", "value", "unit", "n", "low", "high", "goal", "met")}
 
