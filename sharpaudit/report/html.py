@@ -73,6 +73,7 @@ def _template() -> Template:
     environment.filters |= {
         "number": number,
         "percent": percent,
+        "expected": expected,
         "interval": interval,
         "machine": machine,
         "listed": listed,
@@ -99,6 +100,11 @@ def percent(value: float | None) -> str:
     if value is None:
         return "undefined"
     return f"{value:.1%}" if value >= 0.1 or value == 0 else f"{value:.2%}"
+
+
+def expected(value: float | None) -> str:
+    """An expected count with one decimal, or "undefined"."""
+    return "undefined" if value is None else f"{value:,.1f}"
 
 
 def interval(rate: Mapping[str, Any]) -> str:

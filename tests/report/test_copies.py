@@ -57,7 +57,7 @@ def test_what_flags_find_and_what_controls_add_stand_apart(rows: Rows, facts: Fa
     page = page_of(found)
     assert "1 of the 2 flagged prompts and 1 of the 4 controls" in page
     assert "at least one picture, of 2 each," in page
-    assert "0.6667 and 1.333 would be expected by chance" in page
+    assert "0.7 and 1.3 would be expected by chance" in page
     assert "No picture was compared of the other 4 of 10 audited prompts" in page
 
 
