@@ -71,15 +71,15 @@ def wanted(
     sizes = [(share, calibration_needed(triage.q, share, excess)) for share in PREVALENCES]
     told = ", ".join(f"{size:,} where {share:g} of the prompts are memorised" for share, size in sizes)
     yield (
-        f"a false-discovery rate of {triage.q:g} takes at least so many calibration prompts, and many more to find most: "
-        f"{told}"
+        f"a false-discovery rate of {triage.q:g} takes at least so many calibration prompts, and many more to find "
+        f"most: {told}"
     )
     yield powers(triage, min(_sizes(config, calibrating, audited)), m)
     yield controls(triage.controls, triage.alpha if triage.flag_by == "p" else 0.0, m, config.samples.per_prompt)
 
 
 def powers(triage: TriageConfig, n: int, m: int) -> str:
-    """A line on the memorised prompts that m audited ones, ranked among n, would have flagged. The assumption is named."""
+    """A line on how many memorised ones of m prompts, ranked among n, would be flagged, with what that assumes."""
     excess = penalty(m, triage.procedure)
     shares = [share for share in PREVALENCES if round(share * m)]
     by_q = [f"{power_by_q(triage.q, n, m, round(share * m), excess):.0%} where {share:g} are" for share in shares]
@@ -111,8 +111,8 @@ def controls(n: int, alpha: float, m: int, pictures: int) -> str:
     told += [f"no number of controls brings it below {out_of_reach[0]:.1%}"] if out_of_reach else []
     now = f"with no copy among {n:,}, up to {bound(n):,.0f}" if n else "with none, any number"
     return (
-        f"controls: {now} of {m:,} prompts could be unflagged and copy in at least one of {pictures} pictures (95%), as "
-        f"{_often(pictures)}; {'; '.join(told)}"
+        f"controls: {now} of {m:,} prompts could be unflagged and copy in at least one of {pictures} pictures (95%), "
+        f"as {_often(pictures)}; {'; '.join(told)}"
     )
 
 

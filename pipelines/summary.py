@@ -44,7 +44,8 @@ def summary(outcome: Outcome, root: Path) -> str:
         f"{flow['scored']['n']:,} prompts scored, {flow['flagged']['n']:,} flagged, "
         f"{flow['generated']['samples']:,} pictures of flagged prompts and of controls ({did})",
         f"{flagged['copied']:,} of {flagged['compared']:,} flagged prompts and {controls['copied']:,} of "
-        f"{controls['compared']:,} controls have a copy of a training picture among {told['per_prompt']} pictures{chance}",
+        f"{controls['compared']:,} controls have a copy of a training picture among {told['per_prompt']} pictures"
+        + chance,
         # A number of prompts: what lies below the bound, as the page has it.
         f"at most {math.floor(facts['controls']['missed_high']):,} unflagged prompts would copy in at least one of "
         f"{told['per_prompt']} pictures (95% confidence, from the control sample)",

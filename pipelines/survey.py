@@ -40,7 +40,7 @@ def survey(config: AuditConfig, *, alone: bool = False) -> Facts:
 def identities(config: AuditConfig, facts: Facts, earlier: Mapping[str, Any] | None = None) -> dict[str, Identity]:
     """The identity of every stage, in the order of the flow.
 
-    earlier: of a run that is there, its `RunFolder.earlier`, so that an older run is held against what it was made with.
+    earlier: of a run that is there, its `RunFolder.earlier`: an older run is held against what it was made with.
     """
     found = {ingest.NAME: ingest.identity(facts.tokenizer_digest)}
     for stage in STAGES.values():

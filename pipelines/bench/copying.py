@@ -1,11 +1,11 @@
-"""What controls and the band of a copy promise, simulated for prompts that copy now and then and pictures that come near.
+"""What controls and the line of a copy promise, simulated for prompts that copy now and then.
 
 The bound on misses: unflagged prompts copy in a share of their pictures, or never. A control shows that only in the
 pictures that are made of it, so what must hold is the bound on prompts that would copy in at least one of them.
 
 The line of a copy: a picture's similarity is normal, in part its prompt's own and in part the picture's. A line learned
-from k pictures a prompt is held against harmless prompts with as many pictures, whose exact share above it is known, and,
-to show why the numbers must be the same, against prompts with more.
+from k pictures a prompt is held against harmless prompts with as many pictures, whose exact share above it is known,
+and, to show why the numbers must be the same, against prompts with more.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ Values = npt.NDArray[np.float64]
 class Bounded:
     """Of controls that copy in a share `rate` of their pictures: how often the bounds hold.
 
-    truth: unflagged prompts that would copy in at least one picture. missed, recall: of these. every: how often the bound
-    would hold for all that copy at all, which is not claimed; fewer: and with FEWER pictures a control.
+    truth: unflagged prompts that would copy in at least one picture. missed, recall: of these. every: how often the
+    bound would hold for all that copy at all, which is not claimed; fewer: and with FEWER pictures a control.
     """
 
     rate: float
@@ -90,7 +90,7 @@ def _high(controls: int, copied: int) -> float:
 class Line95:
     """Of one law of similarities: how often fewer harmless prompts than `bound` exceed the line, and how many do.
 
-    learned: pictures of a band prompt. own: share of the variance that is the prompt's. rate: what is claimed on average.
+    learned: pictures of a band prompt. own: share of the variance that is the prompt's. rate: claimed on average.
     """
 
     learned: int
@@ -155,8 +155,8 @@ def bench_lines(found: Copying) -> Iterator[Line]:
 def markdown(found: Copying) -> str:
     """The tables for people."""
     parts = [
-        f"Controls of {PICTURES} pictures: {UNFLAGGED:,} unflagged prompts, {COPYING} of which copy in a share of their "
-        f"pictures, and {FOUND} flagged ones that do",
+        f"Controls of {PICTURES} pictures: {UNFLAGGED:,} unflagged prompts, {COPYING} of which copy in a share of "
+        f"their pictures, and {FOUND} flagged ones that do",
         table(
             [
                 "copy in",

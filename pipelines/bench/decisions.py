@@ -251,8 +251,8 @@ def markdown(found: Simulated) -> str:
         ),
         f"residual_gap, {SHARED_FIT} fit prompts, {SHARED_K} directions, p <= {ALPHA:g}",
         table(["calibrated", "harmless prompts flagged"], [[k, _shown(v)] for k, v in found.shared.items()]),
-        f"Control samples: {FOUND} prompts found that copy in their pictures, {sum(bad for _, bad in STRATA)} that would "
-        f"missed among {sum(size for size, _ in STRATA):,} unflagged ones; in one stratum {ONE_STRATUM[-1][1]} of "
+        f"Control samples: {FOUND} prompts found to copy, {sum(bad for _, bad in STRATA)} that would copy missed among "
+        f"{sum(size for size, _ in STRATA):,} unflagged ones; in one stratum {ONE_STRATUM[-1][1]} of "
         f"{ONE_STRATUM[-1][0]:,}",
         table(
             [

@@ -259,7 +259,7 @@ def _pictures(
 
 def _once() -> dict[str, pa.Table]:
     known = {"seed_index": [0], "place": ["first"], "x0_hat": [[0.0]], "noise_floor": [0.0], "evaluations": [1]}
-    band = {"profile": ["pixels-16"], "n_samples": [2 * BAND], "n_prompts": [BAND], "copy_above": [0.8]}
+    band = {"profile": ["pixels-16"], "n_samples": [PER_PROMPT * BAND], "n_prompts": [BAND], "copy_above": [0.8]}
     found = {UNCONDITIONAL.name: known, BANDS.name: band | {"near_above": [0.6]}}
     return {name: _table(name, columns | {"status": ["ok"]}) for name, columns in found.items()}
 

@@ -15,7 +15,10 @@ from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.runs import RunFolder
 
 SETTINGS = {
-    "settings": {"triage": {"flag_by": "p", "alpha": 0.01, "q": 0.1, "procedure": "benjamini-hochberg"}},
+    "settings": {
+        "triage": {"flag_by": "p", "alpha": 0.01, "q": 0.1, "procedure": "benjamini-hochberg"},
+        "samples": {"per_prompt": 4},
+    },
     "quarantined": [],
 }
 

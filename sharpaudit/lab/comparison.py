@@ -43,8 +43,8 @@ def compare(folder: Path, audited: Sequence[Audited]) -> list[dict[str, Any]]:
     """One line per figure (k of n, share, interval), then one per finding that does not show its own plant.
 
     folder: the lab's. Every audited prompt belongs to one group. What the flags found and what the controls added stand
-    apart, and copies are counted of what was generated: of a harmless prompt that was not it is unknown whether it would
-    have become a finding. Raises UserError where an audited prompt is none of the lab's.
+    apart, and copies are counted of what was generated: of a harmless prompt that was not, it is unknown whether it
+    would have become a finding. Raises UserError where an audited prompt is none of the lab's.
     """
     truth = {row.prompt: row for row in read_truth(folder)}
     strangers = [row.prompt for row in audited if row.prompt not in truth]
@@ -70,7 +70,7 @@ def _groups() -> list[str]:
 
 
 def _group(known: Truth) -> str:
-    """The group of a prompt: what was planted under it and became of that, or that it copies others' plants, or neither."""
+    """The group of a prompt: its plant and what became of it, or that it copies others' plants, or neither."""
     if known.label == "neighbour":
         return "neighbours"
     return HARMLESS if known.never_planted else f"{dict(KINDS)[known.kind]}, {dict(LABELS)[known.label]}"

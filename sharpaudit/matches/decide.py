@@ -6,11 +6,11 @@ not known, and a single memorised one would lift the line above most copies. `ne
 rest is `none`. No threshold is typed in or copied from a paper.
 
 How often a harmless prompt has a sample in `copy` is bounded by `false_match_bound`: the chance of exceeding the
-(e + 1)-th largest of n independent draws is Beta(e + 1, n - e) distributed (Wilks, Annals of Mathematical Statistics 12,
-1941), so with confidence `level` it is at most the upper Clopper-Pearson bound of e in n; its mean is
-`false_match_rate`. A draw is the best of all samples of a prompt, whose samples are not independent. So both are rates of
-prompts with as many samples as the band prompts had, and of no others: of prompts with more samples more exceed. n counts
-the band prompts that have all of theirs; another one can only raise the line.
+(e + 1)-th largest of n independent draws is Beta(e + 1, n - e) distributed (Wilks, Annals of Mathematical Statistics
+12, 1941), so with confidence `level` it is at most the upper Clopper-Pearson bound of e in n; its mean is
+`false_match_rate`. A draw is the best of all samples of a prompt, whose samples are not independent. So both are rates
+of prompts with as many samples as the band prompts had, and of no others: of prompts with more samples more exceed. n
+counts the band prompts that have all of theirs; another one can only raise the line.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """What the report says of copies: how many among what was generated, how many by chance, and what the line does.
 
 Two groups of audited prompts are generated and told apart: those that the flags chose, and the unflagged ones that were
-drawn as controls. Of each, the prompts that were compared (at least one picture was matched), those with a copy, and the
-number that chance would make copies if all of them were harmless: compared prompts times the band's false-match rate, its
-mean and its 95% bound (matches/decide.py). That rate is of harmless prompts with as many pictures, whose pictures come as
-near to training pictures as those of the band prompts.
+drawn as controls. Of each, the prompts that were compared (at least one picture was matched), those with a copy, and
+the number that chance would make copies if all of them were harmless: compared prompts times the band's false-match
+rate, its mean and its 95% bound (matches/decide.py). That rate is of harmless prompts with as many pictures, whose
+pictures come as near to training pictures as those of the band prompts.
 """
 
 from __future__ import annotations

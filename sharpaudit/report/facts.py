@@ -202,16 +202,16 @@ _TOLD = """
 
 
 def _controls(connection: Connection, per_prompt: int) -> Row:
-    """The control sample by stratum, and what it bounds: prompts that would copy in at least one of `per_prompt` pictures.
+    """The control sample by stratum, and what it bounds: prompts that would copy in at least one of their pictures.
 
-    seen: the chance that a prompt which copies at a rate is one of those.
+    per_prompt: how many these are. seen: the chance that a prompt which copies at a rate is one of those.
     """
     rows = rows_of(
         connection,
         f"""{_TOLD} SELECT stratum, count(*) AS size, count(*) FILTER (selected_for = 'control') AS drawn,
                 count(*) FILTER (selected_for = 'control' AND copied) AS copied,
                 count(*) FILTER (selected_for = 'control' AND incomplete) AS not_examined
-            FROM told WHERE stratum IS NOT NULL GROUP BY stratum ORDER BY min(p_value)""",
+            FROM told WHERE stratum IS NOT NULL GROUP BY stratum ORDER BY min(p_value)""",  # noqa: S608 - a constant
     )
     told = missed([Drawn(row["size"], row["drawn"], row["copied"], row["not_examined"]) for row in rows])
     for row, high in zip(rows, told.high, strict=True):
@@ -219,7 +219,7 @@ def _controls(connection: Connection, per_prompt: int) -> Row:
     flagged = rows_of(
         connection,
         f"""{_TOLD} SELECT count(*) FILTER (copied) AS copied, count(*) FILTER (incomplete) AS not_examined
-            FROM told WHERE selected_for = 'flagged'""",
+            FROM told WHERE selected_for = 'flagged'""",  # noqa: S608 - a constant
     )[0]
     found, unflagged = flagged["copied"], sum(row["size"] for row in rows)
     # A flagged prompt without all its pictures may copy as well, and was not found to.

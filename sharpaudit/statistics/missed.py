@@ -2,8 +2,8 @@
 
 A prompt is counted where at least one of the k pictures copies that the run makes of each prompt it generates. That is
 fixed for every prompt, generated or not, so a sample of prompts bounds how many there are. It is not how many copy at
-all: one that copies in a share r of its pictures is among them with probability 1 - (1 - r)^k (`seen`), and of the others
-nothing is claimed.
+all: one that copies in a share r of its pictures is among them with probability 1 - (1 - r)^k (`seen`), and of the
+others nothing is claimed.
 
 In a stratum of N prompts, of which n were drawn and k copied, N k / n is the unbiased estimate (Horvitz and Thompson,
 JASA 1952) and N U(k, n) a bound, U the upper Clopper-Pearson bound at level 1 - 0.05 / strata, so that the sum of

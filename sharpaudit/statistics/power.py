@@ -1,13 +1,13 @@
 """What share of memorised prompts would be flagged, under a stated assumption on their scores.
 
-Assumed: harmless prompts score normally, memorised ones SHIFT standard deviations higher on average with the same spread,
-all independent of each other and of as many families as prompts. What a real screen finds depends on its real scores; the
-assumption tells sizes of calibration sets apart.
+Assumed: harmless prompts score normally, memorised ones SHIFT standard deviations higher on average with the same
+spread, all independent of each other and of as many families as prompts. What a real screen finds depends on its real
+scores; the assumption tells sizes of calibration sets apart.
 
-With n calibration prompts a prompt has p = j / (n + 1) where its score lies between the (j - 1)-th and the j-th largest of
-theirs. u_j, the probability that a harmless score exceeds the j-th largest, is the j-th smallest of n uniform numbers; a
-memorised score exceeds it with probability Phi(SHIFT + Phi^-1(u_j)). So how many prompts have which p is drawn without
-drawing a score.
+With n calibration prompts a prompt has p = j / (n + 1) where its score lies between the (j - 1)-th and the j-th largest
+of theirs. u_j, the probability that a harmless score exceeds the j-th largest, is the j-th smallest of n uniform
+numbers; a memorised score exceeds it with probability Phi(SHIFT + Phi^-1(u_j)). So how many prompts have which p is
+drawn without drawing a score.
 """
 
 from __future__ import annotations

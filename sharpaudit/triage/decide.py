@@ -30,7 +30,7 @@ DECIDED = ("audit", "positive_control")
 
 
 def decide(corpus: pa.Table, scores: pa.Table, config: AuditConfig) -> pa.Table:
-    """One row a prompt of `corpus`, in its order, with what `select` needs beside the triage table: `at_line`, `family_id`.
+    """One row a prompt of `corpus`, in its order, with what `select` needs besides: `at_line`, `family_id`.
 
     corpus: prompt_id, role, family_id, style. scores: prompt_id, tier, metric, value, status, reason of the deciding
     metric at the last tier that the prompt reached; a prompt that should have a score and has no row was in a

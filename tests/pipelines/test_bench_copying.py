@@ -24,7 +24,7 @@ def test_what_is_claimed_holds_and_what_is_not_would_not(found: copying.Copying)
     for one in found.bounded:
         assert min(one.missed.high, one.recall.high) >= 0.95
         assert one.truth.value == pytest.approx(copying.COPYING * copying.seen(one.rate, PICTURES), rel=0.05)
-    # A thousand controls of two pictures bound nothing for all that copy, in 1 or in 3 of 10 pictures; four hardly more.
+    # A thousand controls of two pictures bound nothing for all that copy in 1 or 3 of 10 pictures; four hardly more.
     rare = {one.rate: (one.every.value, one.fewer.value) for one in found.bounded if one.controls == 1000}
     assert rare[0.1] == (0.0, 0.0)
     assert rare[0.3] == (pytest.approx(0.2, abs=0.1), 0.0)

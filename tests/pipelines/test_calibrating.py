@@ -137,8 +137,8 @@ def test_what_controls_would_bound_is_what_the_report_says_of_a_run_without_copi
     """1,000 prompts as harmless ones score, alpha 5%: strata of 150, 300 and 500 unflagged ones."""
     line = controls(60, 0.05, 1000, 4)
     expected = missed([Drawn(150, 20, 0), Drawn(300, 20, 0), Drawn(500, 20, 0)]).total_high
-    assert f"with no copy among 60, up to {expected:,.0f} of 1,000 prompts could be unflagged and copy in at least" in line
-    assert "at least one of 4 pictures (95%), as 34%, 76%, 97% of prompts do that copy in 1, 3, 6 of 10 pictures" in line
+    assert f"with no copy among 60, up to {expected:,.0f} of 1,000 prompts could be unflagged and copy in" in line
+    assert "one of 4 pictures (95%), as 34%, 76%, 97% of prompts do that copy in 1, 3, 6 of 10 pictures" in line
     needed = int(re.search(r"below 10.0% takes (\d+)", line)[1])  # type: ignore[index]
 
     def bound(total: int) -> float:
