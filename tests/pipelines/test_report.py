@@ -16,11 +16,13 @@ from audits import audit, command, finish, tables
 from pipelines.audit import Outcome
 from pipelines.summary import summary
 from sharpaudit.images import decode
+from sharpaudit.lab.comparison import AUDITED, Audited
 from sharpaudit.report.chart import histogram
 from sharpaudit.report.facts import collect
 from sharpaudit.report.html import findings_csv, number, percent, render
 from sharpaudit.statistics.intervals import clopper_pearson
-from sharpaudit.tables.query import connect
+from sharpaudit.tables.query import connect, query
+from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.runs import RunFolder
 
 
@@ -59,6 +61,17 @@ def test_the_terminal_and_the_page_give_the_same_bound(clean: Path) -> None:
         bound = re.search(r"at most ([\d,]+) unflagged", summary(Outcome(0, [], facts), clean))[1]  # type: ignore[index]
         assert shown is None or int(bound) == shown
     assert f"With 95% confidence at most {bound} of them are unflagged" in page
+
+
+def test_what_a_lab_is_compared_by_is_what_the_report_counts(clean: Path) -> None:
+    with open_connection(RunFolder.open(clean)) as connection:
+        audited = [Audited(*row) for row in query(connection, AUDITED).rows]
+    told = facts_of(clean)["copies"]
+    groups = {"flagged": [a for a in audited if a.flagged], "controls": [a for a in audited if a.control]}
+    for name, group in groups.items():
+        assert (len(group), sum(a.shown is not None for a in group)) == (told[name]["compared"], told[name]["copied"])
+    assert not any(a.flagged and a.control for a in audited)
+    assert not any(a.shown for a in audited if not a.flagged and not a.control)
 
 
 def test_pictures_are_hidden_unless_asked_for(config_path: Path, clean: Path, tmp_path: Path) -> None:
