@@ -45,8 +45,8 @@ def with_band(rows: Rows, reached: list[float]) -> None:
     rows["bands"][0].update(n_prompts=100, n_exceptions=1, copy_above=sorted(reached)[-2])
 
 
-def test_what_flags_find_and_what_controls_add_stand_apart(rows: Rows, facts: Facts) -> None:
-    found = facts(rows)
+def test_what_flags_find_and_what_controls_add_stand_apart(known: dict[str, Any]) -> None:
+    found = known
     assert found["copies"]["per_prompt"] == 2
     rate, high = false_match_rate(2), false_match_bound(2)
     for name, (compared, copied) in {"flagged": (2, 1), "controls": (4, 1)}.items():
@@ -78,18 +78,19 @@ def test_without_bands_nothing_is_expected(rows: Rows, facts: Facts) -> None:
 def test_the_line_and_the_findings_are_shown_at_no_one_and_two_exceptions(rows: Rows, facts: Facts) -> None:
     """a0 (flagged) reached .99 and a5 (a control) .9."""
     with_band(rows, [0.95, 0.85, 0.7])
-    found = facts(rows)["bands"]
+    told = facts(rows)
+    found = told["bands"]
     lines = [(row["exceptions"], row["copy_above"], row["flagged"], row["controls"]) for row in found["lines"]]
     assert lines == [(0, 0.95, 1, 0), (1, 0.85, 1, 1), (2, 0.7, 1, 1)]
     assert [row["in_force"] for row in found["lines"]] == [False, True, False]
     assert found["false_match_rate"] == pytest.approx(2 / 101)
-    page = page_of(facts(rows))
+    page = page_of(told)
     assert "1 (in force)" in page
     assert "Of harmless prompts with 2 pictures 1.98% would exceed it by chance" in page
 
 
-def test_no_more_exceptions_are_shown_than_are_granted(rows: Rows, facts: Facts) -> None:
-    assert [row["exceptions"] for row in facts(rows)["bands"]["lines"]] == [0]
+def test_no_more_exceptions_are_shown_than_are_granted(known: dict[str, Any]) -> None:
+    assert [row["exceptions"] for row in known["bands"]["lines"]] == [0]
 
 
 def test_a_band_prompt_without_all_its_pictures_bounds_nothing(rows: Rows, facts: Facts) -> None:
@@ -100,8 +101,8 @@ def test_a_band_prompt_without_all_its_pictures_bounds_nothing(rows: Rows, facts
     assert found["copies"]["controls"]["expected"] == pytest.approx(4 * false_match_rate(1))
 
 
-def test_a_flagged_prompt_without_all_its_pictures_may_copy(rows: Rows, facts: Facts) -> None:
-    whole = facts(rows)["controls"]
+def test_a_flagged_prompt_without_all_its_pictures_may_copy(rows: Rows, facts: Facts, known: dict[str, Any]) -> None:
+    whole = known["controls"]
     for table in ("samples", "matches"):
         rows[table].remove(of(rows, table, sample_id="s-a1-0"))
     found = facts(rows)["controls"]
@@ -110,11 +111,11 @@ def test_a_flagged_prompt_without_all_its_pictures_may_copy(rows: Rows, facts: F
     assert found["recall_low"] == pytest.approx(1 / (2 + whole["missed_high"]))
 
 
-def test_how_often_so_many_pictures_show_a_copy_is_said(rows: Rows, facts: Facts) -> None:
+def test_how_often_so_many_pictures_show_a_copy_is_said(known: dict[str, Any]) -> None:
     assert seen(0.3, 1) == pytest.approx(0.3)
     assert seen(0.3, 4) == pytest.approx(0.7599)
     assert [seen(0.0, 4), seen(1.0, 4)] == [0.0, 1.0]
-    assert facts(rows)["controls"]["seen"] == [{"rate": r, "share": seen(r, 2)} for r in (0.1, 0.3, 0.6)]
-    page = page_of(facts(rows))
+    assert known["controls"]["seen"] == [{"rate": r, "share": seen(r, 2)} for r in (0.1, 0.3, 0.6)]
+    page = page_of(known)
     assert "one that copies in 1, 3, 6 of 10 pictures is one with a probability of 19.0%, 51.0%, 84.0%" in page
     assert "would copy in at least one of 2 pictures" in page
