@@ -48,13 +48,26 @@ def with_extensions(run: RunFolder, config: AuditConfig) -> AuditConfig:
     # The record first: of a run of another version it says so, whatever its settings were called.
     if run.record() is None or not run.has_begun() or not (run.root / SETTINGS).exists():
         return config
-    there = {Path(path).name for path in config.corpus.audit}
-    added = [path for path in run.config().corpus.audit[1:] if Path(path).name not in there]
-    return with_audited(config, added)
+    return with_audited(config, _added(run.config().corpus.audit, config.corpus.audit))
+
+
+def _added(held: Sequence[str], asked: Sequence[str]) -> list[str]:
+    """What a run audits that its config does not name; a file of the same name in another place is one that moved."""
+    unmet = [path for path in asked if path not in held]
+    added = []
+    for path in held:
+        if path in asked:
+            continue
+        moved = next((other for other in unmet if Path(other).name == Path(path).name), None)
+        if moved is not None:
+            unmet.remove(moved)
+        elif path != held[0]:
+            added.append(path)
+    return added
 
 
 def with_audited(config: AuditConfig, paths: Sequence[str]) -> AuditConfig:
-    """`config` with more audited files. Raises UserError for two of one name."""
+    """`config` with more audited files. Raises UserError for one that it names already."""
     if not paths:
         return config
     return configuration.override(config, [f"corpus.audit={json.dumps([*config.corpus.audit, *paths])}"])
@@ -100,7 +113,7 @@ def admit(
         "created": before["created"] if before else datetime.now(UTC).isoformat(timespec="seconds"),
         "facts": asdict(facts),
         "given": given(config),
-        "inputs": ingest.inspect(config),
+        "inputs": ingest.inspect(config, before),
         "hardware": describe_hardware(),
         "software": software(),
         "stages": {name: asdict(entry) | {"fingerprint": entry.fingerprint} for name, entry in made.items()},

@@ -65,7 +65,7 @@ _SENTENCES = {
     Status.CLEARED: "An earlier tier cleared the prompt, so this tier did not evaluate it.",
     Status.EMPTY: "The prompt is empty or blank, which is the unconditional case itself.",
     Status.MISSING: "The row holds no prompt (a null or an absent field).",
-    Status.INVALID_UTF8: "The prompt is not valid UTF-8 text (broken bytes or a lone surrogate).",
+    Status.INVALID_UTF8: "The prompt is not UTF-8 (bytes of another encoding, or a lone surrogate): save it as UTF-8.",
     Status.TOO_LONG: "The prompt is longer than the limit of one megabyte.",
     Status.MALFORMED_ROW: "The row could not be parsed by the rules of its file format.",
     Status.IN_AUDIT: "The prompt's family is audited, so it may not calibrate the audit.",

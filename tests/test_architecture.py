@@ -21,6 +21,7 @@ MAX_LINES = 400
 
 ORDER = [
     {"errors"},
+    {"encoding"},
     {"config", "seeds", "images"},
     {"statistics", "tables"},
     {"denoisers", "embedders"},

@@ -112,6 +112,24 @@ def test_a_metric_that_rounding_changes_is_measured_in_float32(tmp_path: Path, m
         load(path, [metrics, "model.dtype=bfloat16"])
 
 
+def test_a_byte_order_mark_is_no_part_of_a_config_and_utf16_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    expected = load(path)
+    path.write_text(BASE, encoding="utf-8-sig")
+    assert load(path) == expected
+    for encoding in ("utf-16", "utf-16-le"):
+        path.write_text(BASE, encoding=encoding)
+        with pytest.raises(UserError, match=r"audit\.toml: the text is in UTF-16.*save it as UTF-8"):
+            load(path)
+
+
+@pytest.mark.parametrize("tab", ["\\t", "\t", '"\\t"', "'\\t'"])
+def test_a_tab_may_be_written_as_people_write_it(tmp_path: Path, tab: str) -> None:
+    """Bare in a shell, as the character itself, as a TOML string and as a TOML literal."""
+    loaded = load(write(tmp_path), [f"corpus.delimiter={tab}", f"calibration.delimiter={tab}"])
+    assert (loaded.corpus.delimiter, loaded.calibration.delimiter) == ("\t", "\t")
+
+
 def test_no_calibration_prompts_is_said_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no calibration prompts: add"):
         load(write(tmp_path, BASE.replace('[calibration]\nfile = "harmless.csv"\n', "")))

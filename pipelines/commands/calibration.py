@@ -29,7 +29,7 @@ def calibration() -> None:
 )
 @click.option("--seed", default=0, show_default=True, type=int)
 def make(prompts: Path, out: Path, column: str, delimiter: str, wanted: int, seed: int) -> None:
-    """Recombine the captions of the file PROMPTS, words and all, into candidates that it does not hold.
+    """Recombine the captions of PROMPTS (file, folder or pattern), words and all, into candidates that are not there.
 
     They are for [calibration] file. Nobody has looked at them: read some, and see in the report which of those at the
     flag line copy a training picture.
@@ -40,7 +40,9 @@ def make(prompts: Path, out: Path, column: str, delimiter: str, wanted: int, see
     import csv
     import io
 
+    from sharpaudit.config import as_delimiter
     from sharpaudit.corpus.check import check
+    from sharpaudit.corpus.files import files_of
     from sharpaudit.corpus.read import read_rows
     from sharpaudit.corpus.recombine import recombine
     from sharpaudit.corpus.rows import Source
@@ -49,8 +51,9 @@ def make(prompts: Path, out: Path, column: str, delimiter: str, wanted: int, see
 
     if out.suffix != ".csv" or out.exists():
         raise UserError(f"{out}: {'exists already' if out.exists() else 'is no .csv'}; name a new .csv with --out")
-    source = Source(prompts.name, "audit", prompts, column=column, delimiter=delimiter)
-    texts = (check(row.prompt)[0] for row in read_rows(source) if row.problem is None)
+    how = {"column": column, "delimiter": as_delimiter(delimiter)}
+    sources = [Source(path.name, "audit", path, **how) for path in files_of(prompts)]
+    texts = (check(row.prompt)[0] for source in sources for row in read_rows(source) if row.problem is None)
     captions = list(dict.fromkeys(text for text in texts if text is not None))
     found = recombine(captions, wanted, seed)
     stream = io.StringIO()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sharpaudit.encoding import decoded
 from sharpaudit.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def excluding(overrides: tuple[str, ...], path: Path | None) -> tuple[str, ...]:
     if path is None:
         return overrides
     try:
-        ids = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        text = decoded(path.read_bytes(), f"--exclude-calibration {path}")
+        ids = [line.strip() for line in text.splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--exclude-calibration {path}: {error}; name a text file with one prompt id a line") from error
     if not ids:

@@ -8,7 +8,7 @@ reads on where the last ingest stopped and adds shards; nothing is rewritten.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 from pipelines.calibration import allowed
 from sharpaudit.config import AuditConfig
 from sharpaudit.corpus.assign import Ingested, assign
+from sharpaudit.corpus.files import files_of, names_of
 from sharpaudit.corpus.ledger import ledger
 from sharpaudit.corpus.rows import Source, count_and_hash
 from sharpaudit.denoisers.base import Tokenizer
@@ -38,43 +39,67 @@ def identity(tokenizer_digest: str) -> Identity:
     return Identity(NAME, {"tokenizer digest": tokenizer_digest}, versions, {})
 
 
-def sources(config: AuditConfig) -> list[Source]:
-    """The input files, in the order in which they claim prompts."""
+def sources(config: AuditConfig, named: Mapping[tuple[str, str], str] | None = None) -> list[Source]:
+    """The input files, in the order in which they claim prompts.
+
+    A file is named by the last part of its path, one of a folder or pattern by the last two, and where that leaves two
+    of one use alike, by as many as tell them apart. named: what files are called, by (use, path), in a run that has
+    begun; they keep it when others of their name come.
+    """
     corpus, calibration = config.corpus, config.calibration
-    uses = [
-        *(("audit", path) for path in corpus.audit),
-        ("positive_control", corpus.positive_controls),
-        ("fit", calibration.fit),
-        ("calibration", calibration.calibrate),
-        ("harmless", calibration.file),
+    uses = {
+        "audit": corpus.audit,
+        "positive_control": (corpus.positive_controls,),
+        "fit": (calibration.fit,),
+        "calibration": (calibration.calibrate,),
+        "harmless": (calibration.file,),
+    }
+    return [
+        source
+        for use, paths in uses.items()
+        for source in _sources(config, use, [Path(path) for path in paths if path is not None], named or {})
     ]
-    return [_source(config, use, path) for use, path in uses if path is not None]
 
 
-def _source(config: AuditConfig, use: Any, path: str) -> Source:
+def _sources(config: AuditConfig, use: Any, paths: list[Path], named: Mapping[tuple[str, str], str]) -> list[Source]:
+    """The files of one use. Raises UserError for one that stands there twice."""
+    found = {path: files_of(path) for path in paths}
+    shards = {path: place for place, files in found.items() for path in files if path != place}
+    files = [path for listed in found.values() for path in listed]
+    names_of([(path, 1) for path in files])
+    told = {path: name for path in files if (name := named.get((use, str(path)))) is not None}
+    new = [(path, 2 if path in shards else 1) for path in files if path not in told]
+    taken = [name.removeprefix(f"{use}:") for name in told.values()]
+    names = told | {path: f"{use}:{name}" for (path, _), name in zip(new, names_of(new, taken), strict=True)}
     audited = use in ("audit", "positive_control")
     corpus, calibration = config.corpus, config.calibration
-    return Source(
-        name=f"{use}:{Path(path).name}",
-        use=use,
-        path=Path(path),
-        column=corpus.column if audited else calibration.column or corpus.column,
-        delimiter=corpus.delimiter if audited else calibration.delimiter or corpus.delimiter,
-        id_column=corpus.id_column if audited else None,
-        family_column=corpus.family_column if audited else calibration.family_column or corpus.family_column,
-        style_column=corpus.style_column if audited else calibration.style_column or corpus.style_column,
-        labels=corpus.labels if audited else (),
-    )
+    how: dict[str, Any] = {
+        "column": corpus.column if audited else calibration.column or corpus.column,
+        "delimiter": corpus.delimiter if audited else calibration.delimiter or corpus.delimiter,
+        "id_column": corpus.id_column if audited else None,
+        "family_column": corpus.family_column if audited else calibration.family_column or corpus.family_column,
+        "style_column": corpus.style_column if audited else calibration.style_column or corpus.style_column,
+        "labels": corpus.labels if audited else (),
+    }
+    return [Source(names[path], use, path, is_shard=path in shards, **how) for path in files]
 
 
-def inspect(config: AuditConfig) -> list[dict[str, Any]]:
-    """Name, place, size and SHA-256 of every input file, for inputs.json. Raises UserError for a missing one."""
+def inspect(config: AuditConfig, before: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Name, place, size and SHA-256 of every input file, for inputs.json. Raises UserError for a missing one.
+
+    before: the record of a run that has begun.
+    """
     found = []
-    for source in sources(config):
+    for source in sources(config, names_in(before)):
         sha256, size = count_and_hash(source.path)
         entry = {"source": source.name, "use": source.use, "path": str(source.path), "sha256": sha256, "bytes": size}
         found.append(entry)
     return found
+
+
+def names_in(record: Mapping[str, Any] | None) -> dict[tuple[str, str], str]:
+    """What a run calls its input files, by use and path."""
+    return {(entry["use"], entry["path"]): entry["source"] for entry in (record or {}).get("inputs", ())}
 
 
 def rows_read(run: RunFolder) -> dict[str, int]:
@@ -90,7 +115,7 @@ def ingest(run: RunFolder, config: AuditConfig, tokenizer: Tokenizer) -> int:
     done: dict[str, int] = before.extra["read"]
     todo = [
         (source, done.get(source.name, 0), _stop(source, config))
-        for source in sources(config)
+        for source in sources(config, names_in(run.record()))
         if source.name not in before.extra["whole"]
     ]
     todo = [entry for entry in todo if entry[2] is None or entry[2] > entry[1]]
@@ -100,7 +125,7 @@ def ingest(run: RunFolder, config: AuditConfig, tokenizer: Tokenizer) -> int:
     with ledger(run.root / WORKPLACE) as rows:
         stood_for = [(family, prompt) for family, prompt in before.extra.get("represented", [])]
         made = assign(todo, _known(corpus), tokenizer, 0, rows, near, stood_for)
-        require_audited(made, config)
+        require_audited(made, config, first=not corpus.current())
         if not corpus.current():
             # Too few calibration prompts: said before anything is committed that more of them would not join.
             allowed(config, {None: made.counts.get("calibration", 0)}, [None])
@@ -133,12 +158,14 @@ def rows_per_shard(n_rows: int) -> int:
     return max(LEAST_ROWS, math.ceil(n_rows / MOST_SHARDS))
 
 
-def require_audited(made: Ingested, config: AuditConfig) -> None:
-    """Refuse a corpus of which no row can be audited, with a UserError that says why."""
+def require_audited(made: Ingested, config: AuditConfig, *, first: bool = True) -> None:
+    """Refuse a corpus of which no row can be audited, with a UserError that says why. first: whether nothing of it was
+    read before."""
     ended = made.statuses(["audit"])
-    if ended and Status.OK not in ended:
-        reasons = ", ".join(f"{n} {status}" for status, n in sorted(ended.items()))
-        raise UserError(f"{', '.join(config.corpus.audit)}: no row holds a prompt that can be audited ({reasons})")
+    if Status.OK not in ended and (ended or first):
+        reasons = ", ".join(f"{n} {status}" for status, n in sorted(ended.items())) or "there is none"
+        fix = "; if they are in Latin-1 or Windows-1252, save them as UTF-8" if Status.INVALID_UTF8 in ended else ""
+        raise UserError(f"{', '.join(config.corpus.audit)}: no row holds a prompt that can be audited ({reasons}){fix}")
 
 
 def _stop(source: Source, config: AuditConfig) -> int | None:

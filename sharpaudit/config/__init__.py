@@ -18,6 +18,7 @@ from sharpaudit.config.sections import (
     ScoresConfig,
     TierConfig,
     TriageConfig,
+    as_delimiter,
     moment,
 )
 
@@ -38,6 +39,7 @@ __all__ = [
     "ScoresConfig",
     "TierConfig",
     "TriageConfig",
+    "as_delimiter",
     "fields",
     "load",
     "moment",

@@ -1,4 +1,4 @@
-"""TOML in, frozen models out.
+"""TOML in, frozen models out. A byte order mark before it is no part of it.
 
 Unknown keys are refused with the nearest known one. Paths are relative to the file that names them; `lab:NAME` is a
 file of the testbed that ships with the package.
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from sharpaudit.config.earlier import RENAMED
 from sharpaudit.config.sections import AuditConfig
+from sharpaudit.encoding import decoded
 from sharpaudit.errors import UserError, nearest, printable
 
 MAX_CONFIG_BYTES = 1_000_000
@@ -55,7 +56,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> AuditConfig:
     if len(raw) > MAX_CONFIG_BYTES:
         raise UserError(f"{path}: a config may have {MAX_CONFIG_BYTES} bytes, this one has {len(raw)}")
     try:
-        tree = tomllib.loads(raw.decode())
+        tree = tomllib.loads(decoded(raw, str(path)))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not valid TOML: {printable(str(error))}") from error
     for override in overrides:
@@ -117,7 +118,7 @@ def _set(tree: dict[str, Any], override: str) -> None:
     try:
         new = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        new = text.strip()
+        new = text.strip() or text  # A tab may be what is meant.
     for key in keys[:-1]:
         tree = tree.setdefault(key, {})
         if not isinstance(tree, dict):

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, time, timedelta
-from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 
 def identity(*stages: str, default: Any = ..., **limits: Any) -> Any:
@@ -64,18 +63,26 @@ class ModelConfig(Section):
         return self
 
 
+def as_delimiter(told: Any) -> Any:
+    """A tab that is written as a backslash and a t, as a shell and a TOML literal leave it, as the tab it means."""
+    return "\t" if told == "\\t" else told
+
+
+Delimiter = Annotated[str, BeforeValidator(as_delimiter)]
+
+
 class CorpusConfig(Section):
     """The prompts under audit."""
 
     audit: tuple[str, ...] = given(min_length=1)
-    """File of prompts: .csv, .jsonl, .parquet or .txt (one prompt a line); or a list of such files. Those that
-    `sharpaudit extend` adds to a run stay part of that run."""
+    """File of prompts: .csv, .jsonl, .parquet or .txt (one prompt a line), also as .gz and .zst; a folder of such files
+    or a pattern such as shards/*.csv; or a list of those. What `sharpaudit extend` adds to a run stays part of it."""
     positive_controls: str | None = given(None)
-    """File of prompts known to be memorised, audited apart."""
+    """Prompts known to be memorised, audited apart: a file, a folder or a pattern."""
     column: str = given("prompt")
     """Column of the prompt in csv, jsonl and parquet files."""
-    delimiter: str = given(",", min_length=1, max_length=1)
-    """Separator of csv files."""
+    delimiter: Delimiter = given(",", min_length=1, max_length=1)
+    """Separator of csv files; .tsv files have tabs, and a first line such as sep=; names its own."""
     id_column: str | None = given(None)
     """Column whose value becomes `external_id`."""
     family_column: str | None = given(None)
@@ -96,22 +103,22 @@ class CorpusConfig(Section):
 
     @model_validator(mode="after")
     def _told_apart(self) -> CorpusConfig:
-        names = [Path(path).name for path in self.audit]
-        twice = next((name for name in names if names.count(name) > 1), None)
+        twice = next((path for path in self.audit if self.audit.count(path) > 1), None)
         if twice is not None:
-            raise ValueError(f"two audited files are named {twice}; a row is traced by its file's name: rename one")
+            raise ValueError(f"{twice} is audited twice; name it once")
         return self
 
 
 class CalibrationConfig(Section):
-    """Harmless prompts of the audited corpus's style: one file split by family, or a file for each use."""
+    """Harmless prompts of the audited corpus's style: one file split by family, or a file for each use. A folder or a
+    pattern may stand for its files, as in [corpus]."""
 
     file: str | None = given(None)
     fit: str | None = given(None)
     calibrate: str | None = given(None)
     column: str | None = given(None)
     """As in [corpus], which it defaults to."""
-    delimiter: str | None = given(None, min_length=1, max_length=1)
+    delimiter: Delimiter | None = given(None, min_length=1, max_length=1)
     family_column: str | None = given(None)
     style_column: str | None = given(None)
 

@@ -45,6 +45,7 @@ MIN_FIT = 10
 HARMLESS = ("fit", "calibration")
 USES = ("audit", "positive_control", "fit", "calibration", "harmless")
 """What a file of prompts is for."""
+MAX_SHOWN = 3
 _PROMPTS_PER_BATCH = 1024
 _ROWS_PER_READ = 4 * ROWS_PER_BATCH
 _ROWS = pa.schema(
@@ -195,7 +196,7 @@ def assign(
     if near_duplicates is not None:
         join_near_duplicates(ledger, near_duplicates, represented)
     _decide(ledger, seed)
-    files = [printable(str(source.path)) for source, _, _ in in_order if source.use in USES[2:]]
+    files = _shown([printable(str(source.path)) for source, _, _ in in_order if source.use in USES[2:]])
     if files:
         _require_enough(ledger, files)
     counts = dict(ledger.rows("SELECT role, count(*) FROM fresh GROUP BY role"))
@@ -289,6 +290,11 @@ def _require_apart(ledger: Ledger) -> None:
             f'fit and calibration share {n} prompt families, for instance "{printable(found[0][0], 80)}": '
             "take them out of one of the two files, or give one calibration.file, which is split by family"
         )
+
+
+def _shown(files: list[str]) -> list[str]:
+    """The files of an error line: a folder may hold hundreds."""
+    return files if len(files) <= MAX_SHOWN else [*files[: MAX_SHOWN - 1], f"{len(files) - MAX_SHOWN + 1} more"]
 
 
 def _require_enough(ledger: Ledger, files: Sequence[str]) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from sharpaudit.errors import Status, UserError, nearest, printable
 
 T = TypeVar("T")
+EXACT = 2.0**53
+"""Below it every whole number is a double of its own."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Source:
     family_column: str | None = None
     style_column: str | None = None
     labels: tuple[str, ...] = ()
+    is_shard: bool = False
+    """One of the files of a folder or a pattern, which may hold no row."""
 
     @property
     def columns(self) -> list[str]:
@@ -38,8 +44,7 @@ class Source:
         return list(dict.fromkeys(name for name in named if name is not None))
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """source_row: 0 is the first row of data. prompt: exact bytes, None where there is a problem."""
 
     source_row: int
@@ -47,7 +52,7 @@ class Row:
     external_id: str | None = None
     family: str | None = None
     style: str | None = None
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = MappingProxyType({})
     problem: Status | None = None
     detail: str | None = None
 
@@ -67,19 +72,46 @@ def make_row(
     problem: Status | None = None,
     detail: str | None = None,
 ) -> Row:
-    """A row with what the columns beside the prompt say."""
+    """A row with what the columns beside the prompt say. Raises UserError for an id that is none."""
     labels = {name: text for name in source.labels if (text := _text(cells.get(name))) is not None}
+    if source.id_column is not None and type(value := cells.get(source.id_column)) not in _ALWAYS_IDS:
+        require_id(source, index, value)
     named = (source.id_column, source.family_column, source.style_column)
     external_id, family, style = (_text(cells.get(name)) or None if name is not None else None for name in named)
     return Row(index, prompt, external_id, family, style, labels, problem, detail)
 
 
+_ALWAYS_IDS = {str, bytes, int, type(None)}
+
+
+def require_id(source: Source, index: int, value: Any, exact: float = EXACT) -> None:
+    """Refuse a value that does not name one row. exact: from here on such floats no longer tell numbers apart."""
+    if isinstance(value, bool | list | dict):
+        what = f"a value of type {type(value).__name__}"
+    elif isinstance(value, float) and not math.isnan(value) and abs(value) >= exact:
+        what = f"{value!r}, a floating-point number that stands for several whole ones"
+    else:
+        return
+    raise UserError(
+        f'{shown(source)}: row {index}: column "{printable(str(source.id_column))}" holds {what}, which is no id: '
+        "store ids as text or as integers, or name another id_column"
+    )
+
+
+def number_text(value: float) -> str | None:
+    """A floating-point number as text: a whole one as an integer, as it was before a table took it for a double; NaN,
+    which such tables write for nothing, as None."""
+    if math.isnan(value):
+        return None
+    return str(int(value)) if value.is_integer() and abs(value) < EXACT else repr(value)
+
+
 def _text(value: Any) -> str | None:
     """A value of a column beside the prompt as text that can be stored."""
-    if value is None:
-        return None
     if isinstance(value, bytes):
         return value.decode(errors="backslashreplace")
+    if value is None or isinstance(value, float):
+        return None if value is None else number_text(value)
     try:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     except RecursionError:  # Writing needs a deeper stack than reading did.

@@ -112,12 +112,21 @@ def test_run_does_not_take_up_other_prompts_by_itself(
     both = f'corpus.audit=["{halves[0]}", "{halves[1]}"]'
     with pytest.raises(UserError, match=r"second\.csv is not part of this run .* `sharpaudit extend`"):
         audit(config_path, half, both)
+    assert faults(half) == []
+
+
+def test_a_run_grows_by_a_file_of_a_name_that_it_has(
+    config_path: Path, half: Path, halves: tuple[Path, Path], tmp_path: Path
+) -> None:
     (tmp_path / "other").mkdir()
     other = tmp_path / "other" / "first.csv"
     other.write_text("id,prompt\n1,Another prompt altogether\n")
-    outcome = CliRunner().invoke(cli, ["extend", str(half), str(other)])
-    assert isinstance(outcome.exception, UserError)
-    assert "two audited files are named first.csv" in str(outcome.exception)
+    before = tables(half)
+    assert CliRunner().invoke(cli, ["extend", str(half), str(other)]).exit_code == 0
+    grown = tables(half)
+    assert {row["source"] for row in grown["origins"]} >= {"audit:first.csv", "audit:other/first.csv"}
+    assert len(grown["corpus"]) == len(before["corpus"]) + 1
+    assert audit(config_path, half, f"corpus.audit={halves[0]}").evaluations == 0
     assert faults(half) == []
 
 

@@ -1,17 +1,24 @@
 """Prompts in csv: UTF-8 with a header, quoted by doubling, read strictly.
 
 A record that breaks the quoting costs its first line only; one with another number of fields than the header is
-malformed.
+malformed. A line `sep=;` before the header, as spreadsheets write it, names the delimiter. Spark writes a quote
+within quotes as \\" and not as "": where the first such lines are better csv by that rule, the file is read by it.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TextIO
+from dataclasses import replace
+from functools import partial
+from itertools import chain
 
+from sharpaudit.corpus.files import format_of
+from sharpaudit.corpus.opened import open_text
 from sharpaudit.corpus.rows import Row, Source, listed, make_row, require_columns, shown, without_blank_end
 from sharpaudit.errors import Status, UserError, printable
 
@@ -19,17 +26,30 @@ MAX_LINE = 1 << 24
 """Characters in one row."""
 MAX_FIELD = 1 << 22
 """Characters in one field."""
+AHEAD = 1 << 18
+"""Characters that decide how quotes are escaped."""
+_SEP = re.compile(r'"?sep=([^"\r\n])"?[\r\n]*', re.IGNORECASE)
+_ESCAPED_QUOTE = re.compile(r'(\\+)"')
 
 
 def read_csv(source: Source) -> Iterator[Row]:
     """Every record of the file as a row. Raises UserError for a file without header or with an endless row."""
-    if source.delimiter in '"\r\n':
-        raise UserError(
-            f"{shown(source)}: {source.delimiter!r} cannot separate csv fields; use for instance ',' or ';'"
-        )
     csv.field_size_limit(MAX_FIELD)
-    with source.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        records = _records(file, source)
+    with io.TextIOWrapper(open_text(source.path), "utf-8", errors="surrogateescape", newline="") as file:
+        lines = iter(partial(file.readline, MAX_LINE + 1), "")
+        first = next(lines, "")
+        if not first:
+            return
+        told = _SEP.fullmatch(first)
+        if told is not None:
+            source = replace(source, delimiter=told[1])
+        elif format_of(source.path) == ".tsv":
+            source = replace(source, delimiter="\t")
+        if source.delimiter in '"\r\n':
+            raise UserError(
+                f"{shown(source)}: {source.delimiter!r} cannot separate csv fields; use for instance ',' or ';'"
+            )
+        records = _records(_doubled(lines if told else chain([first], lines), source), source)
         header = next(records, [])
         if isinstance(header, str):
             raise UserError(f"{shown(source)}: the header is not valid csv: {header}")
@@ -48,7 +68,40 @@ def read_csv(source: Source) -> Iterator[Row]:
                 yield make_row(source, i, cells[source.column], cells)
 
 
-def _records(file: TextIO, source: Source) -> Iterator[list[str] | str]:
+def _doubled(lines: Iterator[str], source: Source) -> Iterator[str]:
+    """The lines with quotes escaped by doubling, whichever way the file does it.
+
+    The ways agree up to the first \\". From there on they are tried on a piece, and the one that breaks fewer records
+    is the file's; doubling, where neither does.
+    """
+    for line in lines:
+        if '\\"' not in line:
+            yield line
+            continue
+        piece, size = [line], len(line)
+        while size < AHEAD and (line := next(lines, "")):
+            piece.append(line)
+            size += len(line)
+        if _broken([_without_backslashes(line) for line in piece], source) < _broken(piece, source):
+            yield from map(_without_backslashes, chain(piece, lines))
+        else:
+            yield from chain(piece, lines)
+
+
+def _broken(piece: list[str], source: Source) -> int:
+    """How many records break the rules."""
+    try:
+        return sum(isinstance(record, str) for record in _records(iter(piece), source))
+    except UserError:  # A row or field without end, which reading names.
+        return len(piece)
+
+
+def _without_backslashes(line: str) -> str:
+    """Spark escapes a quote and the backslashes before one; a backslash elsewhere is itself."""
+    return _ESCAPED_QUOTE.sub(lambda m: "\\" * (len(m[1]) // 2) + '""'[: 1 + len(m[1]) % 2], line)
+
+
+def _records(file: Iterator[str], source: Source) -> Iterator[list[str] | str]:
     """The fields of each record; for a broken one, what is wrong with it."""
     held: deque[str] = deque()
     taken: list[str] = []
@@ -57,7 +110,7 @@ def _records(file: TextIO, source: Source) -> Iterator[list[str] | str]:
 
     def lines() -> Iterator[str]:
         nonlocal size
-        while line := held.popleft() if held else file.readline(MAX_LINE + 1):
+        while line := held.popleft() if held else next(file, ""):
             size += len(line)
             if size > MAX_LINE:
                 raise too_long("row", MAX_LINE)
@@ -89,8 +142,6 @@ def _records(file: TextIO, source: Source) -> Iterator[list[str] | str]:
 
 
 def _delimiter_hint(source: Source, header: Sequence[str]) -> str:
-    if header and header[0].startswith(("\udcff\udcfe", "\udcfe\udcff")):
-        return "; the file is UTF-16: save it as UTF-8"
     if len(header) != 1:
         return ""
     splits = {d: next(csv.reader(header, delimiter=d), []) for d in ",;\t|" if d != source.delimiter}
@@ -98,4 +149,5 @@ def _delimiter_hint(source: Source, header: Sequence[str]) -> str:
     if len(splits[best]) < 2:
         return ""
     has = "has that column" if source.column in splits[best] else f"has the columns {listed(splits[best])}"
-    return f"; with delimiter = {json.dumps(best)} the file {has}"
+    called = "called .csv, and " if format_of(source.path) == ".tsv" else ""
+    return f"; {called}with delimiter = {json.dumps(best)} the file {has}"

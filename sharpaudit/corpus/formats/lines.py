@@ -1,22 +1,26 @@
 """Prompts in jsonl (one object a line) and txt (one prompt a line).
 
-In jsonl a null or absent prompt is missing, one that is not text malformed. A line of txt ends in LF, and one CR
-before it belongs to the line end, not to the prompt.
+In jsonl a null or absent prompt is missing, one that is not text malformed. A line ends in LF, and one CR before it
+belongs to the line end, not to the prompt; in a file without LF lines end in CR.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sharpaudit.corpus.rows import Row, Source, make_row, require_columns, without_blank_end
-from sharpaudit.errors import Status, printable
+from sharpaudit.corpus.opened import open_text
+from sharpaudit.corpus.rows import Row, Source, make_row, require_columns, shown, without_blank_end
+from sharpaudit.errors import Status, UserError, printable
 
 MAX_LINE = 1 << 24
 """Bytes in one line."""
-_BOM = b"\xef\xbb\xbf"
+_DOCUMENT = re.compile(rb"\s*(\[\s*(\{.*,\s*)?|\{\s*)", re.DOTALL)
+"""A line with which JSON begins that goes on in the next one."""
+_FIELD_ENDS = re.compile(rb"[,;\t|]")
 
 
 def read_jsonl(source: Source) -> Iterator[Row]:
@@ -52,11 +56,16 @@ def _object(line: bytes | None) -> dict[str, Any] | str:
 
 
 def _require_keys(source: Source) -> None:
-    """Refuse a column that no line has; as a rule the first line settles it."""
+    """Refuse a column that no line has, and a file of no objects; as a rule the first line settles it."""
     absent = set(source.columns)
     found: dict[str, None] = {}
+    first = why = None
     for line in _lines(source.path):
         entry = _object(line)
+        if first is None and line and line.strip():
+            first, why = line, entry
+            if _DOCUMENT.fullmatch(line):
+                break
         if isinstance(entry, dict):
             found |= dict.fromkeys(sorted(absent & entry.keys()) if found else entry)
             absent -= entry.keys()
@@ -64,6 +73,20 @@ def _require_keys(source: Source) -> None:
             return
     if found:
         require_columns(source, list(found))
+    elif first is not None:
+        raise _no_lines_of_json(source, first, str(why))
+
+
+def _no_lines_of_json(source: Source, first: bytes, why: str) -> UserError:
+    if _DOCUMENT.fullmatch(first) or first.lstrip().startswith(b"["):
+        return UserError(
+            f"{shown(source)}: the file is one JSON document, and an object a line is read: convert it, for instance "
+            "by `jq -c '.[]' OLD > NEW` where it is a list"
+        )
+    return UserError(
+        f"{shown(source)}: no line is a JSON object, the first for instance: {why} One object a line is read here; "
+        "name a csv .csv, and lines of text .txt"
+    )
 
 
 def _encodable(text: str) -> bool:
@@ -75,7 +98,8 @@ def _encodable(text: str) -> bool:
 
 
 def read_txt(source: Source) -> Iterator[Row]:
-    """Every line of the file as a row."""
+    """Every line of the file as a row. Raises UserError where the first is the header of a table or an object."""
+    _require_no_table(source)
     for i, line in enumerate(without_blank_end(_lines(source.path), (b"", b"\r"))):
         if line is None:
             yield Row(i, None, problem=Status.TOO_LONG)
@@ -83,11 +107,23 @@ def read_txt(source: Source) -> Iterator[Row]:
             yield Row(i, line.removesuffix(b"\r"))
 
 
+def _require_no_table(source: Source) -> None:
+    """A table that is called .txt would be prompts that nobody wrote."""
+    first = next(_lines(source.path), None) or b""
+    fields = [field.strip(b'"\r') for field in _FIELD_ENDS.split(first)]
+    # A list of words has spaces after its commas, and may well name the column.
+    if source.column.encode(errors="replace") in fields and not any(field.startswith(b" ") for field in fields):
+        what = "names columns: name a csv .csv"
+    elif isinstance(entry := _object(first), dict) and source.column in entry:
+        what = "is a JSON object: name such a file .jsonl"
+    else:
+        return
+    raise UserError(f"{shown(source)}: every line of a .txt is a prompt, but the first one {what}, or take it out")
+
+
 def _lines(path: Path) -> Iterator[bytes | None]:
     """Lines without their LF; None for one beyond MAX_LINE, of which nothing is kept."""
-    with path.open("rb") as file:
-        if file.read(len(_BOM)) != _BOM:
-            file.seek(0)
+    with open_text(path, lines=True) as file:
         while line := file.readline(MAX_LINE + 1):
             if line.endswith(b"\n") or len(line) <= MAX_LINE:
                 yield line.removesuffix(b"\n")

@@ -1,5 +1,8 @@
 """Prompts in Parquet: columns of text or bytes, read a batch at a time by a process of its own.
 
+Beside the prompt stand text, bytes, numbers, dates, times and UUIDs (also as 16 bytes), each as its text: whole
+floating-point numbers as integers, decimals with all their digits, other bytes of a fixed number in hex.
+
 A prompt file comes from anywhere, and a crafted one can crash its reader or make it allocate without end. So a child
 with limits of memory and processor time decodes it (this module run by `python -m`) and passes plain columns of bytes
 on as an Arrow stream. Whatever becomes of the child, the caller gets rows or one line that names the file.
@@ -8,11 +11,13 @@ on as an Arrow stream. Whatever becomes of the child, the caller gets rows or on
 from __future__ import annotations
 
 import json
+import math
 import resource
 import signal
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +27,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sharpaudit.corpus.rows import Row, Source, make_row, require_columns, shown
+from sharpaudit.corpus.rows import EXACT, Row, Source, make_row, number_text, require_columns, require_id, shown
 from sharpaudit.errors import Status, UserError, printable
 
 BATCH_ROWS = 256
@@ -30,6 +35,7 @@ MEMORY = 4 << 30
 """Bytes of address space that decoding may take."""
 CPU_SECONDS = 3600
 ENDS_WITHIN_S = 5.0
+UUID_BYTES = 16
 DONE = "{} rows"
 """What a child that has sent everything says on its error output."""
 REFUSED = 3
@@ -127,6 +133,8 @@ def _decode(source: Source, batch_rows: int) -> int:
             schema = pa.schema([(name, pa.large_binary()) for name in source.columns])
             with pa.ipc.new_stream(sys.stdout.buffer, schema) as out:
                 for batch in file.iter_batches(batch_rows, columns=source.columns):
+                    if source.id_column is not None:
+                        _require_ids(source, i, batch.column(source.id_column))
                     columns = [_as_bytes(batch.column(name)) for name in source.columns]
                     out.write_batch(pa.record_batch(columns, schema))
                     i += batch.num_rows
@@ -137,30 +145,71 @@ def _decode(source: Source, batch_rows: int) -> int:
 
 
 def _require_type(source: Source, column: pa.Field) -> None:
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    textual = _is_text(kind) or any(
-        test(kind) for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
-    )
-    if not textual and (column.name == source.column or not _is_simple(kind)):
-        allowed = "string or binary" if column.name == source.column else "string, binary, a number or a date"
-        raise UserError(f'{shown(source)}: column "{printable(column.name)}": expected {allowed}, found {kind}')
+    kind = _plain(column.type)
+    if _is_text(kind):
+        return
+    if column.name == source.column:
+        allowed = "string or binary"
+    elif column.name == source.id_column and pa.types.is_boolean(kind):
+        allowed = "string, binary, a number or a date for an id"
+    elif _is_simple(kind):
+        return
+    else:
+        allowed = "string, binary, a number or a date"
+    raise UserError(f'{shown(source)}: column "{printable(column.name)}": expected {allowed}, found {column.type}')
+
+
+def _require_ids(source: Source, first: int, array: pa.Array) -> None:
+    """Refuse numbers that rounding may have made of several."""
+    kind = _plain(array.type)
+    if pa.types.is_floating(kind):
+        exact = {16: 2.0**11, 32: 2.0**24, 64: EXACT}[kind.bit_width]
+        for i, value in enumerate(array.to_pylist(), first):
+            require_id(source, i, value, exact)
 
 
 def _as_bytes(array: pa.Array) -> pa.Array:
     """The values as bytes: Parquet does not promise that its text is UTF-8, and one bad row may not fail all."""
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
-    if _is_simple(array.type):
+    kind = array.type
+    if pa.types.is_floating(kind):
+        shown = zip(array.to_pylist(), array.cast(pa.string()).to_pylist(), strict=True)
+        array = pa.array([value if value is None else _of_float(value, text) for value, text in shown], pa.string())
+    elif pa.types.is_fixed_size_binary(kind):
+        write = (lambda value: str(uuid.UUID(bytes=value))) if kind.byte_width == UUID_BYTES else bytes.hex
+        array = pa.array([value if value is None else write(value) for value in array.to_pylist()], pa.string())
+    elif not _is_text(kind):
         array = array.cast(pa.string())
     return array.cast(pa.large_binary())
 
 
+def _of_float(value: float, text: str) -> str | None:
+    """text: as Arrow writes it, which knows how many digits a float has."""
+    return text if math.isfinite(value) and not value.is_integer() else number_text(value)
+
+
+def _plain(kind: Any) -> Any:
+    """The type of the values themselves."""
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
 def _is_simple(kind: Any) -> bool:
-    return bool(pa.types.is_primitive(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind))
+    return bool(
+        pa.types.is_primitive(kind)
+        or pa.types.is_decimal(kind)
+        or pa.types.is_null(kind)
+        or pa.types.is_fixed_size_binary(kind)
+    )
 
 
 def _is_text(kind: Any) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+    tests = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
+    return any(getattr(pa.types, f"is_{name}")(kind) for name in tests)
 
 
 if __name__ == "__main__":

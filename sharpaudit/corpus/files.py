@@ -1,0 +1,107 @@
+"""Which files a path of prompts stands for: itself, the files of a folder, or those that match a pattern.
+
+The files come in the order of their names. Those whose names begin with `.` or `_` are skipped, as Spark does with
+its own (`_SUCCESS`, `.part-00000.crc`); every other one must be a prompt file, and all of one format, so that neither a
+shard nor a file of notes beside the shards changes what is audited without a word.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+from sharpaudit.errors import UserError, printable
+
+FORMATS = {
+    ".csv": ".csv",
+    ".tsv": ".tsv",
+    ".jsonl": ".jsonl",
+    ".ndjson": ".jsonl",
+    ".json": ".jsonl",
+    ".parquet": ".parquet",
+    ".txt": ".txt",
+}
+"""By the end of a name, in any case; json is JSON lines, as Spark writes them."""
+PACKED = (".gz", ".zst")
+_WILDCARDS = "*?["
+
+
+def format_of(path: Path) -> str:
+    """The format that the name of a file tells. Raises UserError for a name that tells none."""
+    found = _format_of(path)
+    if found is None:
+        raise UserError(
+            f"{printable(str(path))}: a prompt file ends in {', '.join(FORMATS)}, or in one of them and "
+            f"{' or '.join(PACKED)}, parquet but itself; rename or convert this one"
+        )
+    return found
+
+
+def _format_of(path: Path) -> str | None:
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    packed = bool(suffixes) and suffixes[-1] in PACKED
+    if packed:
+        suffixes.pop()
+    found = FORMATS.get(suffixes[-1]) if suffixes else None
+    return None if packed and found == ".parquet" else found
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that `path` stands for: one that is there or names nothing is itself.
+
+    Raises UserError for a folder or a pattern without files, and for files among them that are no prompts.
+    """
+    name = printable(str(path))
+    try:
+        is_folder = path.is_dir()
+        listed = list(path.iterdir()) if is_folder else []
+    except OSError as error:
+        raise UserError(f"{name}: cannot look into it: {error.strerror}") from error
+    if is_folder:
+        found = [entry for entry in listed if not entry.name.startswith((".", "_"))]
+        what = "the folder"
+    elif any(sign in str(path) for sign in _WILDCARDS) and not os.path.lexists(path):
+        if "**" in path.parts:
+            raise UserError(f"{name}: ** is not read; write one * for each level of folders, such as shards/*/*.csv")
+        hidden = () if path.name.startswith("_") else ("_",)
+        found = [Path(entry) for entry in glob.glob(str(path)) if not Path(entry).name.startswith(hidden)]
+        what = "the pattern"
+    else:
+        return [path]
+    if not found:
+        raise UserError(f"{name}: {what} holds no file; name one with files of prompts")
+    return _alike(sorted(found, key=str), f"{name}: {what}", path.parent if what == "the pattern" else path)
+
+
+def _alike(found: list[Path], name: str, folder: Path) -> list[Path]:
+    """The files, if all are prompts of one format."""
+    fix = f"take them out, or name the others by a pattern such as {printable(str(folder))}/*.csv"
+    folders = [path for path in found if path.is_dir()]
+    others = [path for path in found if path not in folders and _format_of(path) is None]
+    for strange, what in ((folders, "folders"), (others, "files of other formats")):
+        if strange:
+            raise UserError(f"{name} holds {len(strange)} {what}, for instance {printable(strange[0].name)}: {fix}")
+    formats = {_format_of(path): path for path in reversed(found)}
+    if len(formats) > 1:
+        examples = " and ".join(sorted(printable(path.name) for path in formats.values()))
+        raise UserError(f"{name} holds files of several formats, for instance {examples}: {fix}")
+    return found
+
+
+def names_of(files: Sequence[tuple[Path, int]], taken: Iterable[str] = ()) -> list[str]:
+    """A name for each (file, least number of path parts): its last parts, as few as tell it from the others and from
+    names that are `taken`. Raises UserError for a file that stands there twice."""
+    parts = [Path(os.path.abspath(path)).parts for path, _ in files]
+    held = set(taken)
+    many = cache(lambda n: Counter(own[-n:] for own in parts))
+    found = []
+    for (path, least), own in zip(files, parts, strict=True):
+        if many(len(own))[own] > 1:
+            raise UserError(f"{printable(str(path))}: the file is named twice; name it once")
+        tails = (own[-n:] for n in range(least, len(own) + 1) if many(n)[own[-n:]] == 1)
+        found.append(next(name for tail in tails if (name := Path(*tail).as_posix()) not in held))
+    return found
