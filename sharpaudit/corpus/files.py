@@ -62,6 +62,8 @@ def files_of(path: Path) -> list[Path]:
     except OSError as error:
         raise UserError(f"{name}: cannot look into it: {error.strerror}") from error
     if is_folder:
+        if (path / "_delta_log").is_dir():
+            raise UserError(f"{name}: a Delta table, whose files hold rows that it has deleted: write it as Parquet")
         found = [entry for entry in listed if not entry.name.startswith((".", "_"))]
         what = "the folder"
     elif any(sign in str(path) for sign in _WILDCARDS) and not os.path.lexists(path):

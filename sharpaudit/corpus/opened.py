@@ -21,6 +21,8 @@ from sharpaudit.errors import UserError, printable
 MAX_EXPANDED = 64 << 30
 """Bytes that one compressed file may unpack to: some 500 million prompts."""
 _HEAD = 1 << 16
+_LINES_WITHIN = 1 << 24
+"""Bytes that tell how lines end."""
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _SKIPPABLE = tuple(bytes([byte]) + b"\x2a\x4d\x18" for byte in range(0x50, 0x60))
 """Frames that parallel compressors put before those of Zstandard."""
@@ -60,12 +62,13 @@ def open_text(path: Path, *, lines: bool = False) -> io.BufferedReader:
 
 
 def _ends_in_cr(path: Path) -> bool:
-    """Whether lines end in CR alone: no LF stands in the file but as its last byte. As a rule the first bytes settle
-    it."""
-    found = False
+    """Whether lines end in CR alone: no LF stands in the file but as its last byte. The first bytes settle it, and as a
+    rule a few of them."""
+    found, n_read = False, 0
     with io.BufferedReader(_Text(path), _HEAD) as file:
-        while part := file.read1():
+        while n_read < _LINES_WITHIN and (part := file.read1()):
             found |= b"\r" in part
+            n_read += len(part)
             if b"\n" in part:
                 return found and part.index(b"\n") == len(part) - 1 and not file.read1()
     return found

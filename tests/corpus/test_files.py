@@ -65,6 +65,8 @@ def test_what_else_lies_in_a_folder_is_told(tmp_path):
     assert "holds 1 folders, for instance more" in refused(tmp_path / "b")
     folder_of(tmp_path / "c", "x.csv", "notes.txt")
     assert "of several formats, for instance notes.txt and x.csv" in refused(tmp_path / "c")
+    folder_of(tmp_path / "e", "x.parquet", "_delta_log/0.json")
+    assert "a Delta table" in refused(tmp_path / "e")
     folder_of(tmp_path / "d", "x.jsonl", "y.ndjson", "z.json.gz")
     assert len(files_of(tmp_path / "d")) == 3
 

@@ -224,6 +224,12 @@ def test_the_line_by_which_spreadsheets_name_the_delimiter(tmp_path, first, end)
     ]
 
 
+def test_a_line_that_names_the_tab(tmp_path):
+    for tab in (b"\t", b"\\t"):
+        path = written(tmp_path / "x.csv", b"sep=" + tab + b"\nid\tprompt\n1\ta, b\n")
+        assert prompts_of(path, id_column="id") == ["a, b"]
+
+
 def spark(cell: str) -> str:
     """A cell as Spark writes it by default: a quote, and a backslash before one, escaped by a backslash."""
     if not any(sign in cell for sign in '",\n'):

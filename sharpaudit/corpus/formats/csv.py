@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 
+from sharpaudit.config import as_delimiter
 from sharpaudit.corpus.files import format_of
 from sharpaudit.corpus.opened import open_text
 from sharpaudit.corpus.rows import Row, Source, listed, make_row, require_columns, shown, without_blank_end
@@ -28,7 +29,7 @@ MAX_FIELD = 1 << 22
 """Characters in one field."""
 AHEAD = 1 << 18
 """Characters that decide how quotes are escaped."""
-_SEP = re.compile(r'"?sep=([^"\r\n])"?[\r\n]*', re.IGNORECASE)
+_SEP = re.compile(r'"?sep=([^"\r\n]|\\t)"?[\r\n]*', re.IGNORECASE)
 _ESCAPED_QUOTE = re.compile(r'(\\+)"')
 
 
@@ -42,7 +43,7 @@ def read_csv(source: Source) -> Iterator[Row]:
             return
         told = _SEP.fullmatch(first)
         if told is not None:
-            source = replace(source, delimiter=told[1])
+            source = replace(source, delimiter=as_delimiter(told[1]))
         elif format_of(source.path) == ".tsv":
             source = replace(source, delimiter="\t")
         if source.delimiter in '"\r\n':

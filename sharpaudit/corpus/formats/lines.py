@@ -21,6 +21,8 @@ MAX_LINE = 1 << 24
 _DOCUMENT = re.compile(rb"\s*(\[\s*(\{.*,\s*)?|\{\s*)", re.DOTALL)
 """A line with which JSON begins that goes on in the next one."""
 _FIELD_ENDS = re.compile(rb"[,;\t|]")
+MAX_HEADER = 1 << 16
+"""Bytes of a line that may be the header of a table."""
 
 
 def read_jsonl(source: Source) -> Iterator[Row]:
@@ -109,7 +111,7 @@ def read_txt(source: Source) -> Iterator[Row]:
 
 def _require_no_table(source: Source) -> None:
     """A table that is called .txt would be prompts that nobody wrote."""
-    first = next(_lines(source.path), None) or b""
+    first = (next(_lines(source.path), None) or b"")[:MAX_HEADER]
     fields = [field.strip(b'"\r') for field in _FIELD_ENDS.split(first)]
     # A list of words has spaces after its commas, and may well name the column.
     if source.column.encode(errors="replace") in fields and not any(field.startswith(b" ") for field in fields):
