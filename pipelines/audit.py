@@ -35,7 +35,7 @@ from pipelines.stages.report import write_report
 from pipelines.survey import survey
 from pipelines.upkeep import repair, retry_failed
 from sharpaudit.config import AuditConfig
-from sharpaudit.denoisers.load import load_tokenizer
+from sharpaudit.denoisers.load import beside_model, load_tokenizer
 from sharpaudit.errors import IntegrityError
 from sharpaudit.evidence.sealing import resealed
 from sharpaudit.tables.files import IN_PROGRESS
@@ -89,6 +89,8 @@ def run_audit(
         stack.enter_context(resealed(root, whole=until is None, signer=signer, guard=guard))
         config = with_extensions(run, config)
         with admitted(run, config, survey(config), update=update, extend=extend, say=reporter.say):
+            for line in beside_model(config.model).not_applied:
+                reporter.say(f"note: {line}")
             if repaired:
                 repair(run, reporter.say)
             _sweep(run)

@@ -29,8 +29,8 @@ from sharpaudit.corpus.assign import USES, assign
 from sharpaudit.corpus.ledger import ledger
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.devices import places_on, share_threads, usable_cores, use_threads
-from sharpaudit.denoisers.load import load_denoiser, load_tokenizer
-from sharpaudit.errors import Status, UserError
+from sharpaudit.denoisers.load import beside_model, load_denoiser, load_tokenizer
+from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.images import encode_png
 from sharpaudit.matches.index import open_index
 from sharpaudit.samples.generate import generate
@@ -66,6 +66,11 @@ def rehearse(config: AuditConfig, measure_s: float = MEASURE_S, *, out: Path | N
     here = denoiser.device.type
     place = f"{facts.device} in {facts.dtype}" if here == facts.device else f"{here}, where no GPU is"
     yield f"model: loads on {place}, digest {facts.model_digest[:16]}"
+    yield f"model: read and hashed: {', '.join(printable(name) for name in facts.model_files)}"
+    ignored, not_applied = beside_model(config.model)
+    if ignored:
+        yield f"model: not read: {', '.join(printable(name) for name in ignored)}"
+    yield from (f"note: {line}" for line in not_applied)
     if here != facts.device:
         yield f"workers: will compute on {facts.device} in {facts.dtype}; the hours below are those of this machine"
     yield f"index: profile {config.matches.profile} agrees, digest {facts.index_digest[:16]}"

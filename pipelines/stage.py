@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -50,13 +50,17 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Facts:
-    """Outside inputs by their digest, and the choices made for this machine."""
+    """Outside inputs by their digest, and the choices made for this machine.
+
+    model_files: what the model's digest covers, relative to its folder; none in the record of an older run.
+    """
 
     model_digest: str
     tokenizer_digest: str
     index_digest: str
     device: str
     dtype: str
+    model_files: Sequence[str] = ()
 
 
 class Worker(Protocol):

@@ -9,7 +9,7 @@ from typing import Any
 from pipelines.stage import Facts, identity
 from pipelines.stages import STAGES, ingest
 from sharpaudit.config import AuditConfig
-from sharpaudit.denoisers.load import load_tokenizer, model_digest, placement
+from sharpaudit.denoisers.load import load_tokenizer, model_digest, model_files, placement
 from sharpaudit.errors import UserError
 from sharpaudit.matches.index import open_index
 from sharpaudit.tables.runs import Identity
@@ -34,6 +34,7 @@ def survey(config: AuditConfig, *, alone: bool = False) -> Facts:
         index_digest=open_index(Path(config.matches.index), config.matches.profile).digest,
         device=device.type,
         dtype=str(dtype).removeprefix("torch."),
+        model_files=model_files(config.model),
     )
 
 

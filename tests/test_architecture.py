@@ -41,8 +41,8 @@ DOORS = {
     "faiss": ("sharpaudit/matches/search/",),
     "PIL": ("sharpaudit/images.py", "sharpaudit/lab/"),
     "tokenizers": ("sharpaudit/lab/text.py",),
-    "diffusers": ("sharpaudit/denoisers/diffusion.py", "sharpaudit/lab/"),
-    "transformers": ("sharpaudit/denoisers/diffusion.py", "sharpaudit/lab/"),
+    "diffusers": ("sharpaudit/denoisers/diffusion.py", "sharpaudit/denoisers/loading.py", "sharpaudit/lab/"),
+    "transformers": ("sharpaudit/denoisers/diffusion.py", "sharpaudit/denoisers/loading.py", "sharpaudit/lab/"),
 }
 
 CODE_AS_DATA = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}

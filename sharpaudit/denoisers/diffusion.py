@@ -18,33 +18,32 @@ Shapes: B prompts, C H W latent, L tokens, E embedding.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import diffusers
 import torch
-import transformers
 
 # By name: a lazy import inside a constructor would keep its frame, and with it the model, alive.
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
-from transformers import BatchEncoding, CLIPTextModel, CLIPTokenizer
+from transformers import BatchEncoding, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sharpaudit.denoisers import snapshot
 from sharpaudit.denoisers.attention import cross_attention_layers, recorded
 from sharpaudit.denoisers.base import SCREEN_STEPS, Conditioning, NoiseLevel, Prediction, Tokens
 from sharpaudit.denoisers.devices import forbid_tf32
+from sharpaudit.denoisers.files import read_json
+from sharpaudit.denoisers.loading import load_files, load_network, naming
 from sharpaudit.denoisers.precision import keep_ends_exact
 from sharpaudit.denoisers.pulse import answered
 from sharpaudit.denoisers.schedule import leading_timesteps, linear_alphas_cumprod, scaled_linear_alphas_cumprod
+from sharpaudit.denoisers.vocabulary import require_vocabulary
 from sharpaudit.errors import UserError, printable
 from sharpaudit.seeds import digest
 
-LOAD_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, SafetensorError)
 NOT_SD = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")
 """UNet options whose extra inputs Stable Diffusion 1 and 2 do not have (SDXL, LCM and others do)."""
 
@@ -73,7 +72,7 @@ class Schedule:
     @staticmethod
     def from_file(path: Path) -> Schedule:
         """The schedule of a scheduler_config.json. Raises UserError."""
-        tree = snapshot.read_json(path)
+        tree = read_json(path)
         try:
             config = SchedulerConfig.model_validate(tree)
         except ValidationError as error:
@@ -117,16 +116,37 @@ class DiffusionTokenizer:
     """The CLIP tokenizer of a diffusers folder, without the model's weights."""
 
     def __init__(self, folder: Path) -> None:
-        self.digest = snapshot.digest(folder, snapshot.tokenizer_files(folder))
-        config = snapshot.read_json(folder / snapshot.TOKENIZER_CONFIG)
-        length = config.get("model_max_length")
+        files = snapshot.tokenizer_files(folder)
+        self.digest = snapshot.digest(folder, files)
+        require_vocabulary(folder, files)
+        length = read_json(folder / snapshot.TOKENIZER_CONFIG).get("model_max_length")
         if not isinstance(length, int) or not 2 < length <= 10_000:
             raise UserError(
                 f"{folder / snapshot.TOKENIZER_CONFIG}: model_max_length = {length!r}: the number of tokens that the "
                 "text encoder sees is expected, 77 for Stable Diffusion"
             )
         self.max_length = length
-        self._tokenizer = _load(CLIPTokenizer, folder / "tokenizer")
+        self._folder = folder
+        links = {Path(name).name: name for name in files}
+        self._tokenizer = load_files(CLIPTokenizer, folder, "tokenizer", links)
+        with naming(folder / "tokenizer", CLIPTokenizer.__name__):
+            self._try_out()
+
+    def require_places(self, n_ids: int, n_positions: int) -> None:
+        """Raise UserError where a prompt could give a token id of n_ids or more, or more tokens than n_positions."""
+        beyond = {i: token for token, i in self._tokenizer.get_vocab().items() if i >= n_ids}
+        if beyond:
+            last = max(beyond)
+            raise UserError(
+                f"{printable(str(self._folder))}: the tokenizer gives {printable(repr(beyond[last]))} the id {last}, "
+                f"the text encoder has embeddings for ids below {n_ids}; they are parts of different models, or a "
+                "token was added to the tokenizer alone"
+            )
+        if self.max_length > n_positions:
+            raise UserError(
+                f"{printable(str(self._folder))}: the tokenizer gives {self.max_length} tokens, the text encoder takes "
+                f"{n_positions}; correct model_max_length in {snapshot.TOKENIZER_CONFIG}"
+            )
 
     def ids(self, prompts: Sequence[str]) -> BatchEncoding:
         """input_ids and attention_mask with shape (B, L), cut and padded to the model's length."""
@@ -139,6 +159,15 @@ class DiffusionTokenizer:
             verbose=False,
         )
 
+    def _try_out(self) -> None:
+        """What would fail at a prompt in the night fails here: no padding, an unknown token that is unknown itself."""
+        shape = self.ids(["", "a " * self.max_length])["input_ids"].shape
+        if shape != (2, self.max_length):
+            raise ValueError(f"gives {tuple(shape)} ids for two prompts of {self.max_length} tokens")
+        backend = self._tokenizer.backend_tokenizer
+        if self._tokenizer.unk_token not in backend.get_vocab(with_added_tokens=False):
+            raise ValueError(f"its unk_token {self._tokenizer.unk_token!r} is not in its vocabulary")
+
     def tokens(self, prompts: Sequence[str]) -> list[Tokens]:
         """Lengths before the cut, and what the text encoder sees after it."""
         if not prompts:
@@ -149,22 +178,35 @@ class DiffusionTokenizer:
         return [Tokens(n, n > self.max_length, digest(*ids).hex()[:32]) for n, ids in zip(lengths, seen, strict=True)]
 
 
+def fitting_tokenizer(folder: Path) -> DiffusionTokenizer:
+    """The tokenizer of a folder. Raises UserError where it is not that of its text encoder, by the configurations."""
+    tokenizer = DiffusionTokenizer(folder)
+    config = load_files(CLIPTextConfig, folder, "text_encoder", {"config.json": "text_encoder/config.json"})
+    tokenizer.require_places(config.vocab_size, config.max_position_embeddings)
+    return tokenizer
+
+
 class DiffusionDenoiser:
     """A Stable Diffusion 1 or 2 model from a diffusers folder, on `device`, its network in `dtype`."""
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
-        self.digest = snapshot.digest(folder, snapshot.model_files(folder))
+        parts = snapshot.snapshot(folder)
+        self.digest = snapshot.digest(folder, parts.files)
         self.device = device
         self._dtype = dtype
         self._schedule = Schedule.from_file(folder / snapshot.SCHEDULER_CONFIG)
         self._tokenizer = DiffusionTokenizer(folder)
         if device.type == "cuda":
             forbid_tf32()
+        weights = parts.weights
         # sdpa by name: a config may ask for another attention, even for one that is downloaded.
-        self._text_encoder = _network(CLIPTextModel, folder / "text_encoder", device, dtype, attn_implementation="sdpa")
-        self._unet = _network(UNet2DConditionModel, folder / "unet", device, dtype, low_cpu_mem_usage=False)
+        text_encoder = load_network(
+            CLIPTextModel, folder, weights["text_encoder"], device, dtype, attn_implementation="sdpa"
+        )
+        self._text_encoder = text_encoder
+        self._unet = load_network(UNet2DConditionModel, folder, weights["unet"], device, dtype, low_cpu_mem_usage=False)
         keep_ends_exact(self._unet)
-        self._vae = _network(AutoencoderKL, folder / "vae", device, torch.float32, low_cpu_mem_usage=False)
+        self._vae = load_network(AutoencoderKL, folder, weights["vae"], device, torch.float32, low_cpu_mem_usage=False)
         self.latent_shape = _latent_shape(folder, self._unet.config, self._vae.config)
         self.records_attention = bool(cross_attention_layers(self._unet))
         self._check_text(folder)
@@ -231,11 +273,8 @@ class DiffusionDenoiser:
 
     def _check_text(self, folder: Path) -> None:
         config = self._text_encoder.config
-        if self._tokenizer.max_length > config.max_position_embeddings:
-            raise UserError(
-                f"{folder}: the tokenizer gives {self._tokenizer.max_length} tokens, the text encoder takes "
-                f"{config.max_position_embeddings}; correct model_max_length in {snapshot.TOKENIZER_CONFIG}"
-            )
+        n_ids = self._text_encoder.get_input_embeddings().num_embeddings
+        self._tokenizer.require_places(n_ids, config.max_position_embeddings)
         if config.hidden_size != self._unet.config.cross_attention_dim:
             raise UserError(
                 f"{folder}: the text encoder gives {config.hidden_size} numbers a token, the unet takes "
@@ -254,46 +293,10 @@ def _latent_shape(folder: Path, unet: Any, vae: Any) -> tuple[int, int, int]:
             f"{vae.latent_channels}; only text-to-image models are audited, no inpainting or upscaling ones"
         )
     match unet.sample_size:
-        case int(side):
+        case int(side) if side > 0:
             return unet.in_channels, side, side
-        case [int(height), int(width)]:
+        case [int(height), int(width)] if min(height, width) > 0:
             return unet.in_channels, height, width
     raise UserError(
         f"{folder / 'unet'}: sample_size = {unet.sample_size!r}: the side of the latent is expected, such as 64"
     )
-
-
-def _network(kind: Any, folder: Path, device: torch.device, dtype: torch.dtype, **options: Any) -> Any:
-    """A frozen network for use, whole: a weight that its file does not hold would be random."""
-    model, info = _load(kind, folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **options)
-    missing = sorted(info["missing_keys"])
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UserError(f"{folder}: the weights lack {missing[0]}{more}, which config.json asks for")
-    return model.requires_grad_(False).eval().to(device=device, memory_format=torch.channels_last)
-
-
-def _load(kind: Any, folder: Path, **options: Any) -> Any:
-    try:
-        with _quiet():
-            return kind.from_pretrained(folder, local_files_only=True, **options)
-    except LOAD_ERRORS as error:
-        reason = printable(" ".join(str(error).split()))
-        raise UserError(f"{folder}: cannot be loaded as {kind.__name__}: {reason}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The libraries' progress bars and log lines below errors are off, and afterwards as they were."""
-    logs = (transformers.utils.logging, diffusers.utils.logging)
-    before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
-    try:
-        for log in logs:
-            log.set_verbosity_error()
-            log.disable_progress_bar()
-        yield
-    finally:
-        for log, verbosity, bar in before:
-            log.set_verbosity(verbosity)
-            if bar:
-                log.enable_progress_bar()

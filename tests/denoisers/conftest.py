@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny_models import PREDICTIONS, write_model
+import torch
+from tiny_models import PREDICTIONS, open_model, states, write_model
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +21,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def folder(folders: dict[str, Path], tmp_path: Path) -> Path:
     """A copy of the epsilon model, to break."""
     return Path(shutil.copytree(folders["epsilon"], tmp_path / "model"))
+
+
+@pytest.fixture(scope="session")
+def whole(folders: dict[str, Path]) -> dict[str, torch.Tensor]:
+    """All numbers of the epsilon model."""
+    return states(open_model(folders["epsilon"]))

@@ -1,21 +1,25 @@
 from __future__ import annotations
 
+import errno
 import gc
 import json
+import os
 import shutil
 import subprocess
 import sys
 import weakref
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import edit_json
+from tiny_models import edit_json, split
 
 from sharpaudit.config import ModelConfig
 from sharpaudit.denoisers import load
 from sharpaudit.denoisers.base import Conditioning
 from sharpaudit.denoisers.load import load_denoiser, load_tokenizer, model_digest
+from sharpaudit.denoisers.snapshot import INDEX, WEIGHTS, model_files
 from sharpaudit.errors import TransientError, UserError
 
 REVISION = "0123456789" * 4
@@ -67,6 +71,35 @@ def test_anything_else_is_refused_in_one_line(tmp_path, place):
         ) as caught:
             use(model_at(tmp_path / place))
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        (
+            "sd15/v1-5-pruned.safetensors",
+            r"v1-5-pruned\.safetensors looks like a checkpoint in one file.*from_single_file",
+        ),
+        ("sd15", r"v1-5-pruned\.safetensors looks like a checkpoint in one file"),
+        ("model/unet", "a part of the model in the folder above"),
+        ("model/unet/diffusion_pytorch_model.safetensors", "looks like a checkpoint in one file"),
+    ],
+)
+def test_a_path_that_is_near_a_model_says_how_to_get_one(folder, tmp_path, place, said):
+    (tmp_path / "sd15").mkdir()
+    shutil.copy(folder / WEIGHTS[1], tmp_path / "sd15" / "v1-5-pruned.safetensors")
+    with pytest.raises(UserError, match=f"no model there; .*{said}") as caught:
+        model_digest(model_at(tmp_path / place))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_place_that_may_not_be_looked_at_is_one_line(folder, monkeypatch):
+    def refusing(path, *given, **options):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(os, "stat", refusing)
+    with pytest.raises(UserError, match="cannot be read: Permission denied"):
+        model_digest(model_at(folder / "not there"))
 
 
 def test_worker_keeps_its_model(folders, tmp_path):
@@ -159,6 +192,73 @@ def test_pinned_revision_becomes_a_folder(hub, folders):
     assert (repo, revision) == ("owner/name", REVISION)
     assert {Path(pattern).suffix for pattern in patterns} == {".json", ".txt", ".safetensors"}
     assert not any("*" in pattern for pattern in patterns)
+
+
+@pytest.fixture
+def repository(folder, tmp_path, monkeypatch):
+    """A hub with one repository, `folder`, and a cache that holds what was asked for."""
+    cache = tmp_path / "cache"
+
+    def snapshot_download(repo, *, revision, allow_patterns):
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            name = path.relative_to(folder).as_posix()
+            if any(fnmatch(name, pattern) for pattern in allow_patterns) and not (cache / name).exists():
+                (cache / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, cache / name)
+        return str(cache)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    for part in ("unet", "text_encoder", "safety_checker"):
+        (folder / part).mkdir(exist_ok=True)
+        for name in ("diffusion_pytorch_model.bin", "pytorch_model.bin", "flax_model.msgpack", "model.onnx"):
+            (folder / part / name).write_text("not to be fetched")
+    return cache
+
+
+def fetched(cache):
+    return {path.relative_to(cache).as_posix() for path in cache.rglob("*") if path.is_file()}
+
+
+def test_of_a_repository_only_what_may_be_read_is_fetched(folder, repository):
+    for variant in ("fp16", "non_ema"):
+        shutil.copy(folder / WEIGHTS[1], (folder / WEIGHTS[1]).with_suffix(f".{variant}.safetensors"))
+    assert model_digest(hub_model()) == model_digest(model_at(folder))
+    assert fetched(repository) == {INDEX, *model_files(folder)}
+
+
+@pytest.mark.parametrize(
+    ("variant", "index"),
+    [
+        ("", "diffusion_pytorch_model.safetensors.index.json"),
+        ("fp16", "diffusion_pytorch_model.safetensors.index.fp16.json"),
+        ("fp16", "diffusion_pytorch_model.fp16.safetensors.index.json"),
+    ],
+)
+def test_of_a_repository_in_shards_all_of_them_are_fetched(folder, repository, variant, index):
+    split(folder / WEIGHTS[1], variant, index)
+    assert model_digest(hub_model()) == model_digest(model_at(folder))
+    assert fetched(repository) == {INDEX, *model_files(folder)}
+    assert load_denoiser(hub_model()).digest == model_digest(hub_model())
+
+
+def test_of_a_repository_with_variants_alone_the_one_is_fetched(folder, repository):
+    for name in WEIGHTS:
+        (folder / name).rename((folder / name).with_suffix(".fp16.safetensors"))
+    assert model_digest(hub_model()) == model_digest(model_at(folder))
+    assert fetched(repository) == {INDEX, *model_files(folder)}
+
+
+def test_a_repository_is_refused_as_its_folder_would_be(folder, repository):
+    (folder / "text_encoder" / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="an adapter"):
+        model_digest(hub_model())
+    (folder / "text_encoder" / "adapter_config.json").unlink()
+    (repository / "text_encoder" / "adapter_config.json").unlink()
+    shutil.copy(folder / WEIGHTS[1], folder / "kept")
+    split(folder / WEIGHTS[1])
+    shutil.move(folder / "kept", folder / WEIGHTS[1])
+    with pytest.raises(UserError, match="an index of shards beside other weights"):
+        model_digest(hub_model())
 
 
 def hub_error(kind, status):

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import io
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import edit_json
+from tiny_models import edit_json, open_model
 
 from sharpaudit.denoisers import snapshot
-from sharpaudit.denoisers.diffusion import DiffusionDenoiser, DiffusionTokenizer
+from sharpaudit.denoisers.diffusion import DiffusionTokenizer
 from sharpaudit.errors import UserError
-
-
-def open_model(folder):
-    return DiffusionDenoiser(folder, torch.device("cpu"), torch.float32)
 
 
 def test_digest_follows_content_and_not_place(folder, folders):
@@ -38,6 +39,17 @@ def test_digest_follows_content_and_not_place(folder, folders):
         assert (folder / name).stat().st_size == size
         seen.add(digest())
     assert len(seen) == len(files) + 1
+
+
+def test_digest_of_a_plain_folder_is_the_one_that_runs_were_made_with():
+    """Of the model that ships: a run of it must not lose its fingerprint to a new way of naming files."""
+    shipped = Path(snapshot.__file__).parents[1] / "lab" / "data" / "emoji" / "model"
+    expected = hashlib.sha256()
+    names = [path.relative_to(shipped).as_posix() for path in shipped.rglob("*") if path.is_file()]
+    for name in sorted(set(names) - {"model_index.json"}):
+        data = (shipped / name).read_bytes()
+        expected.update(f"{name}\0{len(data)}\0".encode() + data)
+    assert snapshot.digest(shipped, snapshot.model_files(shipped)) == expected.hexdigest()
 
 
 def test_digest_follows_a_file_rewritten_in_place(folder):
@@ -197,4 +209,56 @@ def test_text_encoder_of_another_model_is_refused(folder):
 def test_broken_json_is_a_user_error(folder, text):
     (folder / "scheduler" / "scheduler_config.json").write_text(text)
     with pytest.raises(UserError, match="JSON"):
+        open_model(folder)
+
+
+EVERY = ("model_index.json", *snapshot.CONFIGS, *snapshot.WEIGHTS, snapshot.TOKENIZER_CONFIG, "tokenizer/vocab.json")
+
+
+@pytest.mark.parametrize("name", [*EVERY, "tokenizer/special_tokens_map.json"])
+@pytest.mark.parametrize(
+    ("put", "said"),
+    [
+        (Path.mkdir, "is no file"),
+        (os.mkfifo, "is no file"),
+        (lambda path: path.symlink_to("nowhere"), "is a link to a file that is not there"),
+        (lambda path: path.symlink_to(path.name), "cannot be read: Too many levels of symbolic links"),
+    ],
+)
+def test_what_is_no_file_is_one_line_with_its_name(folder, name, put, said):
+    (folder / name).unlink(missing_ok=True)
+    put(folder / name)
+    with pytest.raises(UserError, match=rf"{name}:? {said}") as caught:
+        open_model(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [*EVERY, "tokenizer/merges.txt"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+def test_a_file_that_cannot_be_read_is_one_line_with_its_name(folder, name, number, monkeypatch):
+    """As root in a test no mode stops reading: the open is refused to every path that Python opens."""
+    real = io.open
+
+    def refusing(file, *given, **options):
+        if os.fspath(file).endswith(name):
+            raise OSError(number, os.strerror(number), file)
+        return real(file, *given, **options)
+
+    monkeypatch.setattr(io, "open", refusing)
+    with pytest.raises(UserError, match=rf"{name}: cannot be read: {os.strerror(number)}") as caught:
+        open_model(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "text_encoder", "unet", "vae"])
+def test_a_folder_that_cannot_be_listed_is_one_line_with_its_name(folder, part, monkeypatch):
+    real = os.listdir
+
+    def refusing(place="."):
+        if os.fspath(place).endswith(part):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), place)
+        return real(place)
+
+    monkeypatch.setattr(os, "listdir", refusing)
+    with pytest.raises(UserError, match=f"{part}: cannot be read: Permission denied"):
         open_model(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -108,7 +109,50 @@ def write_model(folder: Path, prediction_type: str = "epsilon") -> Path:
     return folder
 
 
+def split(whole: Path, variant: str = "", index: str = "") -> Path:
+    """Two shards and their index in place of a file of weights, named as diffusers names them; returns the index."""
+    from safetensors.torch import load_file, save_file
+
+    tensors, (stem, kind) = load_file(whole), (whole.stem, f".{variant}" if variant else "")
+    weight_map = {}
+    for i, keys in enumerate((sorted(tensors)[::2], sorted(tensors)[1::2]), 1):
+        shard = f"{stem}{kind}-0000{i}-of-00002.safetensors"
+        save_file({key: tensors[key] for key in keys}, whole.with_name(shard), {"format": "pt"})
+        weight_map |= dict.fromkeys(keys, shard)
+    whole.unlink()
+    path = whole.with_name(index or f"{stem}.safetensors.index{kind}.json")
+    path.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
+    return path
+
+
+def edit_weights(path: Path, **changes: torch.Tensor | None) -> None:
+    """Set tensors of a file of weights, dots of their names as __; None removes one."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(path) | {key.replace("__", "."): value for key, value in changes.items()}
+    save_file({key: value for key, value in tensors.items() if value is not None}, path, {"format": "pt"})
+
+
 def edit_json(path: Path, **changes: object) -> None:
     """Set keys of a JSON file; None removes one."""
     tree = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({key: value for key, value in tree.items() if value is not None}))
+
+
+def open_model(folder: Path) -> Any:
+    from sharpaudit.denoisers.diffusion import DiffusionDenoiser
+
+    return DiffusionDenoiser(folder, torch.device("cpu"), torch.float32)
+
+
+def states(model: Any) -> dict[str, torch.Tensor]:
+    """All numbers of the three networks of a model."""
+    networks = {"text": model._text_encoder, "unet": model.unet, "vae": model._vae}
+    return {f"{name}.{key}": value for name, net in networks.items() for key, value in net.state_dict().items()}
+
+
+def assert_same_network(folder: Path, whole: dict[str, torch.Tensor]) -> None:
+    """The folder's model has exactly these numbers."""
+    found = states(open_model(folder))
+    assert found.keys() == whole.keys()
+    assert all(torch.equal(found[key], whole[key]) for key in whole)

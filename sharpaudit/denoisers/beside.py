@@ -1,0 +1,93 @@
+"""What lies in a model's folder and is not part of it: listed, and told where it looks like a change of the model.
+
+A LoRA or a textual inversion beside the model is applied by no loader unless it is asked to, so it is not applied
+here either, and the audit is of the model without it. That must be said: whoever put it there may use the model with
+it. Of files that are not read only the headers of safetensors files are looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from safetensors import SafetensorError, safe_open
+
+from sharpaudit.denoisers.snapshot import INDEX
+from sharpaudit.errors import printable
+
+NOT_APPLIED = "not applied: the audit is of the model without it"
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+LORA = re.compile(r"lora|lokr|loha|hada_|adapter_model", re.IGNORECASE)
+EMBEDDING = re.compile(r"learned_embed|textual_inversion|embeddings?(?![a-z])", re.IGNORECASE)
+
+
+class Beside(NamedTuple):
+    """What is not read, relative to the model's folder, and a sentence for each LoRA and textual inversion among it.
+
+    Of a folder of which nothing is read only its name stands there, with how many files it holds.
+    """
+
+    ignored: list[str]
+    not_applied: list[str]
+
+
+def beside(folder: Path, files: Sequence[str]) -> Beside:
+    """What lies in a model's folder beside `files`, which are read."""
+    read = {INDEX, *files}
+    used = {Path(name).parts[0] for name in read}
+    ignored = []
+    for top in _entries(folder):
+        if top.is_dir() and not top.is_symlink() and top.name in used:
+            ignored += [name for name in _below(folder, top) if name not in read]
+        elif top.is_dir():
+            ignored.append(_folder(folder, top))
+        elif top.name not in read:
+            ignored.append(top.name)
+    others = [name for name in _below(folder, folder) if name not in read and name.endswith(WEIGHT_SUFFIXES)]
+    kinds = {name: _kind(folder, name) for name in others}
+    return Beside(ignored, [f"{printable(name)} is {kind} and {NOT_APPLIED}" for name, kind in kinds.items() if kind])
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _below(root: Path, folder: Path) -> Iterator[str]:
+    """Names of all files below `folder`, relative to `root`; links to folders are not followed."""
+    for here, inner, names in os.walk(folder):
+        inner.sort()
+        links = [name for name in inner if (Path(here) / name).is_symlink()]
+        yield from (str((Path(here) / name).relative_to(root)) for name in sorted([*names, *links]))
+
+
+def _folder(root: Path, folder: Path) -> str:
+    if folder.is_symlink():
+        return f"{folder.name}/ (a link)"
+    n = sum(1 for _ in _below(root, folder))
+    return f"{folder.name}/ ({n:,} file{'' if n == 1 else 's'})"
+
+
+def _kind(folder: Path, name: str) -> str:
+    """What weights that are not read are: "a LoRA", "a textual inversion", or "" for others."""
+    if LORA.search(name):
+        return "a LoRA"
+    keys = _shapes(folder / name) if name.endswith(".safetensors") else {}
+    if any(LORA.search(key) for key in keys):
+        return "a LoRA"
+    # The embeddings of a few words: one matrix or vector for each text encoder.
+    small = 0 < len(keys) <= 2 and all(len(shape) <= 2 for shape in keys.values())
+    return "a textual inversion" if EMBEDDING.search(name) or small else ""
+
+
+def _shapes(path: Path) -> dict[str, list[int]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118  no dict
+    except (SafetensorError, OSError):
+        return {}  # nothing that anybody could apply, and not read here
