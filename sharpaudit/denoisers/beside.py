@@ -20,7 +20,7 @@ from sharpaudit.errors import printable
 
 NOT_APPLIED = "not applied: the audit is of the model without it"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-LORA = re.compile(r"lora|lokr|loha|hada_|adapter_model", re.IGNORECASE)
+LORA = re.compile(r"(?<![a-z])lora|lora(?![a-z])|lokr|loha|hada_|adapter_model", re.IGNORECASE)
 EMBEDDING = re.compile(r"learned_embed|textual_inversion|embeddings?(?![a-z])", re.IGNORECASE)
 
 
@@ -38,16 +38,18 @@ def beside(folder: Path, files: Sequence[str]) -> Beside:
     """What lies in a model's folder beside `files`, which are read."""
     read = {INDEX, *files}
     used = {Path(name).parts[0] for name in read}
-    ignored = []
+    ignored, others = [], []
     for top in _entries(folder):
-        if top.is_dir() and not top.is_symlink() and top.name in used:
-            ignored += [name for name in _below(folder, top) if name not in read]
-        elif top.is_dir():
-            ignored.append(_folder(folder, top))
-        elif top.name not in read:
-            ignored.append(top.name)
-    others = [name for name in _below(folder, folder) if name not in read and name.endswith(WEIGHT_SUFFIXES)]
-    kinds = {name: _kind(folder, name) for name in others}
+        names = list(_below(folder, top)) if top.is_dir() else [top.name]
+        unread = [name for name in names if name not in read]
+        others += unread
+        # A part may be a link to a folder elsewhere, which is followed as loaders follow it; others are not.
+        if top.is_dir() and top.name not in used:
+            what = "a link" if top.is_symlink() else f"{len(names):,} file{'' if len(names) == 1 else 's'}"
+            ignored.append(f"{top.name}/ ({what})")
+        else:
+            ignored += unread
+    kinds = {name: _kind(folder, name) for name in others if name.endswith(WEIGHT_SUFFIXES)}
     return Beside(ignored, [f"{printable(name)} is {kind} and {NOT_APPLIED}" for name, kind in kinds.items() if kind])
 
 
@@ -59,18 +61,11 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _below(root: Path, folder: Path) -> Iterator[str]:
-    """Names of all files below `folder`, relative to `root`; links to folders are not followed."""
+    """Names of all files below `folder`, relative to `root`; links to folders below it are not followed."""
     for here, inner, names in os.walk(folder):
         inner.sort()
         links = [name for name in inner if (Path(here) / name).is_symlink()]
-        yield from (str((Path(here) / name).relative_to(root)) for name in sorted([*names, *links]))
-
-
-def _folder(root: Path, folder: Path) -> str:
-    if folder.is_symlink():
-        return f"{folder.name}/ (a link)"
-    n = sum(1 for _ in _below(root, folder))
-    return f"{folder.name}/ ({n:,} file{'' if n == 1 else 's'})"
+        yield from ((Path(here) / name).relative_to(root).as_posix() for name in sorted([*names, *links]))
 
 
 def _kind(folder: Path, name: str) -> str:

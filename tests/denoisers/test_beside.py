@@ -31,6 +31,15 @@ def test_nothing_lies_beside_a_plain_model(folders, folder):
     assert look(folder) == ([], [])
 
 
+def test_a_part_that_is_a_link_is_looked_through(folder, tmp_path):
+    shutil.move(folder / "unet", tmp_path / "elsewhere")
+    (folder / "unet").symlink_to(tmp_path / "elsewhere")
+    assert look(folder) == ([], [])
+    save(folder / "unet" / "pytorch_lora_weights.safetensors", {"a.lora.down.weight": (2, 4)})
+    assert look(folder).ignored == ["unet/pytorch_lora_weights.safetensors"]
+    assert len(look(folder).not_applied) == 1
+
+
 def test_all_that_is_not_read_is_listed_and_changes_no_digest(folder):
     before = model_digest(model_at(folder))
     for name in ("README.md", "unet/diffusion_pytorch_model.bin", "text_encoder/model.onnx"):
@@ -85,6 +94,7 @@ def test_what_is_not_applied_is_said(folder, name, tensors, kind):
 @pytest.mark.parametrize(
     ("name", "tensors"),
     [
+        ("exploration.safetensors", {"deploration.weight": (4, 4, 3, 3)}),
         ("v1-5-pruned.safetensors", {"model.diffusion_model.in.weight": (4, 4, 3, 3), "a": (1,), "b": (1,)}),
         ("safety_checker/model.safetensors", {"concept_embeds": (17, 4), "a": (4, 4), "b": (4,)}),
         ("unet/diffusion_pytorch_model.fp16.safetensors", {"conv_in.weight": (4, 4, 3, 3)}),

@@ -14,7 +14,7 @@ import torch
 from opened import opened_below
 from safetensors.torch import load_file, save_file
 from test_load import model_at
-from tiny_models import assert_same_network, edit_json, edit_weights, open_model, split
+from tiny_models import assert_same_network, edit_json, edit_weights, open_model, split, states
 
 from sharpaudit.denoisers.diffusion import DiffusionTokenizer
 from sharpaudit.denoisers.load import load_denoiser, load_tokenizer
@@ -109,6 +109,16 @@ def test_text_encoders_of_old_are_read(folder, whole, shards):
     if shards:
         split(folder / TEXT)
     assert_same_network(folder, whole)
+
+
+@pytest.mark.parametrize("kept", [torch.float32, torch.float16, torch.float64])
+def test_a_file_of_mixed_precision_becomes_a_network_of_one(folder, kept):
+    """Where the first tensor has the network's type, a loader takes all of them as they are."""
+    for name in WEIGHTS:
+        tensors = load_file(folder / name)
+        mixed = {key: value.to(kept if key.endswith("weight") else torch.float16) for key, value in tensors.items()}
+        save_file(mixed, folder / name, {"format": "pt"})
+    assert {value.dtype for value in states(open_model(folder)).values()} == {torch.float32}
 
 
 def test_older_autoencoders_have_their_attention_by_its_old_names(folder, whole):
