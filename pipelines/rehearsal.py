@@ -66,13 +66,13 @@ def rehearse(config: AuditConfig, measure_s: float = MEASURE_S, *, out: Path | N
     here = denoiser.device.type
     place = f"{facts.device} in {facts.dtype}" if here == facts.device else f"{here}, where no GPU is"
     yield f"model: loads on {place}, digest {facts.model_digest[:16]}"
+    if here != facts.device:
+        yield f"workers: will compute on {facts.device} in {facts.dtype}; the hours below are those of this machine"
     yield f"model: read and hashed: {', '.join(printable(name) for name in facts.model_files)}"
     ignored, not_applied = beside_model(config.model)
     if ignored:
         yield f"model: not read: {', '.join(printable(name) for name in ignored)}"
     yield from (f"note: {line}" for line in not_applied)
-    if here != facts.device:
-        yield f"workers: will compute on {facts.device} in {facts.dtype}; the hours below are those of this machine"
     yield f"index: profile {config.matches.profile} agrees, digest {facts.index_digest[:16]}"
     todo = [(source, 0, config.run.limit if source.use == "audit" else None) for source in sources(config)]
     with tempfile.TemporaryDirectory() as folder, ledger(Path(folder) / "ingest") as rows:

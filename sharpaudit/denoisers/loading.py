@@ -68,8 +68,10 @@ def load_network(
             f"{where}: the weights hold {len(weights.keys)} tensors for {len(model.state_dict())} places of "
             f"{kind.__name__}: some are there twice, by an old and by a new name"
         )
-    # In one precision, also where the file mixes several and the loader took its tensors as they are.
-    return model.requires_grad_(False).eval().to(device=device, dtype=dtype, memory_format=torch.channels_last)
+    model.requires_grad_(False).eval()
+    # In one precision, also where the file mixes several and the loader took its tensors as they are. The method of
+    # torch itself: diffusers' own warns of every change of type.
+    return torch.nn.Module.to(model, device, dtype).to(memory_format=torch.channels_last)
 
 
 @contextmanager

@@ -189,7 +189,8 @@ def _tensors(path: Path) -> dict[str, str]:
     """Keys and types in a file's header: a renamed pickle, a truncated file and a git-lfs pointer all fail here."""
     shown = printable(str(path))
     try:
-        with reading(path), safe_open(path, framework="pt") as file:
+        # Opened by Python first: the library says of a file that may not be read that it is not there.
+        with reading(path), path.open("rb"), safe_open(path, framework="pt") as file:
             found = {key: str(file.get_slice(key).get_dtype()) for key in file.keys()}  # noqa: SIM118  no dict
     except SafetensorError as error:
         with reading(path), path.open("rb") as stream:

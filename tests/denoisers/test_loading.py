@@ -74,6 +74,11 @@ def test_loading_opens_the_hashed_files_and_no_others(folder, kind):
     assert {path.relative_to(folder).as_posix() for path in opened} == {INDEX, *model_files(folder)}
 
 
+def test_loading_says_nothing(folder, capfd):
+    open_model(folder)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_loading_leaves_nothing_in_the_temporary_folder(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()

@@ -245,9 +245,10 @@ def test_a_file_that_cannot_be_read_is_one_line_with_its_name(folder, name, numb
         return real(file, *given, **options)
 
     monkeypatch.setattr(io, "open", refusing)
-    with pytest.raises(UserError, match=rf"{name}: cannot be read: {os.strerror(number)}") as caught:
-        open_model(folder)
-    assert "\n" not in str(caught.value)
+    for use in (snapshot.model_files, open_model) if name in snapshot.WEIGHTS else (open_model,):
+        with pytest.raises(UserError, match=rf"{name}: cannot be read: {os.strerror(number)}") as caught:
+            use(folder)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("part", ["tokenizer", "text_encoder", "unet", "vae"])
