@@ -35,10 +35,10 @@ quickstart: $(VENV)/.installed
 	$(BIN)/sharpaudit run configs/audits/quickstart.toml --out runs/quickstart
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not chaos and not gpu" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not chaos and not gpu" --numprocesses 2 --dist loadfile
 
 chaos: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m chaos --numprocesses 2 --dist loadfile --timeout 1500 --durations 15
+	$(BIN)/python -m pytest -m chaos --numprocesses 2 --dist loadfile --timeout 1500 --durations 15
 
 gpu-check: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m gpu --timeout 600

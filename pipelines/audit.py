@@ -97,6 +97,8 @@ def run_audit(
             if retry:
                 retry_failed(run, reporter.say)
             added = ingest.ingest(run, config, load_tokenizer(config.model))
+        if config.run.executor == "local" and config.run.workers > 1:
+            reporter.say(f"run.workers = {config.run.workers}: without Ray one process works alone; add --executor ray")
         if added:
             reporter.say(f"ingest: {added:,} source rows read")
         # Without styles of their own the audited prompts need not be read here: there may be ten million.

@@ -7,6 +7,7 @@ interrupted, resumable.
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -32,6 +33,18 @@ from pipelines.signals import InterruptedRunError
 from sharpaudit import __version__
 from sharpaudit.errors import DISK_ERRORS, IntegrityError, TransientError, UserError, printable
 from sharpaudit.tables.lock import LostRunError
+
+HINT = "name another file or folder, or put that right, and give the same command again"
+HINTS = {
+    errno.EACCES: "name a place that this user may read and write, or change its permissions",
+    errno.EPERM: "name a place that this user may read and write, or change its permissions",
+    errno.ENOENT: "check the name; the folder above a file to write must be there",
+    errno.ENOTDIR: "a part of the name is a file where a folder is needed: check the name",
+    errno.EISDIR: "a file is needed there: name one",
+    errno.EEXIST: "name another one: what is there is not replaced",
+    errno.ENAMETOOLONG: "name a shorter one",
+    errno.EMFILE: "raise the limit of open files: ulimit -n",
+}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -77,14 +90,21 @@ def main() -> None:
     except InterruptedRunError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
-        if error.errno not in {*DISK_ERRORS, errno.EROFS}:
-            raise
-        _fail(_disk_line(error), 1)
+        if error.errno in {*DISK_ERRORS, errno.EROFS}:
+            _fail(_disk_line(error), 1)
+        _fail(_file_line(error), 2)
 
 
 def _fail(line: str, code: int) -> None:
     click.echo(f"sharpaudit: {printable(line, 4000)}", err=True)
     sys.exit(code)
+
+
+def _file_line(error: OSError) -> str:
+    """What is wrong with a file that the user named, or that the system does not give to this user."""
+    places = [str(Path(os.fsdecode(name)).absolute()) for name in (error.filename, error.filename2) if name]
+    told = error.strerror or str(error) or type(error).__name__
+    return f"{' to '.join(places)}{': ' if places else ''}{told}; {HINTS.get(error.errno or 0, HINT)}"
 
 
 def _disk_line(error: OSError) -> str:

@@ -7,14 +7,12 @@ actor holds its models and has its own share of cores and GPU; `pool` hands them
 from __future__ import annotations
 
 import os
-import secrets
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from pipelines.cluster import in_use, joined_cluster, own_cluster
 from pipelines.pool import Pool
 from pipelines.stage import TRANSIENT_TRIES, Receipt, ShardWorker, Stage, Work
 from sharpaudit.config import AuditConfig, RunConfig
@@ -27,7 +25,6 @@ from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.shards import Manifest
 
 Run = Callable[[Iterable[Work]], Iterator[Receipt]]
-OBJECT_STORE_BYTES = 200 * 2**20
 NODES_JOIN_WITHIN_S = 60.0
 """How long the machines of a cluster that was just started may take to join it."""
 
@@ -88,20 +85,10 @@ class ShardActor:
 
 @contextmanager
 def run_ray(root: Path, config: AuditConfig, driver: Driver, stages: Mapping[str, Stage]) -> Iterator[Run]:
-    """Ray actors; a cluster is started on this machine unless one is running or an address is given."""
-    import ray
+    """Ray actors: on the cluster that this process uses already, the one at `run.address`, or one of our own."""
+    with _cluster(config.run) as threads:
+        import ray
 
-    started, threads = not ray.is_initialized(), config.run.threads
-    if started and not config.run.address:
-        threads = share_threads([usable_cores()], config.run.workers, threads)
-    if started:
-        handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-        _start_ray(config, max(usable_cores(), config.run.workers * (threads or 1)) + 1)
-        # Ray installs its own handler for SIGTERM; ours, which leave the run resumable, go back in.
-        for signum, handler in handlers.items():
-            signal.signal(signum, handler)
-    pool = None
-    try:
         threads = _find_room(config.run, threads)
         actor = ray.remote(ShardActor).options(
             num_cpus=threads,
@@ -111,12 +98,24 @@ def run_ray(root: Path, config: AuditConfig, driver: Driver, stages: Mapping[str
             runtime_env={"env_vars": _environment(config.run, threads)},
         )
         pool = Pool(lambda: actor.remote(str(root), driver, threads, stages), config.run)
-        yield pool.run
-    finally:
-        if pool is not None:
+        try:
+            yield pool.run
+        finally:
             pool.close()
-        if started:
-            ray.shutdown()
+
+
+@contextmanager
+def _cluster(config: RunConfig) -> Iterator[int | None]:
+    """The cluster of the block, and the threads that each worker shall have on it, where that is known by now."""
+    if in_use():
+        yield config.threads
+    elif config.address:
+        with joined_cluster(config.address):
+            yield config.threads
+    else:
+        threads = share_threads([usable_cores()], config.workers, config.threads)
+        with own_cluster(max(usable_cores(), config.workers * threads) + 1):
+            yield threads
 
 
 def _environment(config: RunConfig, threads: int) -> dict[str, str]:
@@ -125,24 +124,6 @@ def _environment(config: RunConfig, threads: int) -> dict[str, str]:
     # Ray leaves all GPUs in sight of an actor that asks for none.
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if config.num_gpus == 0 else {}
     return {"OMP_NUM_THREADS": str(threads)} | hidden | fault
-
-
-def _start_ray(config: AuditConfig, num_cpus: int) -> None:
-    import ray
-
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Workers without a GPU share are kept from the GPUs by us, whatever the version of Ray does about it.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if not config.run.address:
-        # A cluster of our own gets a secret of its own; Ray would write one into the user's home folder.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
-    own: dict[str, Any] = {"num_cpus": num_cpus, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
-    address = config.run.address or "local"
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **({} if config.run.address else own))
-    except ConnectionError as error:
-        raise UserError(f"run.address = {config.run.address}: no Ray cluster answers there ({error})") from error
 
 
 def _find_room(config: RunConfig, asked: int | None) -> int:

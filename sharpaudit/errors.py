@@ -2,7 +2,8 @@
 
 `UserError`: the input must change; shown as one line, exit code 2. `IntegrityError`: what was committed is
 no longer what is there; one line, exit code 1. `TransientError`: the same call may succeed; retried where it
-spoils a shard, else one line, exit code 1. Everything else is a bug and keeps its traceback, exit code 1. A row
+spoils a shard, else one line, exit code 1. An `OSError` names a file that cannot be used as asked: one line, exit
+code 2, or 1 where the disk is at fault. Everything else is a bug and keeps its traceback, exit code 1. A row
 never raises: it gets a `Status`, whose sentence is what the report prints.
 """
 

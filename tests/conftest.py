@@ -1,7 +1,13 @@
-"""What holds for every test: no network but this machine, no hub, a thread a core, deterministic kernels.
+"""What holds for every test, and nothing that the product needs or sets: what a user's shell lacks is missing here.
 
-The guard sees every connection that Python code of the test process makes (an audit hook, so that no library
-can hold an older reference to what it guards). Child processes inherit the environment, not the guard.
+Set here are, each for a reason, and tests/test_conftest.py holds this list:
+
+- the core of a test process (`sched_setaffinity`): two of them share the machine, and so do the processes that they
+  start, which inherit it; a user's audit has all cores, of which it asks the system as well;
+- the network guard (`addaudithook`): it sees every connection that Python code of the test process makes, so that no
+  library can hold an older reference to what it guards. Child processes do not inherit it;
+- hypothesis without deadlines (`register_profile`, `load_profile`): how long an example takes says nothing on a machine
+  that others use too.
 """
 
 from __future__ import annotations
@@ -9,7 +15,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import random
-import secrets
 import socket
 import sys
 import time
@@ -21,22 +26,10 @@ import pytest
 import torch
 from hypothesis import settings
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-# Ray asks for a token by default and would write one into the home folder.
-os.environ["RAY_AUTH_MODE"] = "token"
-os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
-
-# Two test processes share two cores: each is bound to one of them, and so are its children and what either computes.
-# With two threads each they would wait for one another.
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 if WORKER is not None and hasattr(os, "sched_setaffinity"):
     CORES = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {CORES[int(WORKER.removeprefix("gw")) % len(CORES)]})
-THREADS = 2 if WORKER is None else 1
-torch.set_num_threads(THREADS)
-torch.use_deterministic_algorithms(True)
-# How long an example takes says nothing on a machine that others use too.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
@@ -71,28 +64,23 @@ sys.addaudithook(guard)
 
 @pytest.fixture(autouse=True)
 def own_threads() -> Iterator[None]:
-    """A command that a test calls sets the threads of this process: the next test has its own again."""
+    """A command that a test calls sets the threads of this process: the next test has those that it found."""
+    before = torch.get_num_threads()
     yield
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """One small Ray cluster for all tests that need one; started late and only for them."""
-    import ray
+    """One small Ray cluster for all tests that need one; started late and only for them, as a run starts its own."""
+    from pipelines.cluster import own_cluster
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own, of its start; ours stay errors
-        ray.init(
-            address="local",
-            num_cpus=8,
-            include_dashboard=False,
-            object_store_memory=200 * 2**20,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
+        cluster = own_cluster(8)
+        cluster.__enter__()
     yield
-    ray.shutdown()
+    cluster.__exit__(None, None, None)
 
 
 @pytest.fixture

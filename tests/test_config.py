@@ -135,6 +135,22 @@ def test_no_calibration_prompts_is_said_with_the_remedy(tmp_path: Path) -> None:
         load(write(tmp_path, BASE.replace('[calibration]\nfile = "harmless.csv"\n', "")))
 
 
+@pytest.mark.parametrize(
+    ("told", "kept"),
+    [
+        ("07:00:00", "07:00:00"),
+        ('"07:00"', "07:00"),
+        ("2026-11-26T07:00:00", "2026-11-26T07:00:00"),
+        ("2026-11-26 07:00:00+02:00", "2026-11-26T07:00:00+02:00"),
+        ("2026-11-26", "2026-11-26"),
+    ],
+)
+def test_a_deadline_may_be_a_time_of_toml(tmp_path: Path, told: str, kept: str) -> None:
+    """In the file, or with --set."""
+    assert load(write(tmp_path, f"{BASE}\n[run]\ndeadline = {told}\n")).run.deadline == kept
+    assert load(write(tmp_path), [f"run.deadline={told}"]).run.deadline == kept
+
+
 def test_a_missing_or_oversized_config_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing\.toml: cannot read"):
         load(tmp_path / "nothing.toml")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 
 from pipelines.bench.lines import Line, table
 from sharpaudit.errors import UserError
+from sharpaudit.origin import module_call
 from sharpaudit.seeds import generator
 
 GIB, MINUTES, FILES = 2.0, 10.0, 2000
@@ -56,7 +56,7 @@ def _ingested(root: Path, n_rows: int, near: float | None) -> Measured:
     root.mkdir(parents=True)
     n_distinct = write_prompts(root / "prompts.txt", n_rows)
     asked = {"prompts": str(root / "prompts.txt"), "run": str(root / "run"), "near": near}
-    call = [sys.executable, "-m", "pipelines.bench.ingest_child", json.dumps(asked)]
+    call = [*module_call("pipelines.bench.ingest_child"), json.dumps(asked)]
     told = subprocess.run(call, check=False, capture_output=True, text=True)  # noqa: S603 - our own
     if told.returncode:
         raise UserError(f"{root}: the prompts could not be ingested: {told.stderr.strip().splitlines()[-1]}")

@@ -15,7 +15,6 @@ import os
 import shutil
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ import pyarrow as pa
 
 from pipelines.bench.lines import Line, table
 from sharpaudit.errors import UserError
+from sharpaudit.origin import module_call
 from sharpaudit.seeds import generator
 from sharpaudit.statistics.conformal import p_values
 from sharpaudit.tables.query import materialise, open_file, query
@@ -137,7 +137,7 @@ def _measure(root: Path, n_rows: int) -> Measured:
 
 def facts_in_a_process(root: Path) -> dict[str, float]:
     """Seconds and GiB at the peak of a process that builds the report's facts. Raises UserError where sums differ."""
-    call = [sys.executable, "-m", "pipelines.bench.sql_facts"]
+    call = module_call("pipelines.bench.sql_facts")
     told = subprocess.run([*call, str(root)], check=False, capture_output=True, text=True)  # noqa: S603 - our own
     if told.returncode:
         raise UserError(f"{root}: the facts could not be built: {told.stderr.strip().splitlines()[-1]}")

@@ -10,15 +10,12 @@ from typing import NoReturn
 import click
 
 from pipelines.bench.lines import Line, unmet, write_json
-from pipelines.commands.options import set_option
+from pipelines.commands.options import PATH, set_option
 from sharpaudit.config import LAB
 from sharpaudit.errors import UserError
 
-FOLDER = click.Path(path_type=Path)
-
-
 json_option = click.option(
-    "--json", "json_path", type=FOLDER, help="Write {name, value, low, high, unit, n, goal, met} there."
+    "--json", "json_path", type=PATH, help="Write {name, value, low, high, unit, n, goal, met} there."
 )
 why_option = click.option("--why", metavar="TEXT", help="Note this look at the test split in the lab's touches.json.")
 
@@ -29,13 +26,13 @@ def bench() -> None:
 
 
 @bench.command()
-@click.argument("source", type=FOLDER, default=LAB / "emoji")
+@click.argument("source", type=PATH, default=LAB / "emoji")
 @click.option("--split", type=click.Choice(["development", "test"]), default="test", show_default=True)
-@click.option("--out", type=FOLDER, default=Path("runs/detection"), show_default=True, help="Keeps the scores.")
+@click.option("--out", type=PATH, default=Path("runs/detection"), show_default=True, help="Keeps the scores.")
 @click.option("--full", is_flag=True, help="16 single seeds in place of 4, where one evaluation serves all metrics.")
 @why_option
 @json_option
-@click.option("--figure", type=FOLDER, help="Draw the distributions of the main metrics there, as svg, png or pdf.")
+@click.option("--figure", type=PATH, help="Draw the distributions of the main metrics there, as svg, png or pdf.")
 @set_option
 def detection(
     source: Path,
@@ -92,7 +89,7 @@ def detection(
 
 
 @bench.command()
-@click.argument("folder", type=FOLDER, default=LAB / "emoji")
+@click.argument("folder", type=PATH, default=LAB / "emoji")
 @click.option("--split", type=click.Choice(["development", "test"]), default="test", show_default=True)
 @why_option
 @json_option
@@ -115,7 +112,7 @@ def cascade(folder: Path, split: str, why: str | None, json_path: Path | None) -
 
 
 @bench.command()
-@click.argument("folder", type=FOLDER, default=LAB / "emoji")
+@click.argument("folder", type=PATH, default=LAB / "emoji")
 @click.option("--split", type=click.Choice(["development", "test"]), default="development", show_default=True)
 @click.option("--seeds", type=click.IntRange(2), default=4, show_default=True, help="Noise draws.")
 @why_option
@@ -140,7 +137,7 @@ def screens(folder: Path, split: str, seeds: int, why: str | None, json_path: Pa
 
 
 @bench.command()
-@click.argument("folder", type=FOLDER, default=LAB / "emoji")
+@click.argument("folder", type=PATH, default=LAB / "emoji")
 @click.option("--split", type=click.Choice(["development", "test"]), default="development", show_default=True)
 @click.option(
     "--emulated", is_flag=True, help="bfloat16 also on a CPU without it: half as fast or, on AVX2, never done."
@@ -164,7 +161,7 @@ def exactness(folder: Path, split: str, emulated: bool, why: str | None, json_pa
 
 
 @bench.command()
-@click.argument("folder", type=FOLDER, default=LAB / "emoji")
+@click.argument("folder", type=PATH, default=LAB / "emoji")
 @click.option("--sd1/--no-sd1", default=True, show_default=True, help="Also a UNet of Stable Diffusion 1's size.")
 @click.option(
     "--compile", "compiled", is_flag=True, help="Also torch.compile, which needs a C++ compiler and a minute."
@@ -190,9 +187,9 @@ def throughput(folder: Path, sd1: bool, compiled: bool, threads: int | None, jso
 
 
 @bench.command()
-@click.argument("folder", type=FOLDER, default=LAB / "emoji")
+@click.argument("folder", type=PATH, default=LAB / "emoji")
 @click.option("--split", type=click.Choice(["development", "test"]), default="development", show_default=True)
-@click.option("--out", type=FOLDER, default=Path("runs/recombined"), show_default=True, help="Keeps the scores.")
+@click.option("--out", type=PATH, default=Path("runs/recombined"), show_default=True, help="Keeps the scores.")
 @json_option
 def recombined(folder: Path, split: str, out: Path, json_path: Path | None) -> None:
     """Whether candidates of `sharpaudit calibration make` calibrate: the realised rate on the lab FOLDER.
@@ -211,7 +208,7 @@ def recombined(folder: Path, split: str, out: Path, json_path: Path | None) -> N
 
 @bench.command()
 @click.option("--rows", type=click.IntRange(1), default=10_000_000, show_default=True, help="Rows of scores.")
-@click.option("--out", type=FOLDER, default=Path("runs/sql"), show_default=True, help="Keeps the synthetic run.")
+@click.option("--out", type=PATH, default=Path("runs/sql"), show_default=True, help="Keeps the synthetic run.")
 @json_option
 def sql(rows: int, out: Path, json_path: Path | None) -> None:
     """How fast a synthetic run of ten million scores answers, and in how much memory its facts are built.
@@ -232,7 +229,7 @@ def sql(rows: int, out: Path, json_path: Path | None) -> None:
 @bench.command()
 @click.option("--rows", type=click.IntRange(100), default=10_000_000, show_default=True, help="Of exact duplicates.")
 @click.option("--near", type=click.IntRange(100), default=1_000_000, show_default=True, help="Of near-duplicates.")
-@click.option("--out", type=FOLDER, default=Path("runs/ingest"), show_default=True, help="Holds the runs meanwhile.")
+@click.option("--out", type=PATH, default=Path("runs/ingest"), show_default=True, help="Holds the runs meanwhile.")
 @json_option
 def ingest(rows: int, near: int, out: Path, json_path: Path | None) -> None:
     """In how much memory ten million prompts become a corpus, and how long near-duplicate families take.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-FILE = click.Path(path_type=Path)
+from pipelines.commands.options import PATH
 
 
 @click.group()
@@ -15,8 +15,8 @@ def calibration() -> None:
 
 
 @calibration.command()
-@click.argument("prompts", type=FILE)
-@click.option("--out", required=True, type=FILE, help="A new .csv with the column prompt.")
+@click.argument("prompts", type=PATH)
+@click.option("--out", required=True, type=PATH, help="A new .csv with the column prompt.")
 @click.option("--column", default="prompt", show_default=True, help="Column of PROMPTS with the captions.")
 @click.option("--delimiter", default=",", show_default=True, help="Of a csv.")
 @click.option(

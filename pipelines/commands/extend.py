@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from pipelines import signals
-from pipelines.commands.options import key_option, run_argument, set_option, signer_of
+from pipelines.commands.options import PATH, key_option, run_argument, settings_options, signer_of
 
 
 @click.command()
 @run_argument
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@set_option
+@click.argument("files", nargs=-1, required=True, type=PATH)
+@settings_options
 @key_option
 def extend(run_folder: Path, files: tuple[Path, ...], overrides: tuple[str, ...], key: Path | None) -> None:
     """Audit the prompts of FILES as well, in RUN and with its settings; what is there is not made again.
@@ -22,7 +22,7 @@ def extend(run_folder: Path, files: tuple[Path, ...], overrides: tuple[str, ...]
     counted as such. FILES stay part of the run: `sharpaudit run` with its config goes on with them.
 
     \b
-    Example: sharpaudit extend runs/tonight more.csv
+    Example: sharpaudit extend runs/tonight more.csv --deadline 07:00
     """
     from pipelines.admit import with_audited
     from pipelines.audit import run_audit
@@ -34,6 +34,8 @@ def extend(run_folder: Path, files: tuple[Path, ...], overrides: tuple[str, ...]
     signer = signer_of(key)
     root = run_folder.absolute()
     config = configuration.override(RunFolder.open(root).config(), overrides)
+    # The run's own paths are absolute; those that --set names start where the command is given.
+    config = configuration.resolve_paths(config, Path.cwd())
     added = [str(file.absolute()) for file in files if str(file.absolute()) not in config.corpus.audit]
     outcome = run_audit(with_audited(config, added), root, extend=True, signer=signer)
     click.echo(summary(outcome, run_folder))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from pipelines.commands.options import PATH
+
 
 @click.group()
 def index() -> None:
@@ -13,10 +15,10 @@ def index() -> None:
 
 
 @index.command()
-@click.argument("pictures", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new index.")
+@click.argument("pictures", type=PATH)
+@click.option("--out", required=True, type=PATH, help="Folder of the new index.")
 @click.option("--profile", default="pixels-16", show_default=True, help="Descriptor profile.")
-@click.option("--captions", type=click.Path(path_type=Path), help="CSV with the columns file and caption.")
+@click.option("--captions", type=PATH, help="CSV with the columns file and caption.")
 def build(pictures: Path, out: Path, profile: str, captions: Path | None) -> None:
     """Describe every picture under the folder PICTURES.
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
+from pipelines.commands.options import PATH
 from sharpaudit.errors import UserError
 
 
 @click.command()
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=PATH)
 def init(folder: Path) -> None:
     """Write the example configs into DIR.
 

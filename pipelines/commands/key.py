@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipelines.commands.options import passphrase
+from pipelines.commands.options import PATH, passphrase
 
 
 @click.group()
@@ -15,7 +15,7 @@ def key() -> None:
 
 
 @key.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 def make(file: Path) -> None:
     """Write a new Ed25519 key pair: FILE, to be kept secret, and FILE.pub, for whoever verifies.
 

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import click
 
-from pipelines.commands.options import run_argument
-
-FOLDER = click.Path(path_type=Path)
+from pipelines.commands.options import PATH, run_argument
 
 
 @click.group()
@@ -18,8 +16,8 @@ def lab() -> None:
 
 
 @lab.command()
-@click.argument("out", type=FOLDER)
-@click.option("--work", type=FOLDER, required=True, help="Keeps pictures and checkpoints; a second call goes on there.")
+@click.argument("out", type=PATH)
+@click.option("--work", type=PATH, required=True, help="Keeps pictures and checkpoints; a second call goes on there.")
 @click.option("--miniature", is_flag=True, help="A model of two minutes, which learns little.")
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Threads of torch.")
 def train(out: Path, work: Path, miniature: bool, threads: int) -> None:
@@ -42,9 +40,9 @@ def train(out: Path, work: Path, miniature: bool, threads: int) -> None:
 
 
 @lab.command()
-@click.argument("folder", type=FOLDER)
-@click.option("--work", type=FOLDER, required=True, help="Keeps the generations; a second call goes on there.")
-@click.option("--sheet", type=FOLDER, required=True, help="Contact sheet of every memorised prompt, a JPEG.")
+@click.argument("folder", type=PATH)
+@click.option("--work", type=PATH, required=True, help="Keeps the generations; a second call goes on there.")
+@click.option("--sheet", type=PATH, required=True, help="Contact sheet of every memorised prompt, a JPEG.")
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Threads of torch.")
 def label(folder: Path, work: Path, sheet: Path, threads: int) -> None:
     """Find out what FOLDER/model has memorised: truth.csv, prompts, references and the contact sheet.
@@ -62,7 +60,7 @@ def label(folder: Path, work: Path, sheet: Path, threads: int) -> None:
 
 
 @lab.command()
-@click.argument("out", type=FOLDER)
+@click.argument("out", type=PATH)
 def pictures(out: Path) -> None:
     """Write the whole training set, PNG files and captions.csv, into the new folder OUT.
 
@@ -78,9 +76,9 @@ def pictures(out: Path) -> None:
 
 
 @lab.command()
-@click.argument("folder", type=FOLDER)
+@click.argument("folder", type=PATH)
 @click.option("--split", type=click.Choice(["development", "test"]), default="development", show_default=True)
-@click.option("--out", type=FOLDER, required=True, help="Keeps the scores; a second call goes on there.")
+@click.option("--out", type=PATH, required=True, help="Keeps the scores; a second call goes on there.")
 @click.option("--why", default="table of detectors", show_default=True, help="Noted beside a look at the test split.")
 def detectors(folder: Path, split: str, out: Path, why: str) -> None:
     """Write the table of `sharpaudit bench detection --full` for a split of FOLDER beside its truth.
@@ -103,7 +101,7 @@ def detectors(folder: Path, split: str, out: Path, why: str) -> None:
 
 
 @lab.command()
-@click.argument("folder", type=FOLDER)
+@click.argument("folder", type=PATH)
 def card(folder: Path) -> None:
     """Write FOLDER/card.md from the files beside it.
 
@@ -117,7 +115,7 @@ def card(folder: Path) -> None:
 
 @lab.command()
 @run_argument
-@click.option("--lab", "folder", type=FOLDER, help="The lab that was audited, where it is not the one that ships.")
+@click.option("--lab", "folder", type=PATH, help="The lab that was audited, where it is not the one that ships.")
 @click.option("--goals", is_flag=True, help="Fail where the audit does not show what the quickstart must show.")
 def compare(run_folder: Path, folder: Path | None, goals: bool) -> None:
     """Hold the audit RUN of a lab's prompts against what is known of them.

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
+from contextlib import suppress
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,8 +18,31 @@ from sharpaudit.errors import UserError
 if TYPE_CHECKING:
     from securesystemslib.signer import Signer
 
-config_argument = click.argument("config", type=click.Path(path_type=Path))
-run_argument = click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+
+class UserPath(click.Path):
+    """A path as people type it: the shell leaves the ~ of --out=~/x to us."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(str(super().convert(value, param, ctx)))
+        with suppress(RuntimeError):  # the home of a user whom the system does not know: a name like any other
+            return path.expanduser()
+        return path
+
+
+PATH = UserPath()
+config_argument = click.argument("config", type=PATH)
+run_argument = click.argument("run_folder", metavar="RUN", type=PATH)
+SHORT_FORMS = {
+    "executor": "run.executor",
+    "workers": "run.workers",
+    "gpus_per_worker": "run.num_gpus",
+    "limit": "run.limit",
+    "deadline": "run.deadline",
+}
+"""Keys of the config that change nightly, by the option that stands for each."""
 set_option = click.option(
     "--set",
     "overrides",
@@ -24,14 +50,28 @@ set_option = click.option(
     multiple=True,
     help="Override a key of the config, such as triage.alpha=0.02.",
 )
-limit_option = click.option(
-    "--limit", type=click.IntRange(min=1), help="Audit only the first LIMIT rows of the corpus."
-)
 
 
-def with_limit(overrides: tuple[str, ...], limit: int | None) -> tuple[str, ...]:
-    """The overrides, with --limit as the key it stands for."""
-    return overrides if limit is None else (*overrides, f"run.limit={limit}")
+def settings_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """--set and the short forms, which reach the verb as its `overrides`. A short form wins: it comes last."""
+
+    @set_option
+    @click.option("--executor", type=click.Choice(["local", "ray"]), help="Who does the work: this process, or Ray.")
+    @click.option("--workers", type=click.IntRange(1), help="Worker processes of Ray.")
+    @click.option("--gpus-per-worker", type=click.FloatRange(0), help="GPU share of each; 0.5 puts two on one GPU.")
+    @click.option("--limit", type=click.IntRange(1), help="Audit only the first LIMIT rows of each file of prompts.")
+    @click.option("--deadline", metavar="TIME", help='Begin no more work then: "07:00", or "2026-11-26T07:00".')
+    @wraps(verb)
+    def with_overrides(*arguments: Any, overrides: tuple[str, ...], **options: Any) -> None:
+        # A JSON string is a TOML string too.
+        short = [
+            f"{key}={json.dumps(value)}"
+            for name, key in SHORT_FORMS.items()
+            if (value := options.pop(name)) is not None
+        ]
+        verb(*arguments, overrides=(*overrides, *short), **options)
+
+    return with_overrides
 
 
 def excluding(overrides: tuple[str, ...], path: Path | None) -> tuple[str, ...]:
@@ -54,7 +94,7 @@ def excluding(overrides: tuple[str, ...], path: Path | None) -> tuple[str, ...]:
 
 key_option = click.option(
     "--key",
-    type=click.Path(path_type=Path),
+    type=PATH,
     envvar="SHARPAUDIT_KEY",
     show_envvar=True,
     help="PEM file of the private key that signs the run; `sharpaudit key make` writes one.",

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import click
 
-from pipelines.commands.options import run_argument
+from pipelines.commands.options import PATH, run_argument
 
 Form = Literal["table", "csv", "json", "parquet"]
 
@@ -16,7 +16,7 @@ Form = Literal["table", "csv", "json", "parquet"]
 @run_argument
 @click.argument("sql")
 @click.option("--format", "form", type=click.Choice(get_args(Form)), default="table", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), help="Write the answer there; parquet needs it.")
+@click.option("--out", type=PATH, help="Write the answer there; parquet needs it.")
 def query(run_folder: Path, sql: str, form: Form, out: Path | None) -> None:
     """Run one SQL statement, read-only, over the tables and views of RUN.
 

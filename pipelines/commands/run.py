@@ -8,32 +8,30 @@ import click
 
 from pipelines import signals
 from pipelines.commands.options import (
+    PATH,
     config_argument,
     excluding,
     key_option,
-    limit_option,
-    set_option,
+    settings_options,
     signer_of,
-    with_limit,
 )
 from sharpaudit import config as configuration
 
 
 @click.command()
 @config_argument
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder; runs/NAME of the config by default.")
+@click.option("--out", type=PATH, help="Run folder; runs/NAME of the config by default.")
 @click.option("--update", is_flag=True, help="Redo what a changed configuration changes, after saying what that is.")
 @click.option(
     "--exclude-calibration",
     "excluded",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Calibration prompts that shall not calibrate, one id a line: those that the report says gave a copy.",
 )
 @click.option("--retry-failed", "retry", is_flag=True, help="Do shards with rows that failed again.")
 @click.option("--repair", is_flag=True, help="Make shards again whose files are damaged, as `verify` names them.")
-@set_option
-@limit_option
+@settings_options
 @key_option
 def run(
     config: Path,
@@ -43,20 +41,19 @@ def run(
     retry: bool,
     repair: bool,
     overrides: tuple[str, ...],
-    limit: int | None,
     key: Path | None,
 ) -> None:
     """Run the audit of CONFIG; the same command resumes it.
 
     \b
-    Example: sharpaudit run audit.toml --out runs/tonight --set run.executor=ray --set run.workers=4
+    Example: sharpaudit run audit.toml --out runs/tonight --executor ray --workers 4 --deadline 07:00
     """
     from pipelines.audit import run_audit
     from pipelines.summary import exit_code, summary
 
     signals.install()
     signer = signer_of(key)
-    loaded = configuration.load(config, excluding(with_limit(overrides, limit), excluded))
+    loaded = configuration.load(config, excluding(overrides, excluded))
     folder = out or Path("runs") / loaded.name
     outcome = run_audit(loaded, folder.absolute(), update=update, retry=retry, repaired=repair, signer=signer)
     click.echo(summary(outcome, folder))

@@ -6,22 +6,21 @@ from pathlib import Path
 
 import click
 
-from pipelines.commands.options import config_argument, limit_option, set_option, with_limit
+from pipelines.commands.options import PATH, config_argument, settings_options
 from sharpaudit import config as configuration
 
 
 @click.command()
 @config_argument
-@set_option
-@limit_option
-@click.option("--out", type=click.Path(path_type=Path), help="The run folder to come: its disk must have room.")
-def validate(config: Path, overrides: tuple[str, ...], limit: int | None, out: Path | None) -> None:
+@settings_options
+@click.option("--out", type=PATH, help="The run folder to come: its disk must have room.")
+def validate(config: Path, overrides: tuple[str, ...], out: Path | None) -> None:
     """Load everything that CONFIG names, take one prompt end to end, and print the plan of the night.
 
     \b
-    Example: sharpaudit validate audit.toml
+    Example: sharpaudit validate audit.toml --executor ray --workers 4 --gpus-per-worker 0.5
     """
     from pipelines.rehearsal import rehearse
 
-    for line in rehearse(configuration.load(config, with_limit(overrides, limit)), out=out):
+    for line in rehearse(configuration.load(config, overrides), out=out):
         click.echo(line)

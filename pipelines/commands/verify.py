@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from pipelines.commands.options import run_argument
+from pipelines.commands.options import PATH, run_argument
 
 
 @click.command()
 @run_argument
 @click.option("--replay", "n", type=click.IntRange(0), default=0, show_default=True, help="Findings to make again.")
-@click.option("--public-key", type=click.Path(path_type=Path), help="PEM file of who must have signed the run.")
+@click.option("--public-key", type=PATH, help="PEM file of who must have signed the run.")
 def verify(run_folder: Path, n: int, public_key: Path | None) -> None:
     """Check RUN against its seal, its manifests and itself; name every file that is not what it should be.
 

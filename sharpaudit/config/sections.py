@@ -11,7 +11,7 @@ Every field is of one class, and a test keeps it so:
 from __future__ import annotations
 
 import re
-from datetime import datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -262,7 +262,7 @@ def moment(told: str, now: datetime) -> datetime:
     Raises ValueError for anything else.
     """
     try:
-        if re.fullmatch(r"\d\d:\d\d", told):
+        if re.fullmatch(r"\d\d:\d\d(:\d\d)?", told):
             today = datetime.combine(now.date(), time.fromisoformat(told))
             return today if today > now else today + timedelta(days=1)
         found = datetime.fromisoformat(told)
@@ -302,6 +302,18 @@ class RunConfig(Section):
     """Seconds without an evaluation of the network after which the ray executor takes a worker to hang: it is ended,
     and its shard tried by another. Loading a model, opening an index, matching and decisions evaluate none, so they
     must be through by then; and a network disk must show within that time that a file was touched."""
+
+    @field_validator("address")
+    @classmethod
+    def _somewhere(cls, asked: str | None) -> str | None:
+        # Ray's own word for a cluster that is started here.
+        return None if asked in ("", "local") else asked
+
+    @field_validator("deadline", mode="before")
+    @classmethod
+    def _written_as_a_time(cls, asked: object) -> object:
+        # TOML has times of its own, without quotes.
+        return asked.isoformat() if isinstance(asked, (datetime, date, time)) else asked
 
     @field_validator("deadline")
     @classmethod

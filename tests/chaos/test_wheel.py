@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from shells import bare
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,8 +19,9 @@ LOCKED = (sys.platform, platform.machine(), sys.version_info[:2]) == ("linux", "
 
 
 def call(*command: str | Path, cwd: Path) -> str:
-    # Without the variables of this environment, which would let the checkout shine through.
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    # Pip's own variables, which say where packages come from, and nothing that would let the checkout shine through.
+    of_pip = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    environment = bare(of_pip) | {"PATH": os.defpath}
     done = subprocess.run([*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from shells import bare
 from tiny_models import edit_json, split
 
 from sharpaudit.config import ModelConfig
@@ -158,7 +159,9 @@ def test_analytic_audit_imports_no_large_library(analytic):
         "print({'diffusers', 'transformers', 'huggingface_hub'} & set(sys.modules))"
     )
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, env=bare(), capture_output=True, text=True, timeout=100
+    )
     assert done.stdout.strip() == "set()", done.stderr
 
 
@@ -306,8 +309,9 @@ def test_broken_connection_may_heal(hub):
 
 
 def test_hub_library_itself_stays_offline(tmp_path, monkeypatch):
-    """The real call: an empty cache and HF_HUB_OFFLINE, as for all tests."""
+    """The real call: an empty cache, and HF_HUB_OFFLINE as a user may set it."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="HF_HUB_OFFLINE forbids a download"):
         model_digest(hub_model())
 

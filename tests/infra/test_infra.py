@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import re
 import secrets
 import shlex
@@ -25,6 +24,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from shells import bare
 
 from sharpaudit import __version__
 
@@ -236,8 +236,7 @@ def head(tmp_path_factory) -> Iterator[tuple[str, dict[str, str]]]:
     token = folder / "token"
     token.write_text(secrets.token_hex(16))
     inside = dict(value.split("=", 1) for flag, value in run_options(config) if flag == "-e")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
-    environment = kept | inside | {"RAY_AUTH_TOKEN_PATH": str(token), "HOME": str(folder)}
+    environment = bare(inside | {"RAY_AUTH_TOKEN_PATH": str(token)}, home=folder)
     port = free_port()
     command = config["head_start_ray_commands"][-1].split(";")[-1]
     command = re.sub(r"--autoscaling-config=\S+", f"--block --temp-dir={folder}/ray", command)

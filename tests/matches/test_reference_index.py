@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from shells import bare
 
 from sharpaudit.embedders import profiles
 from sharpaudit.embedders.pixels import PixelProfile
@@ -233,7 +234,7 @@ index.build_index(Path(sys.argv[2]), "pixels-16", index.pictures_in(Path(sys.arg
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.png").write_bytes(picture(1).data)
     out = tmp_path / "index"
-    child = subprocess.run([sys.executable, "-c", script, str(tmp_path / "pictures"), str(out)], timeout=60)
+    child = subprocess.run([sys.executable, "-c", script, str(tmp_path / "pictures"), str(out)], env=bare(), timeout=60)
     assert child.returncode == -9
     assert not out.exists()
     build_index(out, "pixels-16", pictures_in(tmp_path / "pictures"))

@@ -7,8 +7,11 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
+
+from shells import bare
 
 from pipelines.audit import Outcome, run_audit
 from pipelines.progress import Reporter
@@ -59,10 +62,12 @@ def audit(path: Path, root: Path, *overrides: str, said: TextIO | None = None, *
         return run_audit(load(path, *overrides), root, reporter=Reporter(root, said or quiet), **options)
 
 
-def command(*args: str | Path, crash: str = "", **kwargs: Any) -> subprocess.Popen[str]:
-    """The command line in a process of its own."""
-    environment = os.environ | {"SHARPAUDIT_CRASH": crash, "OMP_NUM_THREADS": "1"}
-    call = [sys.executable, "-m", "pipelines", *map(str, args)]
+def command(
+    *args: str | Path, crash: str = "", shell: Mapping[str, str] | None = None, **kwargs: Any
+) -> subprocess.Popen[str]:
+    """The command line in a process of its own, with a bare shell's variables or those of `shell`."""
+    environment = (shell or bare()) | ({"SHARPAUDIT_CRASH": crash} if crash else {})
+    call = [sys.executable, "-P", "-m", "sharpaudit", *map(str, args)]
     return subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **kwargs)
 
 

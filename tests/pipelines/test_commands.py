@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 
+import click
 import pytest
 from audits import audit, command, finish, load
 from click.testing import CliRunner
+from shells import bare
 
 from pipelines.cli import cli
 from pipelines.commands.status import describe
 from pipelines.rehearsal import at_work, rehearse
-from sharpaudit.config import LAB
+from sharpaudit import config as configuration
+from sharpaudit.config import LAB, AuditConfig
 from sharpaudit.errors import UserError
 from sharpaudit.images import encode_png
 from sharpaudit.lab.analytic import write
@@ -42,8 +49,9 @@ GROUPS = {
 
 def test_asking_for_help_loads_no_network_library() -> None:
     """Every command begins with this import: seconds, were torch among it."""
-    call = "import sys, pipelines.cli; print(*({'torch', 'ray', 'diffusers', 'duckdb'} & set(sys.modules)))"
-    told = subprocess.run([sys.executable, "-c", call], check=True, capture_output=True, text=True)
+    large = "{'torch', 'ray', 'diffusers', 'duckdb'}"
+    call = f"import sys, sharpaudit.__main__, pipelines.cli; print(*({large} & set(sys.modules)))"
+    told = subprocess.run([sys.executable, "-c", call], check=True, env=bare(), capture_output=True, text=True)
     assert told.stdout.split() == []
 
 
@@ -53,9 +61,93 @@ def test_the_verbs_are_these_and_each_help_has_an_example() -> None:
         assert "--json" in {option for parameter in bench.params for option in parameter.opts}, bench.name
     for name, verbs in GROUPS.items():
         assert set(cli.commands[name].commands) == verbs  # type: ignore[attr-defined]
-    calls = [[name] for name in VERBS] + [[group, verb] for group, verbs in GROUPS.items() for verb in verbs]
+    calls = list(every_call(cli, []))
+    assert len(calls) == len(VERBS) + sum(map(len, GROUPS.values()))
     for call in calls:
-        assert "Example: sharpaudit" in CliRunner().invoke(cli, [*call, "--help"]).output, call
+        told = CliRunner().invoke(cli, [*call, "--help"]).output
+        assert re.search(rf"Example: sharpaudit {' '.join(call)}\b", told), call
+
+
+def every_call(command: click.Command, words: list[str]) -> Iterator[list[str]]:
+    """The words of every command and sub-command that does something."""
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from every_call(inner, [*words, name]) if isinstance(inner, click.Group) else [[*words, name]]
+
+
+SHORT = {
+    "--executor": ("ray", "run.executor", "local"),
+    "--workers": ("3", "run.workers", "2"),
+    "--gpus-per-worker": ("0.5", "run.num_gpus", "1"),
+    "--limit": ("7", "run.limit", "8"),
+    "--deadline": ("06:30", "run.deadline", "07:00"),
+}
+
+
+@pytest.mark.parametrize("option", SHORT)
+@pytest.mark.parametrize("verb", ["run", "extend", "validate"])
+def test_a_short_form_wins_over_the_key_that_it_stands_for(
+    verb: str, option: str, clean: Path, config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SeenError(Exception):
+        """Ends the command with the configuration that it would use."""
+
+    def see(config: AuditConfig, *_: object, **__: object) -> None:
+        raise SeenError(config)
+
+    monkeypatch.setattr("pipelines.audit.run_audit", see)
+    monkeypatch.setattr("pipelines.rehearsal.rehearse", see)
+    monkeypatch.setattr("pipelines.signals.install", lambda: None)
+    value, key, other = SHORT[option]
+    before, wanted = {
+        "run": ([config_path], ["--out", tmp_path / "run"]),
+        "validate": ([config_path], []),
+        "extend": ([clean, tmp_path / "more.csv"], []),
+    }[verb]
+    call = [verb, *before, option, value, "--set", f"{key}={other}", *wanted]
+    found = CliRunner().invoke(cli, list(map(str, call))).exception
+    assert isinstance(found, SeenError)
+    told = configuration.value(found.args[0], key)
+    assert str(told) == value
+    assert told == configuration.value(load(config_path, f"{key}={value}"), key)
+    help_text = CliRunner().invoke(cli, [verb, "--help"]).output
+    assert option in help_text
+
+
+@pytest.mark.parametrize(
+    "call", [("--workers", "0"), ("--gpus-per-worker", "-1"), ("--executor", "slurm"), ("--limit", "no")]
+)
+def test_a_short_form_refuses_what_its_key_refuses(call: tuple[str, str], config_path: Path) -> None:
+    assert CliRunner().invoke(cli, ["validate", str(config_path), *call]).exit_code == 2
+
+
+def test_a_path_that_extend_sets_starts_where_the_command_is_given(
+    clean: Path, config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "index").symlink_to(config_path.parent / "testbed" / "index")
+    (tmp_path / "more.csv").write_text("prompt,id\nsomething new,1\n")
+    root = tmp_path / "run"
+    shutil.copytree(clean, root)
+    call = ("extend", root, tmp_path / "more.csv", "--set", "matches.index=index")
+    code, _, err = finish(command(*call, cwd=tmp_path / "here"))
+    assert code == 0, err
+    assert RunFolder.open(root).config().matches.index == str(tmp_path / "here" / "index")
+
+
+def test_workers_without_ray_are_said_to_be_one(config_path: Path, clean: Path, tmp_path: Path) -> None:
+    said = StringIO()
+    audit(config_path, shutil.copytree(clean, tmp_path / "run"), "run.workers=4", said=said)
+    assert "run.workers = 4: without Ray one process works alone; add --executor ray" in said.getvalue()
+
+
+def test_a_tilde_is_the_home_folder_also_after_an_equals_sign(tmp_path: Path) -> None:
+    code, _, err = finish(command("init", "~/audits", shell=bare(home=tmp_path)))
+    assert code == 0, err
+    assert (tmp_path / "audits/quickstart.toml").exists()
+    code, _, err = finish(command("key", "make", "~nobody-of-that-name/k", shell=bare(home=tmp_path), cwd=tmp_path))
+    assert code == 2, err
+    code, _, err = finish(command("key", "make", "~/k.pem", shell=bare(home=tmp_path)))
+    assert (code, sorted(path.name for path in tmp_path.iterdir())) == (0, ["audits", "k.pem", "k.pem.pub"]), err
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from audits import audit, command, edited_report, finish, flip, tables
 from click.testing import CliRunner
+from shells import bare
 
 from pipelines.cli import cli
 from pipelines.verifying import faults, replays
@@ -35,7 +36,9 @@ def data_file(root: Path, table=SCORES) -> Path:
 
 def test_an_untouched_copy_passes_elsewhere_and_by_sha256sum(copy: Path) -> None:
     assert faults(copy) == []
-    done = subprocess.run(["sha256sum", "--check", "--strict", MANIFEST], cwd=copy, capture_output=True, check=False)
+    done = subprocess.run(
+        ["sha256sum", "--check", "--strict", MANIFEST], cwd=copy, env=bare(), capture_output=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     outcome = CliRunner().invoke(cli, ["verify", str(copy)])
     assert outcome.exit_code == 0, outcome.output

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from audits import audit, command, finish, flip, tables
+from shells import bare
 
 import sharpaudit
 from sharpaudit import analysis
@@ -198,7 +199,7 @@ def test_the_package_opens_a_run_without_torch_or_ray(clean: Path) -> None:
         f"import sharpaudit, sys; n = len(sharpaudit.open_run({str(clean)!r}).findings()); "
         "print(n, {'torch', 'ray'} & set(sys.modules))"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    told = subprocess.run([sys.executable, "-c", code], env=bare(), capture_output=True, text=True, check=True)
     assert told.stdout.split(maxsplit=1)[1].strip() == "set()"
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from audits import audit, load, tables
 from real_audits import write_audit
+from shells import bare
 
 from pipelines import execute, pool
 from pipelines.deadline import Deadline
@@ -189,6 +190,6 @@ print(min(free), ray.cluster_resources()["GPU"])
 def test_two_workers_hold_half_a_gpu_each(config_path: Path, clean: Path, tmp_path: Path) -> None:
     """Ray is told of a GPU that is not there: what it hands out is what is tested."""
     call = [sys.executable, "-W", "ignore", "-c", HALF_A_GPU_EACH, str(config_path), str(tmp_path / "run")]
-    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    done = subprocess.run(call, env=bare(), capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["0.0", "1.0"], done.stderr
     assert tables(tmp_path / "run") == tables(clean)

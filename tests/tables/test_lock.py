@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from shells import bare
 
 from sharpaudit.errors import UserError
 from sharpaudit.tables import lock
@@ -32,7 +33,9 @@ with hold(Path(sys.argv[1])):
 @contextmanager
 def child(code: str, *args: str) -> Iterator[subprocess.Popen[str]]:
     """A child process that has printed its first line."""
-    with subprocess.Popen([sys.executable, "-c", code, *args], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *args], stdout=subprocess.PIPE, text=True, env=bare()
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline()
         yield process

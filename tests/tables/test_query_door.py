@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from shells import bare
 
 from sharpaudit.errors import UserError
 from sharpaudit.tables.query import Connection, connect, materialise, query, render
@@ -163,7 +164,7 @@ def test_the_database_stands_alone(files: dict[str, list[Path]], tmp_path: Path)
     assert os.listdir(root) == ["audit.duckdb"]
     root.rename(tmp_path / "moved")
     call = [sys.executable, "-c", READER, str(tmp_path / "moved" / "audit.duckdb")]
-    done = subprocess.run(call, capture_output=True, text=True, cwd="/", check=True)
+    done = subprocess.run(call, capture_output=True, text=True, cwd="/", env=bare(), check=True)
     assert done.stdout.strip() == "[(5, 2.0)] [] [(2,)]"
 
 

@@ -1,7 +1,0 @@
-"""`python -m pipelines` is the console script `sharpaudit`."""
-
-from __future__ import annotations
-
-from pipelines.cli import main
-
-main()
