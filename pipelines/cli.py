@@ -7,6 +7,7 @@ interrupted, resumable.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 import sys
@@ -75,6 +76,10 @@ for command in (
 
 def main() -> None:
     """The console script. Expected failures are one line on stderr; a bug keeps its traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that lacks a letter shows its number.
+            stream.reconfigure(errors="backslashreplace")
     try:
         # Without its standalone mode click returns the exit code that a command asks for.
         sys.exit(cli(standalone_mode=False))

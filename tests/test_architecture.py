@@ -7,6 +7,7 @@ first and on the whole repository afterwards.
 from __future__ import annotations
 
 import ast
+import re
 import socket
 import subprocess
 import sys
@@ -133,6 +134,22 @@ def data_as_code_faults(path: str, source: str) -> list[str]:
     return faults
 
 
+def encoding_faults(path: str, source: str) -> list[str]:
+    """Text that is read or written in whatever encoding the user's locale has."""
+    faults = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call) or "encoding" in {keyword.arg for keyword in node.keywords}:
+            continue
+        called = ast.unparse(node.func).rpartition(".")[2]
+        arguments = [*node.args, *(keyword.value for keyword in node.keywords if keyword.arg == "mode")]
+        modes = [a.value for a in arguments if isinstance(a, ast.Constant) and re.fullmatch("[rwxab+t]+", str(a.value))]
+        opens = called == "open" and (not any("b" in mode for mode in modes) if modes else not node.args)
+        asks = {keyword.arg for keyword in node.keywords if ast.unparse(keyword) == "text=True"}
+        if called in ("read_text", "write_text") or opens or asks:
+            faults.append(f"{path}:{node.lineno}: {called} without an encoding")
+    return faults
+
+
 def bound_names(tree: ast.AST) -> dict[str, str]:
     """What each imported name of a file stands for: `t` is `torch` after `import torch as t`."""
     meaning = {}
@@ -180,6 +197,12 @@ BAD = [
     (data_as_code_faults, "a.py", "Model.from_pretrained(p, trust_remote_code=flag)"),
     (data_as_code_faults, "a.py", "Pipeline.from_pretrained(p, custom_pipeline='x')"),
     (data_as_code_faults, "a.py", "eval(text)"),
+    (encoding_faults, "a.py", "path.read_text()"),
+    (encoding_faults, "a.py", "path.write_text(text, errors='replace')"),
+    (encoding_faults, "a.py", "path.open()"),
+    (encoding_faults, "a.py", "open(path, 'w')"),
+    (encoding_faults, "a.py", "path.open(mode='a')"),
+    (encoding_faults, "a.py", "subprocess.run(call, text=True)"),
     (length_faults, "a.py", "x\n" * (MAX_LINES + 1)),
 ]
 
@@ -196,6 +219,9 @@ GOOD = [
     (door_faults, "sharpaudit/matches/search/flat.py", "import faiss"),
     (data_as_code_faults, "a.py", "from safetensors.torch import load\nload(p)\nmodel.eval()"),
     (data_as_code_faults, "a.py", "numpy.load(p, allow_pickle=False)\nre.compile(p)"),
+    (encoding_faults, "a.py", "path.read_text(encoding='utf-8')"),
+    (encoding_faults, "a.py", "path.open('rb')\nopen(path, 'wb')\nRunFolder.open(path)"),
+    (encoding_faults, "a.py", "open(path, 'a', encoding='utf-8')\nsubprocess.run(call, encoding='utf-8')"),
     (length_faults, "a.py", "x\n" * MAX_LINES),
 ]
 
@@ -215,7 +241,7 @@ def sources(*folders: str) -> dict[str, str]:
     return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in found}
 
 
-@pytest.mark.parametrize("rule", [order_faults, door_faults, data_as_code_faults, length_faults])
+@pytest.mark.parametrize("rule", [order_faults, door_faults, data_as_code_faults, encoding_faults, length_faults])
 def test_repository_keeps(rule):
     texts = sources("sharpaudit", "pipelines")
     assert len(texts) > 10

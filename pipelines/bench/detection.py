@@ -35,7 +35,7 @@ from sharpaudit.scores.metrics import METRICS, named
 from sharpaudit.scores.plan import evaluations
 from sharpaudit.scores.screen import screen
 from sharpaudit.scores.sharpness import SHARPNESS_JVP
-from sharpaudit.tables.records import replace_file
+from sharpaudit.tables.records import export_file
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import CORPUS, SCORES
 
@@ -215,8 +215,8 @@ def bench_lines(found: Detection, goals_of: Mapping[str, Mapping[str, float]]) -
 
 def write(found: Detection, folder: Path) -> None:
     """The table for people and for machines: table.md and table.json in the folder."""
-    replace_file(folder / "table.md", markdown(found).encode())
-    replace_file(folder / "table.json", f"{json.dumps(found.as_json(), indent=1)}\n".encode())
+    export_file(folder / "table.md", markdown(found).encode())
+    export_file(folder / "table.json", f"{json.dumps(found.as_json(), indent=1)}\n".encode())
 
 
 def markdown(found: Detection) -> str:

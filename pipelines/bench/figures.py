@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from sharpaudit.errors import UserError
 from sharpaudit.lab.detectors import Truth, names_colour
+from sharpaudit.tables.records import export_file
 
 Values = npt.NDArray[np.float64]
 MAIN = ("residual_gap", "noise_gap", "sharpness")
@@ -56,4 +58,7 @@ def distributions(
             panel.title.set_size(9)
             if panel.patches:
                 panel.legend(fontsize=7)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    drawn = io.BytesIO()
+    form = path.suffix.removeprefix(".") or "png"
+    figure.savefig(drawn, format=form, metadata={"Date": None} if form == "svg" else None)
+    export_file(path, drawn.getvalue())

@@ -57,7 +57,7 @@ def _ingested(root: Path, n_rows: int, near: float | None) -> Measured:
     n_distinct = write_prompts(root / "prompts.txt", n_rows)
     asked = {"prompts": str(root / "prompts.txt"), "run": str(root / "run"), "near": near}
     call = [*module_call("pipelines.bench.ingest_child"), json.dumps(asked)]
-    told = subprocess.run(call, check=False, capture_output=True, text=True)  # noqa: S603 - our own
+    told = subprocess.run(call, check=False, capture_output=True, encoding="utf-8")  # noqa: S603 - our own
     if told.returncode:
         raise UserError(f"{root}: the prompts could not be ingested: {told.stderr.strip().splitlines()[-1]}")
     found: dict[str, Any] = json.loads(told.stdout)

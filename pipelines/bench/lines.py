@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sharpaudit.tables.records import replace_file
+from sharpaudit.tables.records import export_file
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
 def write_json(path: Path, lines: Sequence[Line]) -> None:
     """Write the lines as JSON, in one step."""
     text = json.dumps([line.as_json() for line in lines], indent=1) + "\n"
-    replace_file(path.absolute(), text.encode())
+    export_file(path.absolute(), text.encode())
 
 
 def unmet(lines: Sequence[Line], needed: Sequence[str]) -> list[str]:

@@ -138,7 +138,7 @@ def _measure(root: Path, n_rows: int) -> Measured:
 def facts_in_a_process(root: Path) -> dict[str, float]:
     """Seconds and GiB at the peak of a process that builds the report's facts. Raises UserError where sums differ."""
     call = module_call("pipelines.bench.sql_facts")
-    told = subprocess.run([*call, str(root)], check=False, capture_output=True, text=True)  # noqa: S603 - our own
+    told = subprocess.run([*call, str(root)], check=False, capture_output=True, encoding="utf-8")  # noqa: S603 - our own
     if told.returncode:
         raise UserError(f"{root}: the facts could not be built: {told.stderr.strip().splitlines()[-1]}")
     found: dict[str, float] = json.loads(told.stdout)

@@ -38,7 +38,7 @@ def peak_kib() -> int:
 
     Not getrusage's ru_maxrss, which starts from what the calling process held.
     """
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")))
 
 

@@ -47,7 +47,7 @@ def make(prompts: Path, out: Path, column: str, delimiter: str, wanted: int, see
     from sharpaudit.corpus.recombine import recombine
     from sharpaudit.corpus.rows import Source
     from sharpaudit.errors import UserError
-    from sharpaudit.tables.records import replace_file
+    from sharpaudit.tables.records import export_file
 
     if out.suffix != ".csv" or out.exists():
         raise UserError(f"{out}: {'exists already' if out.exists() else 'is no .csv'}; name a new .csv with --out")
@@ -60,7 +60,7 @@ def make(prompts: Path, out: Path, column: str, delimiter: str, wanted: int, see
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["prompt"])
     writer.writerows([candidate.text] for candidate in found)
-    replace_file(out, stream.getvalue().encode())
+    export_file(out, stream.getvalue().encode())
     changed = sum(candidate.changed for candidate in found) / len(found)
     click.echo(
         f"{out}: {len(found):,} candidates from {len(captions):,} captions, {changed:.0%} of their words drawn anew"

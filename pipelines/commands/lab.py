@@ -91,10 +91,11 @@ def detectors(folder: Path, split: str, out: Path, why: str) -> None:
     from pipelines import signals
     from pipelines.bench.detection import LabSplit, detect, markdown
     from sharpaudit.lab.detectors import DETECTORS, log_touch
+    from sharpaudit.tables.records import export_file
 
     signals.install()
     found = detect(LabSplit(folder, split), out.absolute() / split, full=True)
-    (folder / DETECTORS[split]).write_text(json.dumps(found.as_json(), indent=1) + "\n")
+    export_file(folder / DETECTORS[split], f"{json.dumps(found.as_json(), indent=1)}\n".encode())
     if split == "test":
         log_touch(folder, list(found.cost), why)
     click.echo(markdown(found), nl=False)

@@ -27,7 +27,7 @@ def query(run_folder: Path, sql: str, form: Form, out: Path | None) -> None:
     from sharpaudit.tables.query import parquet, render, table_of
     from sharpaudit.tables.query import query as run_query
     from sharpaudit.tables.reading import open_connection
-    from sharpaudit.tables.records import replace_file
+    from sharpaudit.tables.records import export_file
     from sharpaudit.tables.runs import RunFolder
 
     if form == "parquet" and out is None:
@@ -40,4 +40,4 @@ def query(run_folder: Path, sql: str, form: Form, out: Path | None) -> None:
     if out is None:
         click.echo(data, nl=False)
     else:
-        replace_file(out, data)
+        export_file(out, data)

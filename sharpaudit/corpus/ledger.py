@@ -18,6 +18,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from sharpaudit.tables.files import is_plain, plain_folder
 from sharpaudit.tables.query import disk_errors
 
 MEMORY, THREADS = "512MiB", 4
@@ -31,13 +32,15 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
-        self._connection = duckdb.connect(str(folder / "rows.duckdb"))
+        self._elsewhere = None if is_plain(folder) else plain_folder()
+        place = Path(self._elsewhere.name) if self._elsewhere else folder
+        self._connection = duckdb.connect(str(place / "rows.duckdb"))
         # Where order matters a query says so; without the promise to keep it DuckDB needs less memory.
         for setting, value in {
             "memory_limit": f"'{MEMORY}'",
             # Each thread holds memory of its own: with one for every core of a large machine that would not suffice.
             "threads": str(min(THREADS, os.cpu_count() or 1)),
-            "temp_directory": f"'{str(folder / 'spill').replace(chr(39), chr(39) * 2)}'",
+            "temp_directory": f"'{str(place / 'spill').replace(chr(39), chr(39) * 2)}'",
             "preserve_insertion_order": "false",
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
@@ -77,6 +80,8 @@ class Ledger:
     def close(self) -> None:
         """Let go of the files."""
         self._connection.close()
+        if self._elsewhere is not None:
+            self._elsewhere.cleanup()
 
 
 @contextmanager

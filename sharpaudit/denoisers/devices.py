@@ -72,7 +72,7 @@ def usable_cores() -> int:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        quota, period = CPU_QUOTA.read_text().split()
+        quota, period = CPU_QUOTA.read_text(encoding="utf-8").split()
         return min(cores, max(1, int(quota) // int(period)))
     except (OSError, ValueError):  # no such file, or "max": no quota
         return cores
@@ -143,7 +143,7 @@ def hardware_in_words() -> str:
 
 def _cpuinfo() -> str:
     try:
-        return CPUINFO.read_text(errors="replace")
+        return CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 

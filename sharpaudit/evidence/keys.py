@@ -25,7 +25,8 @@ PASSPHRASE = "SHARPAUDIT_KEY_PASSPHRASE"  # noqa: S105 - the name of a variable
 
 
 def make_key(path: Path, passphrase: bytes | None = None) -> Path:
-    """Write a new private key to `path`, mode 0600, and the public one beside it, with suffix .pub; returns the latter.
+    """Write a new private key to `path`, mode 0600, and the public one beside it, with suffix .pub; returns the latter,
+    whose mode is what the umask leaves.
 
     Raises UserError where either exists: a key is never overwritten.
     """
@@ -36,7 +37,7 @@ def make_key(path: Path, passphrase: bytes | None = None) -> Path:
     key, files = Ed25519PrivateKey.generate(), Files()
     encryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
     files.write(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
-    files.write(public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    files.write(public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), 0o666)
     return public
 
 

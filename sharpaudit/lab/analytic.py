@@ -61,7 +61,7 @@ def write(folder: Path, sizes: Sizes = Sizes(), seed: int = 0) -> None:
         "latent_shape": [3, 8, 8],
         "planted": [{"prompt": p, "share": s} for p, s in zip(planted, shares, strict=True)],
     }
-    (folder / "model.json").write_text(json.dumps(model, indent=1) + "\n")
+    (folder / "model.json").write_text(json.dumps(model, indent=1) + "\n", encoding="utf-8")
     kinds = ["strong"] * sizes.strong + ["weak"] * sizes.weak + ["harmless"] * len(audited)
     order = generator(seed, "order").permutation(len(kinds))
     mixed = [([*planted, *audited][i], kinds[i]) for i in order]

@@ -77,7 +77,7 @@ def build(folder: Path, work: Path, recipe: Recipe, training: lab.Training) -> N
         "versions": _versions(),
         "sha256": weights,
     }
-    (part / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
+    (part / "settings.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     shutil.copyfile(log.path, part / "training.jsonl")
     part.rename(folder)
 
@@ -172,8 +172,10 @@ def write_model(folder: Path, tokenizer: Path, vae: AutoencoderKL, trainer: lab.
     for name, network in networks.items():
         network.half().save_pretrained(folder / name)
     (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER, indent=1) + "\n")
-    (folder / "model_index.json").write_text(json.dumps(INDEX, indent=1) + "\n")
+    (folder / "scheduler" / "scheduler_config.json").write_text(
+        json.dumps(SCHEDULER, indent=1) + "\n", encoding="utf-8"
+    )
+    (folder / "model_index.json").write_text(json.dumps(INDEX, indent=1) + "\n", encoding="utf-8")
 
 
 def _autoencoder(folder: Path, pictures_NHWC: np.ndarray, training: lab.Training, log: lab.Log) -> AutoencoderKL:

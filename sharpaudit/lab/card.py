@@ -11,6 +11,7 @@ from typing import Any
 from sharpaudit.lab.build import read_recipe
 from sharpaudit.lab.detectors import COLUMNS, DETECTORS, TOUCHES, Truth, read_truth
 from sharpaudit.lab.truth import MAX_RATIO
+from sharpaudit.tables.records import export_file
 
 DOSE = "dose_response.json"
 LABELS = ("memorised", "partly", "neighbour", "harmless")
@@ -105,7 +106,7 @@ def write_card(folder: Path) -> Path:
             text += _detectors(split, json.loads((folder / name).read_text(encoding="utf-8")))
     text += _touches(folder)
     path = folder / "card.md"
-    path.write_text(text + LIMITS, encoding="utf-8")
+    export_file(path, (text + LIMITS).encode())
     return path
 
 

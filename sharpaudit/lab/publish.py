@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from collections import defaultdict
@@ -36,6 +37,7 @@ from sharpaudit.lab.truth import (
 from sharpaudit.matches.index import Picture as Reference
 from sharpaudit.matches.index import build_index
 from sharpaudit.seeds import rank_hash
+from sharpaudit.tables.records import export_file
 
 SPLITS = {"fit": 1000, "calibration": 999, "development": 500, "test": 1000}
 """Harmless prompts of each split."""
@@ -68,9 +70,11 @@ def label_model(folder: Path, work: Path, sheet: Path, say: Callable[[str], obje
         write_references(folder / "references", drawn, pictures_NHWC)
     by_caption = {prompt.caption: row for prompt, row in zip(chosen, generated_NGHWC, strict=True)}
     memorised = [entry for entry in decided if entry.label == "memorised"]
-    contact_sheet(plants, memorised, by_caption).save(sheet, quality=85)
+    drawn_sheet = io.BytesIO()
+    contact_sheet(plants, memorised, by_caption).save(drawn_sheet, format="JPEG", quality=85)
+    export_file(sheet, drawn_sheet.getvalue())
     lines = dose_response(judged, views_per_copy(drawn, training))
-    (folder / DOSE).write_text(json.dumps(lines, indent=1) + "\n")
+    export_file(folder / DOSE, f"{json.dumps(lines, indent=1)}\n".encode())
     return lines
 
 

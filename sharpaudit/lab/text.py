@@ -42,5 +42,5 @@ def write_tokenizer(folder: Path, captions: Sequence[str]) -> int:
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_LENGTH}
     config |= {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     return len(vocabulary)

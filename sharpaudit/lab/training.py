@@ -85,7 +85,7 @@ class Log:
         """Add an entry with the seconds since this process began."""
         entry = {"part": part, "step": step, "seconds": round(time.monotonic() - self.start, 1)}
         line = json.dumps(entry | {name: float(f"{value:.5g}") for name, value in values.items()})
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         print(line, file=self.stream, flush=True)
 

@@ -15,16 +15,19 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 
 from sharpaudit.errors import TransientError
 
 IN_PROGRESS = ".inprogress"
+PLAIN = re.compile(r"[\w./ @+,=:~-]*")
 CRASH = "SHARPAUDIT_CRASH"
 _passages: Counter[str] = Counter()
 
@@ -40,9 +43,9 @@ class Files:
         path.mkdir(mode, exist_ok=True)
         self.sync_folder(path.parent)
 
-    def write(self, path: Path, data: bytes) -> None:
-        """Create `path`, which must not exist, with mode 0600."""
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    def write(self, path: Path, data: bytes, mode: int = 0o600) -> None:
+        """Create `path`, which must not exist, with this mode less the umask."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
         with naming(path), os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
 
@@ -79,6 +82,41 @@ class Files:
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+class PlainName:
+    """A folder by a name that DuckDB takes as it stands: `path`, a link where its own name would mean something else.
+
+    In DuckDB's paths ?, * and [ match other names, and of a \\ or ? it makes another path without a word. The link goes
+    with `close`, or with the last reference to this object.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self.path = folder, folder
+        self._place: TemporaryDirectory[str] | None = None
+        if not is_plain(folder):
+            self._place = plain_folder()
+            self.path = Path(self._place.name) / "run"
+            self.path.symlink_to(folder.absolute(), target_is_directory=True)
+
+    def of(self, path: Path) -> Path:
+        """The path of something in the folder."""
+        return self.path / path.relative_to(self._folder) if path.is_relative_to(self._folder) else path
+
+    def close(self) -> None:
+        """Remove the link."""
+        if self._place is not None:
+            self._place.cleanup()
+
+
+def is_plain(path: Path) -> bool:
+    """Whether DuckDB takes the path as it stands."""
+    return PLAIN.fullmatch(str(path)) is not None
+
+
+def plain_folder() -> TemporaryDirectory[str]:
+    """A temporary folder with a plain name. A database must lie in one: DuckDB sees through links to it."""
+    return TemporaryDirectory(prefix="run-", dir=None if PLAIN.fullmatch(gettempdir()) else "/tmp")  # noqa: S108
 
 
 @contextmanager

@@ -51,7 +51,7 @@ class Process:
     def this() -> Process:
         """The calling process."""
         boot = Path("/proc/sys/kernel/random/boot_id")
-        boot_id = boot.read_text().strip() if boot.exists() else str(psutil.boot_time())
+        boot_id = boot.read_text(encoding="utf-8").strip() if boot.exists() else str(psutil.boot_time())
         return Process(socket.gethostname(), boot_id, os.getpid(), psutil.Process().create_time())
 
     def on_this_host(self) -> bool:

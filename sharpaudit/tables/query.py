@@ -17,8 +17,9 @@ import math
 import re
 import shutil
 import uuid
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -28,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sharpaudit.errors import UserError, printable
-from sharpaudit.tables.files import IN_PROGRESS, Files
+from sharpaudit.tables.files import IN_PROGRESS, Files, PlainName, is_plain, plain_folder
 from sharpaudit.tables.schemas import RUN_TABLES, Table
 from sharpaudit.tables.views import CURRENT, RANKS, WIDE, quoted, ranks, statements, view_name, wide
 
@@ -64,11 +65,14 @@ def connect(files: Mapping[str, Sequence[Path]], root: Path, spill: Path | None 
     files: Parquet files of each table by its name in schemas.py; a table without one is empty. spill: a folder for what
     does not fit into LEAN memory; without it DuckDB takes what it wants.
     """
-    connection = _open(files)
+    plain = PlainName(root)
+    connection = _open(plainly(files, plain))
+    # Views read the files whenever they are asked: the name must stay as long as the connection.
+    weakref.finalize(connection, plain.close)
     if spill is not None:
         connection.execute(f"SET temp_directory = {quoted(str(spill))}")
         connection.execute(f"SET memory_limit = '{LEAN}'")
-    connection.execute(f"SET allowed_directories = [{quoted(str(root))}]")
+    connection.execute(f"SET allowed_directories = [{quoted(str(plain.path))}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection
@@ -77,11 +81,8 @@ def connect(files: Mapping[str, Sequence[Path]], root: Path, spill: Path | None 
 @contextmanager
 def open_file(path: Path) -> Iterator[Connection]:
     """A database that `materialise` wrote, for reading, closed at the end of the block."""
-    connection = duckdb.connect(str(path), read_only=True, config=_OPTIONS)
-    try:
+    with closing(duckdb.connect(str(path), read_only=True, config=_OPTIONS)) as connection:
         yield connection
-    finally:
-        connection.close()
 
 
 def query(connection: Connection, sql: str) -> Result:
@@ -143,25 +144,39 @@ def materialise(files: Mapping[str, Sequence[Path]], out: Path) -> None:
     attempt = folder / out.name
     folder.mkdir(0o700)
     try:
-        with disk_errors(out), _open(files) as connection:
-            connection.execute(f"SET temp_directory = {quoted(str(folder / 'spill'))}")
-            connection.execute(f"ATTACH {quoted(str(attempt))} AS target (STORAGE_VERSION '{STORAGE_VERSION}')")
-            for name in [*map(view_name, RUN_TABLES), WIDE]:
-                connection.execute(f"CREATE TABLE target.{name} AS SELECT * FROM memory.{name}")  # noqa: S608
-            measured = _measured(connection)
-            connection.execute("USE target")
-            connection.execute(f"CREATE TABLE {RANKS} AS {ranks(measured)}")
-            _create_views(connection)
-            connection.execute("USE memory")
-            # By itself, since why it failed is not said, by older versions not even that it did, as it is detached.
-            connection.execute("CHECKPOINT target")
-            connection.execute("DETACH target")
+        with disk_errors(out), ExitStack() as stack:
+            plain = stack.enter_context(closing(PlainName(out.parent)))
+            where = folder if is_plain(folder) else Path(stack.enter_context(plain_folder()))
+            _write_database(plainly(files, plain), where / out.name, where / "spill")
+            if where != folder:
+                shutil.copyfile(where / out.name, attempt)
         attempt.chmod(0o600)  # as every file of ours; DuckDB leaves it to the umask
         disk.sync(attempt)
         disk.rename(attempt, out)
         disk.sync_folder(out.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_database(files: Mapping[str, Sequence[Path]], path: Path, spill: Path) -> None:
+    with _open(files) as connection:
+        connection.execute(f"SET temp_directory = {quoted(str(spill))}")
+        connection.execute(f"ATTACH {quoted(str(path))} AS target (STORAGE_VERSION '{STORAGE_VERSION}')")
+        for name in [*map(view_name, RUN_TABLES), WIDE]:
+            connection.execute(f"CREATE TABLE target.{name} AS SELECT * FROM memory.{name}")  # noqa: S608
+        measured = _measured(connection)
+        connection.execute("USE target")
+        connection.execute(f"CREATE TABLE {RANKS} AS {ranks(measured)}")
+        _create_views(connection)
+        connection.execute("USE memory")
+        # By itself, since why it failed is not said, by older versions not even that it did, as it is detached.
+        connection.execute("CHECKPOINT target")
+        connection.execute("DETACH target")
+
+
+def plainly(files: Mapping[str, Sequence[Path]], plain: PlainName) -> dict[str, list[Path]]:
+    """The files of each table by their plain names."""
+    return {name: [plain.of(path) for path in paths] for name, paths in files.items()}
 
 
 @contextmanager

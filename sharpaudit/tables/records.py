@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import re
+import stat
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sharpaudit.errors import IntegrityError
-from sharpaudit.tables.files import IN_PROGRESS, Files
+from sharpaudit.errors import IntegrityError, UserError
+from sharpaudit.tables.files import IN_PROGRESS, Files, naming
+
+DESCRIPTOR = re.compile(r"/dev/(fd/\d+|std(in|out|err))|/proc/.+/fd/\d+")
 
 
 def canonical(tree: Any) -> bytes:
@@ -41,10 +48,51 @@ def unseal(path: Path) -> dict[str, Any]:
 
 def replace_file(path: Path, data: bytes, files: Files | None = None) -> None:
     """Write `data` to `path` so that a reader sees the old file or the new one, whole and durable."""
-    files = files or Files()
+    _replace(path, data, files or Files(), 0o600)
+
+
+def export_file(path: Path, data: bytes) -> None:
+    """Write `data` where the user asks for it, outside of a run: as `replace_file`, but for what a shell expects.
+
+    A link is followed, and the file that it leads to is replaced. What is no regular file, as a pipe or a terminal, is
+    written to and stays; so does the file that the shell has opened as /dev/stdout. A new file has the mode that the
+    umask leaves, one that is replaced keeps its own. Raises UserError for a disk.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        _replace(target, data, Files(), 0o666)
+        return
+    if stat.S_ISBLK(there.st_mode):
+        raise UserError(f"{path}: is a disk; name a file")
+    if stat.S_ISDIR(there.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if stat.S_ISREG(there.st_mode) and not _is_opened(path):
+        _replace(target, data, Files(), 0o666, like=there)
+        return
+    with naming(path), open(os.open(path, os.O_WRONLY | os.O_APPEND), "wb") as stream:
+        stream.write(data)
+
+
+def _is_opened(path: Path) -> bool:
+    """Whether a name, or a link on its way, is that of a descriptor: what was written to it before must stay."""
+    while not DESCRIPTOR.fullmatch(os.path.abspath(path)):
+        if not path.is_symlink():
+            return False
+        path = path.parent / path.readlink()
+    return True
+
+
+def _replace(path: Path, data: bytes, files: Files, mode: int, like: os.stat_result | None = None) -> None:
+    """like: the file that is replaced, whose mode and, as far as this user may, owner are kept."""
     attempt = path.with_name(f".{path.name}-{uuid.uuid4().hex}{IN_PROGRESS}")
     try:
-        files.write(attempt, data)
+        files.write(attempt, data, mode)
+        if like is not None:
+            with suppress(PermissionError):
+                os.chown(attempt, like.st_uid, like.st_gid)
+            attempt.chmod(stat.S_IMODE(like.st_mode))
         files.sync(attempt)
         files.rename(attempt, path)
     except BaseException:

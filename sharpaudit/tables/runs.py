@@ -127,7 +127,7 @@ class RunFolder:
         return self._settings()[1]
 
     def _settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        return under_todays_names(tomllib.loads((self.root / SETTINGS).read_text()))
+        return under_todays_names(tomllib.loads((self.root / SETTINGS).read_text(encoding="utf-8")))
 
     def fingerprint(self, stage: str) -> str:
         """The current fingerprint of a stage."""
