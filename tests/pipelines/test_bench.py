@@ -6,10 +6,12 @@ import csv
 import json
 import os
 import shutil
-from dataclasses import replace
+import tomllib
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -19,6 +21,8 @@ from pipelines.bench.detection import (
     Configured,
     Detection,
     LabSplit,
+    _scored,
+    _values,
     at_first_seed,
     bench_lines,
     detect,
@@ -31,11 +35,14 @@ from pipelines.progress import Reporter
 from sharpaudit.config import load
 from sharpaudit.errors import UserError
 from sharpaudit.lab.analytic import Sizes, write
+from sharpaudit.seeds import generator
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import SCORES, TRIAGE
 
 LABELS = {"strong": ("exact", "memorised"), "weak": ("exact", "partly"), "harmless": ("unseen", "harmless")}
 OVERRIDES = ("scores.components=10",)
+USES = {"fit": "fit", "calibrate": "calibration"}
+CONFIGS = Path(__file__).parents[2] / "configs" / "audits"
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -258,19 +265,89 @@ def test_recombined_captions_calibrate_as_harmless_ones_do(
 ) -> None:
     """On the analytic testbed every caption that is not planted is harmless, whatever its words."""
     monkeypatch.setattr(recombined, "SEEDS", 2)
-    monkeypatch.setattr(recombined, "CANDIDATES", 300)
+    monkeypatch.setattr(recombined, "FIT", 150)
+    monkeypatch.setattr(recombined, "CALIBRATION", 150)
     with Path(os.devnull).open("w") as quiet:
         results = list(recombined.measure(folder, "test", tmp_path / "out", Reporter(tmp_path, quiet)))
-    assert [one.calibrated_on for one in results] == ["recombined captions", "the lab's harmless prompts"]
+    assert [(one.calibrated_on, one.judged) for one in results] == [
+        ("recombined captions", True),
+        ("the lab's harmless prompts", False),
+    ]
     assert [one.n_calibration for one in results] == [150, 120]
+    # This folder's truth knows of the audited prompts alone; a lab's also of those that it keeps for fitting.
     for one in results:
         assert (one.n_harmless, one.n_memorised, len(one.harmless_flagged)) == (40, 6, 2)
         assert one.rate < 0.15
         assert one.power > 0.9
-    lines = list(recombined.bench_lines(results))
-    assert unmet(lines, []) == []
-    many = replace(results[0], harmless_flagged=[20, 22])
-    assert [text.split()[0] for text in unmet(list(recombined.bench_lines([many])), [])] == [
-        "calibration.recombined.fpr_low"
+    page = recombined.markdown(results)
+    assert "| recombined captions | 150 |" in page
+    assert page.count("at a true rate of 1%") == 1
+    # So few prompts cannot see a rate of 2%, and the bench says so.
+    assert [text.split()[0] for text in unmet(list(recombined.bench_lines(results)), [])] == [
+        "calibration.recombined.power"
     ]
-    assert "| recombined captions | 150 |" in recombined.markdown(results)
+
+
+def judged(by_seed: list[int], n_harmless: int = 2_499, n_calibration: int = 4_999) -> list[str]:
+    made = recombined.Realised("recombined captions", by_seed, [9] * len(by_seed), n_harmless, 10, n_calibration, True)
+    return [text.split()[0] for text in unmet(list(recombined.bench_lines([made])), [])]
+
+
+def test_the_rule_of_recombined_captions_sees_a_rate_of_two_percent() -> None:
+    """Simulated through scores: one calibration set a draw, audited prompts of another rate at its line."""
+    rng, n, m = generator("recombined", "rule"), 2_499, 4_999
+    failed, most = dict.fromkeys((0.01, 0.02), 0), recombined.most_flagged(n, m)
+    for rate, _ in product(failed, range(300)):
+        line = np.sort(rng.random(m))[recombined._rank(m) - 1]  # the share of such prompts at or beyond the flag line
+        flagged = int((rng.random(n) < line * rate / recombined.ALPHA).sum())
+        failed[rate] += flagged > most
+    assert failed[0.01] <= 0.05 * 300 + 8
+    assert failed[0.02] >= 0.8 * 300
+    for rate, times in failed.items():
+        assert recombined.chance_to_fail(rate, n, m) == pytest.approx(times / 300, abs=0.06)
+    assert recombined.chance_to_fail(0.01, n, m) <= 0.05
+    assert recombined.chance_to_fail(0.02, n, m) >= 0.8
+
+
+def test_what_is_flagged_is_held_against_the_rule_on_average_over_seeds() -> None:
+    most = recombined.most_flagged(2_499, 4_999)
+    assert 1.3 < 100 * most / 2_499 < 1.6
+    assert judged([most] * 4) == []
+    assert judged([most + 2, most - 2]) == []
+    assert judged([most] * 3 + [most + 4]) == ["calibration.recombined.flagged"]
+    # 500 prompts and 1,000 calibration prompts, as once: 2% is seen in fewer than half of all cases.
+    assert recombined.chance_to_fail(0.02, 500, 1_000) < 0.5
+    assert judged([0], 500, 1_000) == ["calibration.recombined.power"]
+    with pytest.raises(UserError, match="99 at least"):
+        recombined.most_flagged(500, 98)
+
+
+def test_captions_of_one_template_are_one_family_of_the_reference(reference: Path) -> None:
+    """Intervals count families: the shipped reference joins a catalogue's captions, and no others with them."""
+    shipped = tomllib.loads((CONFIGS / "sd14_reference.toml").read_text())["corpus"]["near_duplicates"]
+    colours = ("Sahara", "Peanut Brittle", "Tuscany", "Soft Shadow", "Pewter", "Mountain Mist")
+    catalogue = [f"Example Carpets Quiet Valley II 12 {colour} 00{i}04_QX42" for i, colour in enumerate(colours)]
+    others = ["Two hippos and a very young one, asleep at noon", "The harbour of Bergen before the rain"]
+    with reference.with_name("memorised.csv").open("w", newline="") as stream:
+        rows = [[i, prompt] for i, prompt in enumerate([*catalogue, *others])]
+        csv.writer(stream, delimiter=";").writerows([["", "Caption"], *rows])
+    rng = generator("reference", "words")
+    for name, head in (("fit", "prompt"), ("calibration", "prompt"), ("harmless", "Caption")):
+        words = ["".join(map(chr, row)) for row in rng.integers(ord("a"), ord("z") + 1, size=(120 * 6, 7))]
+        written = [[head], *([" ".join(words[i : i + 6])] for i in range(0, len(words), 6))]
+        with reference.with_name(f"{name}.csv").open("w", newline="") as stream:
+            csv.writer(stream).writerows(written)
+    ours = [f'calibration.{use}="{reference.with_name(name)}.csv"' for use, name in USES.items()]
+
+    def families(*overrides: str) -> dict[str, str]:
+        source = Configured(load(reference, [*ours, *overrides]))
+        out = reference.with_name(f"scores-{len(overrides)}")
+        with Path(os.devnull).open("w") as quiet:
+            run = _scored(source.audit(0, every=False), out, Reporter(out, quiet))
+        prompts, _ = _values(run, source.audit(0, every=False), ("audit", "positive_control"))
+        return {row.prompt: row.family for row in source.truth(prompts)}
+
+    alone, joined = families(), families(f"corpus.near_duplicates={shipped}")
+    assert len({alone[prompt] for prompt in catalogue}) == len(catalogue)
+    assert len({joined[prompt] for prompt in catalogue}) == 1
+    assert len({joined[prompt] for prompt in [catalogue[0], *others]}) == 3

@@ -16,6 +16,7 @@ from sharpaudit.scores.hessian_trace import exact_trace, hutchinson
 from sharpaudit.scores.mean_free_gap import mean_free_gap
 from sharpaudit.scores.metrics import METRICS, named
 from sharpaudit.scores.noise_gap import noise_gap
+from sharpaudit.scores.norm_cosine import scaled_norm
 from sharpaudit.scores.plan import places
 from sharpaudit.scores.screen import ScreenConfig, screen, unconditional_predictions
 from sharpaudit.scores.subspace import Subspace
@@ -76,7 +77,19 @@ def test_norm_cosine_adds_the_angle_of_noise_predictions_late_in_the_schedule(mo
     eps_0, delta = (-level.sigma * s_0).reshape(pixels), (-level.sigma * (s_c - s_0)).reshape(pixels)
     cosine = torch.cosine_similarity(eps_0, delta, dim=1, eps=1e-12).mean(dim=1)
     assert cosine[:3].abs().min() > 1e-3
-    np.testing.assert_allclose(found["norm_cosine"] - found["noise_gap"], 2 * cosine, rtol=1e-3, atol=2e-3)
+    norm = found["noise_gap"] * (16_384 / np.prod(model.latent_shape)) ** 0.5
+    np.testing.assert_allclose(found["norm_cosine"] - norm, 2 * cosine, rtol=1e-3, atol=2e-3)
+
+
+def test_norm_cosine_is_the_published_one_at_its_size_and_the_same_for_a_tiled_latent():
+    """What a metric says of a picture does not depend on how many such pictures stand side by side."""
+    level = NoiseLevel(0.6, 0.8)
+    delta = torch.from_numpy(generator("tiled").standard_normal((2, 4, 16, 16))).float()
+    published = delta.repeat(1, 1, 4, 4)
+    torch.testing.assert_close(scaled_norm(published, level), noise_gap(published, level))
+    for tiles in ((1, 1), (2, 1), (6, 6)):
+        tiled = scaled_norm(delta.repeat(1, 1, *tiles), level)
+        torch.testing.assert_close(tiled, noise_gap(published, level), rtol=1e-5, atol=0)
 
 
 def test_mean_free_gap_ignores_a_colour_and_only_that():
