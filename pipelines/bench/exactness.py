@@ -1,9 +1,13 @@
 """How exact the cheap forms are on a split of a lab: finite difference and forward mode, bfloat16 and float32.
 
-Ranks decide an audit, so agreement is Spearman's correlation over prompts; errors stand beside it. For bfloat16 the
-detection rates count as well: what rounding loses must lie inside what chance leaves open.
+Ranks decide an audit, so agreement is Spearman's correlation over prompts; errors stand beside it. A metric is offered
+in bfloat16 if it is shown to be no worse than in float32 by more than a margin (`statistics.noninferiority`), with 95%
+confidence, one-sided: its rank correlation over all prompts lies above 1 - RANK_MARGIN, and of at least LEAST_POSITIVES
+memorised families it loses less than RATE_MARGIN of the true-positive rate at 1% false positives. Of fewer, and of a
+metric that has no more than RATE_MARGIN to lose, the rate is "not shown", and ranks decide alone. The step of a finite
+difference is held to the rule of ranks.
 
-Shapes: N prompts.
+Shapes: N prompts, P memorised ones.
 """
 
 from __future__ import annotations
@@ -15,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import spearmanr
 
 from pipelines.bench.common_jacobian import sharpness
 from pipelines.bench.detection import audit_of
@@ -35,7 +38,13 @@ from sharpaudit.scores.plan import places
 from sharpaudit.scores.residual_gap import RESIDUAL_GAP
 from sharpaudit.scores.screen import ScreenConfig, screen, unconditional_predictions
 from sharpaudit.scores.subspace import Subspaces, fit_subspace
-from sharpaudit.statistics.detection import Group, difference, tpr_at_fpr
+from sharpaudit.statistics.detection import Group, threshold_at_fpr, tpr_at_fpr
+from sharpaudit.statistics.noninferiority import (
+    REPLICATES,
+    rank_correlation,
+    rank_correlation_low,
+    rate_difference_low,
+)
 
 STEPS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 FORMS = {
@@ -43,52 +52,72 @@ FORMS = {
     "fd_bf16": "the same, the network in bfloat16",
     "common": "common Jacobian, 2 evaluations",
 }
-FEW = 100
+FEW = 200
 """Prompts of the comparison with forward mode."""
-LEAST_AGREEMENT = 0.99
-TPR = tpr_at_fpr(0.01)
+RANK_MARGIN, RATE_MARGIN = 0.01, 0.05
+LEVEL = 0.95
+LEAST_POSITIVES = 60
+"""The fewest of which, with none lost, a loss of RATE_MARGIN is ruled out at LEVEL: 1 - .05^(1/60) is .0487."""
+FPR = 0.01
+TPR = tpr_at_fpr(FPR)
 Values = npt.NDArray[np.float64]
+Names = npt.NDArray[np.str_]
 
 
 @dataclass(frozen=True)
 class Step:
     """A finite difference of length h against forward mode: rank correlation and relative errors over n prompts.
 
-    form: of FORMS.
+    form: of FORMS. low: end of the correlation's one-sided interval.
     """
 
     n: int
     form: str
     h: float
     correlation: float
+    low: float
     median_error: float
     largest_error: float
 
 
 @dataclass(frozen=True)
 class Precision:
-    """A metric in bfloat16 against float32: rank correlation, TPR at 1% FPR of each, interval of the difference.
+    """A metric in bfloat16 against float32: rank correlation over n prompts and TPR at 1% FPR of each.
 
-    n: memorised prompts.
+    correlation_low, difference_low: ends of the one-sided intervals. positives: memorised families.
     """
 
     metric: str
     correlation: float
+    correlation_low: float
     tpr: float
     tpr_float32: float
-    low: float
-    high: float
+    difference_low: float
     n: int
+    positives: int
+
+    @property
+    def ranks_agree(self) -> bool:
+        """Whether the correlation is shown to lie above 1 - RANK_MARGIN."""
+        return self.correlation_low > 1 - RANK_MARGIN
+
+    @property
+    def keeps_rate(self) -> bool | None:
+        """Whether a loss of RATE_MARGIN is ruled out; None where these prompts can show none."""
+        if self.positives < LEAST_POSITIVES or self.tpr_float32 <= RATE_MARGIN:
+            return None
+        return self.difference_low > -RATE_MARGIN
 
     @property
     def offered(self) -> bool:
-        """Whether an audit may compute it in bfloat16: ranks agree, and no loss of rate is shown."""
-        return self.correlation >= LEAST_AGREEMENT and self.high >= 0
+        """Whether an audit may compute it in bfloat16."""
+        return self.ranks_agree and self.keeps_rate is not False
 
 
 def steps(folder: Path, split: str, *, emulated: bool = False) -> list[Step]:
     """One entry for each form and h; bfloat16 where the CPU has it, or emulated. folder: the lab's."""
-    few = [row.prompt for row in balanced(_rows(folder, split), FEW)]
+    rows = balanced(_rows(folder, split), FEW)
+    few, families = [row.prompt for row in rows], np.array([row.family for row in rows])
     config = audit_of(folder, split, 0, every=False)
     exact = _values(folder, config, few, named(["sharpness_jvp"]))["sharpness_jvp"]
     half = _in_bf16(folder) if emulated or cpu_has_bf16() else None
@@ -99,7 +128,7 @@ def steps(folder: Path, split: str, *, emulated: bool = False) -> list[Step]:
         if half:
             found["fd_bf16", h] = _values(folder, scores, few, named(["sharpness"]), half)["sharpness"]
         found["common", h] = sharpness(load_denoiser(config.model), few, config.seed, h)
-    return [_step(form, h, found[form, h], exact) for form in FORMS for h in STEPS if (form, h) in found]
+    return [_step(form, h, found[form, h], exact, families) for form in FORMS for h in STEPS if (form, h) in found]
 
 
 def _in_bf16(folder: Path) -> DiffusionDenoiser:
@@ -107,10 +136,10 @@ def _in_bf16(folder: Path) -> DiffusionDenoiser:
     return DiffusionDenoiser(folder / "model", torch.device("cpu"), torch.bfloat16)
 
 
-def _step(form: str, h: float, near: Values, exact: Values) -> Step:
+def _step(form: str, h: float, near: Values, exact: Values, families: Names) -> Step:
     error = np.abs(near / exact - 1)
-    agreement = float(spearmanr(near, exact)[0])
-    return Step(len(exact), form, h, agreement, float(np.median(error)), float(error.max()))
+    low = rank_correlation_low(near, exact, families, LEVEL)
+    return Step(len(exact), form, h, rank_correlation(near, exact), low, float(np.median(error)), float(error.max()))
 
 
 def precisions(folder: Path, split: str, *, emulated: bool = False) -> list[Precision]:
@@ -125,20 +154,34 @@ def precisions(folder: Path, split: str, *, emulated: bool = False) -> list[Prec
     rough = _values(folder, config, prompts, metrics, _in_bf16(folder))
     memorised = np.array([row.label == "memorised" for row in rows])
     families = np.array([row.family for row in rows])
+    return [compared(metric, rough[metric], exact[metric], memorised, families) for metric in exact]
 
-    def groups(values_N: Values) -> tuple[Group, Group]:
-        parts = [Group(values_N[None, part], families[part]) for part in (memorised, ~memorised)]
-        return parts[0], parts[1]
 
-    found = []
-    for metric in exact:
-        interval = difference(TPR, groups(rough[metric]), groups(exact[metric]), rate=True)
-        rates = [TPR(values[memorised], values[~memorised]) for values in (rough[metric], exact[metric])]
-        agreement = float(spearmanr(rough[metric], exact[metric])[0])
-        found.append(
-            Precision(metric, agreement, rates[0], rates[1], interval.low, interval.high, int(memorised.sum()))
-        )
-    return found
+def compared(
+    metric: str,
+    rough: Values,
+    exact: Values,
+    memorised: npt.NDArray[np.bool_],
+    families: Names,
+    replicates: int = REPLICATES,
+) -> Precision:
+    """What the rule needs to know of a metric's values in both precisions, (N,) each."""
+    sides = [
+        tuple(Group(values_N[None, part], families[part]) for part in (memorised, ~memorised))
+        for values_N in (rough, exact)
+    ]
+    found = [values_N[memorised] > threshold_at_fpr(values_N[~memorised], FPR) for values_N in (rough, exact)]
+    low = rate_difference_low(TPR, *sides, found=(found[0], found[1]), level=LEVEL, replicates=replicates)  # type: ignore[arg-type]
+    return Precision(
+        metric,
+        rank_correlation(rough, exact),
+        rank_correlation_low(rough, exact, families, LEVEL, replicates),
+        float(found[0].mean()),
+        float(found[1].mean()),
+        low,
+        len(exact),
+        len(set(families[memorised])),
+    )
 
 
 def _rows(folder: Path, split: str) -> list[Truth]:
@@ -178,41 +221,69 @@ def _batched(settings: ScreenConfig, metrics: Sequence[Metric]) -> ScreenConfig:
 
 
 def bench_lines(found: Sequence[Step], precise: Sequence[Precision]) -> Iterator[Line]:
-    """The default step's agreement has a goal, and so has every metric that an audit computes in bfloat16."""
+    """The default step and every metric that an audit computes in bfloat16 must pass their rule, and no other."""
+    least = 1 - RANK_MARGIN
     for step in found:
-        goal = LEAST_AGREEMENT if (step.form, step.h) == ("fd", 1.0) else None
+        goal = least if (step.form, step.h) == ("fd", 1.0) else None
         name = f"exactness.{step.form}_h{step.h:g}"
-        yield Line(f"{name}.correlation", step.correlation, "Spearman", step.n, goal=goal)
+        yield Line(f"{name}.correlation", step.correlation, "Spearman", step.n, step.low)
+        yield Line(f"{name}.correlation_low", step.low, "Spearman", step.n, goal=goal)
         yield Line(f"{name}.median_error", step.median_error, "relative", step.n)
     for p in precise:
         offered = p.metric not in FLOAT32_ONLY
-        name, goal = f"exactness.bf16.{p.metric}", LEAST_AGREEMENT if offered else None
-        yield Line(f"{name}.correlation", p.correlation, "Spearman", p.n, goal=goal)
-        yield Line(f"{name}.tpr1_difference", p.tpr - p.tpr_float32, "share", p.n, p.low, p.high)
-        # No loss is shown while the interval reaches 0.
-        yield Line(f"{name}.tpr1_difference_high", p.high, "share", p.n, goal=0.0 if offered else None)
+        name = f"exactness.bf16.{p.metric}"
+        yield Line(f"{name}.correlation", p.correlation, "Spearman", p.n, p.correlation_low)
+        yield Line(f"{name}.correlation_low", p.correlation_low, "Spearman", p.n, goal=least if offered else None)
+        yield Line(f"{name}.tpr1_difference", p.tpr - p.tpr_float32, "share", p.positives, p.difference_low)
+        if p.keeps_rate is not None:
+            goal = -RATE_MARGIN if offered else None
+            yield Line(f"{name}.tpr1_difference_low", p.difference_low, "share", p.positives, goal=goal)
+        if not offered:
+            yield Line(f"{name}.passes", float(p.offered), "rules", p.n, goal=0.0, at_most=True)
 
 
 def markdown(found: Sequence[Step], precise: Sequence[Precision]) -> str:
     """Both tables for people."""
     head = ["sharpness by", "h", "rank correlation with forward mode", "median relative error", "largest"]
     rows = [
-        [FORMS[s.form], f"{s.h:g}", f"{s.correlation:.4f}", f"{s.median_error:.1e}", f"{s.largest_error:.1e}"]
+        [
+            FORMS[s.form],
+            f"{s.h:g}",
+            f"{_bounded(s.correlation, s.low)}",
+            f"{s.median_error:.1e}",
+            f"{s.largest_error:.1e}",
+        ]
         for s in found
     ]
     text = table(head, rows)
     if not precise:
         return f"{text}\nbfloat16 was not measured: this CPU has none; --emulated measures it all the same, slowly\n"
-    head = ["metric in bfloat16", "rank correlation", "TPR at 1% FPR", "in float32", "difference (95%)", "offered"]
+    head = ["metric in bfloat16", "rank correlation", "TPR at 1% FPR", "in float32", "difference", "offered"]
     told = [
         [
             p.metric,
-            f"{p.correlation:.4f}",
+            _bounded(p.correlation, p.correlation_low),
             f"{p.tpr:.3f}",
             f"{p.tpr_float32:.3f}",
-            f"{p.tpr - p.tpr_float32:+.3f} ({p.low:+.3f} to {p.high:+.3f})",
+            f"{p.tpr - p.tpr_float32:+.3f} ({_rate_told(p)})",
             "yes" if p.offered else "no",
         ]
         for p in precise
     ]
-    return f"{text}\n{table(head, told)}"
+    rule = (
+        f"Offered: with {LEVEL:.0%} confidence a rank correlation above {1 - RANK_MARGIN:g} over all {precise[0].n:,} "
+        f"prompts and, of at least {LEAST_POSITIVES} memorised families, a loss of TPR below {RATE_MARGIN:g}; here "
+        f"there are {precise[0].positives}."
+    )
+    return f"{text}\n{table(head, told)}\n{rule}\n"
+
+
+def _bounded(value: float, low: float) -> str:
+    return f"{value:.4f} (at least {low:.4f})"
+
+
+def _rate_told(p: Precision) -> str:
+    if p.keeps_rate is not None:
+        return f"at least {p.difference_low:+.3f}"
+    few = p.positives < LEAST_POSITIVES
+    return f"not shown: {p.positives} positives" if few else f"not shown: no more than {RATE_MARGIN:g} to lose"

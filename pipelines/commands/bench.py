@@ -142,22 +142,32 @@ def screens(folder: Path, split: str, seeds: int, why: str | None, json_path: Pa
 @click.option(
     "--emulated", is_flag=True, help="bfloat16 also on a CPU without it: half as fast or, on AVX2, never done."
 )
+@click.option("--simulate", is_flag=True, help="Also how often the rule passes equal and worse forms: minutes.")
 @why_option
 @json_option
-def exactness(folder: Path, split: str, emulated: bool, why: str | None, json_path: Path | None) -> None:
+def exactness(
+    folder: Path, split: str, emulated: bool, simulate: bool, why: str | None, json_path: Path | None
+) -> None:
     """Finite differences against forward mode, bfloat16 against float32, on the lab FOLDER.
+
+    A metric is offered in bfloat16 if it is shown to be no worse by more than a margin; the table states it.
 
     \b
     Example: sharpaudit bench exactness
     """
+    from pipelines.bench import noninferiority
     from pipelines.bench.exactness import bench_lines, markdown, precisions, steps
     from sharpaudit.denoisers.devices import hardware_in_words
 
     _refuse_reason(why, split)
     found, precise = steps(folder, split, emulated=emulated), precisions(folder, split, emulated=emulated)
     click.echo(f"{markdown(found, precise)}\n{hardware_in_words()}")
+    simulated = list(noninferiority.simulate()) if simulate else []
+    if simulated:
+        click.echo(f"\n{noninferiority.markdown(simulated)}", nl=False)
     _note(folder, ["sharpness", *(p.metric for p in precise)], why)
-    _finish(list(bench_lines(found, precise)), ["exactness.fd_h1.correlation"], json_path)
+    lines = [*bench_lines(found, precise), *noninferiority.bench_lines(simulated)]
+    _finish(lines, ["exactness.fd_h1.correlation_low"], json_path)
 
 
 @bench.command()

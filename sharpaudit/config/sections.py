@@ -146,7 +146,8 @@ MetricName = Literal[
 
 
 FLOAT32_ONLY = ("hessian_trace", "sharpness_jvp")
-"""Metrics whose ranks a network of lower precision changes (`sharpaudit bench exactness`), and the reference path."""
+"""Metrics not shown to be as good in bfloat16 by the rule of `sharpaudit bench exactness`, which fails where its result
+and this list differ; and the reference path."""
 
 
 class TierConfig(Section):
@@ -172,7 +173,8 @@ class ScoresConfig(Section):
     """Noise draws per prompt; the score is the mean over them."""
     components: int | str = identity("fit_subspace", default="auto")
     """Directions of harmless change that residual_gap removes: a number, never more than a fifth of the fit prompts, or
-    "auto", which chooses it by cross-validation inside the fit set."""
+    "auto": the most of 1, 2, 5, 10, 20, 50, 100 and 200 that the fit prompts allow, fewer where more leave no less
+    noise (cross-validation inside the fit set)."""
     metrics: tuple[MetricName, ...] = identity(
         "fit_thresholds", "score", default=("residual_gap", "noise_gap", "sharpness"), min_length=1
     )

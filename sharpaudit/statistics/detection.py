@@ -78,12 +78,16 @@ def tpr_at_fpr(fpr: float) -> Statistic:
     """The share of memorised prompts above the lowest threshold that at most `fpr` of the harmless exceed."""
 
     def statistic(memorised_P: Values, harmless_H: Values) -> float:
-        # Tolerance: 0.01 * 300 is 3 in exact arithmetic and 2.9999... in floats.
-        allowed = int(fpr * len(harmless_H) + 1e-9)
-        threshold = np.sort(harmless_H)[::-1][allowed] if allowed < len(harmless_H) else -np.inf
-        return float((memorised_P > threshold).mean())
+        return float((memorised_P > threshold_at_fpr(harmless_H, fpr)).mean())
 
     return statistic
+
+
+def threshold_at_fpr(harmless_H: Values, fpr: float) -> float:
+    """The lowest threshold that at most `fpr` of the harmless exceed."""
+    # Tolerance: 0.01 * 300 is 3 in exact arithmetic and 2.9999... in floats.
+    allowed = int(fpr * len(harmless_H) + 1e-9)
+    return float(np.sort(harmless_H)[::-1][allowed]) if allowed < len(harmless_H) else -np.inf
 
 
 def figure(
