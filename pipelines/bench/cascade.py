@@ -38,6 +38,8 @@ DEFAULT = TierConfig().above
 ABOVE = {"development": (0.5, 0.8, 0.9, 0.95, 0.98), "test": (DEFAULT,)}
 WORST_LOSS = -0.05
 """The goal of the lower end of the paired difference."""
+FEWEST = 72
+"""Memorised prompts that have the goal: of fewer, with none lost, the lower end lies beyond it all the same."""
 TPR = tpr_at_fpr(0.01)
 Values = npt.NDArray[np.float64]
 
@@ -151,11 +153,11 @@ def _line(harmless_H: Values) -> float:
 
 
 def bench_lines(results: Sequence[Result]) -> Iterator[Line]:
-    """The difference of the default, whose lower end has a goal."""
+    """The difference of the default, whose lower end has a goal where there are FEWEST memorised prompts."""
     for found in results:
         name = f"cascade.above_{100 * found.above:g}"
         delta = found.tpr - found.tpr_everything
-        goal = WORST_LOSS if found.above == DEFAULT else None
+        goal = WORST_LOSS if found.above == DEFAULT and found.n_memorised >= FEWEST else None
         yield Line(f"{name}.tpr1_difference", delta, "share", found.n_memorised, found.low, found.high)
         yield Line(f"{name}.tpr1_difference_low", found.low, "share", found.n_memorised, goal=goal)
         yield Line(f"{name}.evaluations", found.cost, "evaluations", found.n_harmless)

@@ -28,6 +28,8 @@ BLOCK = 10_000
 REPEATED, ALIKE = 0.1, 0.2
 """Shares of rows that repeat an earlier one of their block, and that differ from one in a letter."""
 WORDS, LETTERS = 5_000, 7
+LEAST_FAMILIES, MOST_FAMILIES = 0.7, 0.95
+"""Of near-duplicates, a prompt: of the fifth that differs from another in a letter most join it, and no others."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,16 @@ def _block(words: list[str], first: int, n: int) -> Iterator[str]:
 
 
 def bench_lines(exact: Measured, near: Measured) -> Iterator[Line]:
-    """Memory and files of the exact one and time of the near-duplicates have goals."""
+    """Memory and files of the exact one, time of the near-duplicates, and that families are those that were made."""
     yield Line("ingest.gib", exact.gib, "GiB", exact.n_rows, goal=GIB, at_most=True)
     yield Line("ingest.files", exact.n_files, "files", exact.n_rows, goal=FILES, at_most=True)
     yield Line("ingest.rows_per_second", exact.n_rows / exact.seconds, "rows a second", exact.n_rows)
     yield Line("ingest.near_minutes", near.seconds / 60, "minutes", near.n_rows, goal=MINUTES, at_most=True)
     yield Line("ingest.near_gib", near.gib, "GiB", near.n_rows)
+    yield Line("ingest.families", exact.n_families / exact.n_prompts, "a prompt", exact.n_prompts, goal=1.0)
+    share = near.n_families / near.n_prompts
+    yield Line("ingest.near_families", share, "a prompt", near.n_prompts, goal=MOST_FAMILIES, at_most=True)
+    yield Line("ingest.near_families_least", share, "a prompt", near.n_prompts, goal=LEAST_FAMILIES)
 
 
 def markdown(exact: Measured, near: Measured) -> str:

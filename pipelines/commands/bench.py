@@ -139,6 +139,27 @@ def screens(folder: Path, split: str, seeds: int, why: str | None, json_path: Pa
 @bench.command()
 @click.argument("folder", type=PATH, default=LAB / "emoji")
 @click.option("--split", type=click.Choice(["development", "test"]), default="development", show_default=True)
+@click.option("--seeds", type=click.IntRange(1), default=4, show_default=True, help="Noise draws.")
+@why_option
+@json_option
+def directions(folder: Path, split: str, seeds: int, why: str | None, json_path: Path | None) -> None:
+    """How many directions harmless prompts move in, and what the number that "auto" takes costs, on the lab FOLDER.
+
+    \b
+    Example: sharpaudit bench directions
+    """
+    from pipelines.bench.directions import bench_lines, markdown, measure
+
+    _refuse_reason(why, split)
+    found = list(measure(folder, split, seeds))
+    click.echo(markdown(found), nl=False)
+    _note(folder, ["residual_gap"], why)
+    _finish(list(bench_lines(found)), [], json_path)
+
+
+@bench.command()
+@click.argument("folder", type=FOLDER, default=LAB / "emoji")
+@click.option("--split", type=click.Choice(["development", "test"]), default="development", show_default=True)
 @click.option(
     "--emulated", is_flag=True, help="bfloat16 also on a CPU without it: half as fast or, on AVX2, never done."
 )

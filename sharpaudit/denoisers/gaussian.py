@@ -11,7 +11,7 @@ diagonal covariances V_k, noised to x = a x0 + sigma eps, component k is N(a m_k
 What a prompt means: an ordinary prompt c is a broad N(mu_c, s^2 I). mu_c moves in a few smooth directions, what
 captions in general can change, plus a little detail of its own. A planted prompt is with probability `share` a
 near-Dirac at its picture. The empty prompt is everything at once. So captions move the first step's
-prediction a long way inside a low-dimensional subspace, and memorised ones leave it.
+prediction a long way along these R directions, and memorised ones leave them.
 
 A row's result has the same bits in every batch and at every thread count: all operations are elementwise in
 float64, sums run in a fixed order, and padded components add exact zeros.

@@ -1,7 +1,8 @@
 """Residual gap: the part of the noise gap that harmless prompts cannot explain.
 
-At the first step delta_eps is close to -(a / sigma) (E[x0 | c] - E[x0]). Harmless prompts move it inside a
-low-dimensional subspace: what captions in general can change. A memorised picture brings detail that lies
+At the first step delta_eps is close to -(a / sigma) (E[x0 | c] - E[x0]). Harmless prompts move it mostly along few
+directions: what captions in general can change. On the lab's model 20 of 1,024 hold 96% of what they change and 100
+hold 99%, with a tail that has no end (`sharpaudit bench directions`). A memorised picture brings detail that lies
 outside. With mean m and first k principal directions V (K, D) of delta_eps over the fit prompts at the same seed,
 
     residual_gap = || (delta_eps - m) - V^T V (delta_eps - m) ||_2.
@@ -9,7 +10,8 @@ outside. With mean m and first k principal directions V (K, D) of delta_eps over
 Larger means more memorised. What harmless prompts change depends on the noise: directions of one seed explain less at
 another. The fit prompts must be used for nothing else: scored on its own fit set, a prompt
 looks too small, and p-values calibrated there would not hold. Fit prompts that look like no other teach nothing
-(`subspace.typical`), and k is the number asked for, but never more than a fifth of the others.
+(`subspace.typical`), and k is the number asked for, but never more than a fifth of the others; "auto" is
+`subspace.choose_components`.
 
 Shapes: B prompts, K directions, D latent elements.
 """

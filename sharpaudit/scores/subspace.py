@@ -119,19 +119,29 @@ def principal_directions(rows_ND: Rows, k: int, kept_N: Mask | None = None) -> t
 
 
 def choose_components(differences_ND: Rows, families: Sequence[str] | None = None, kept_N: Mask | None = None) -> int:
-    """K by cross-validation inside the fit set: the least noise of the residual for what is left of a signal.
+    """K: as many directions as the fit prompts allow, of CANDIDATES, or fewer where more leave no less noise.
 
-    A residual of unknown direction keeps the share (D - K) / D of its energy; harmless prompts, each measured as a
-    stranger, scatter by the standard deviation of ||R||^2. K is the smallest of CANDIDATES whose ratio of the two is
-    within a standard error of the least. kept: the rows that count, all without it.
+    Allowed are one for five prompts of four fifths of the fit set. Fewer are taken where `noise_left` ends to fall
+    before: the smallest K within a standard error of the least. Of a model whose harmless prompts move in few
+    directions and scatter evenly beyond, that is their number; on the lab it falls on past 600, so the limit decides
+    there (`sharpaudit bench directions`). kept: the rows that count, all without it.
     """
     n, d = len(differences_ND) if kept_N is None else int(kept_N.sum()), differences_ND.shape[1]
     allowed = [k for k in CANDIDATES if k <= _allowed(max(CANDIDATES), n - -(-n // FOLDS), d)]
-    left_CN = energy_as_strangers(differences_ND, allowed, families, kept_N)
-    noise_C = left_CN.std(axis=1, ddof=1) / (1 - np.array(allowed) / d)
+    noise_C = noise_left(energy_as_strangers(differences_ND, allowed, families, kept_N), allowed, d)
     # The relative standard error of a standard deviation of n values, were they normal.
     line = noise_C.min() * (1 + 1 / np.sqrt(2 * (n - 1)))
     return allowed[int(np.flatnonzero(noise_C <= line)[0])]
+
+
+def noise_left(left_CN: Floats, ks: Sequence[int], d: int) -> Floats:
+    """The scatter of harmless prompts' ||R||^2 for what k directions leave of a signal, with shape (C,).
+
+    left: of strangers, as `energy_as_strangers` gives it. A signal of unknown direction keeps the share (d - k) / d of
+    its energy.
+    """
+    noise_C: Floats = left_CN.std(axis=1, ddof=1) / (1 - np.array(ks) / d)
+    return noise_C
 
 
 def energy_as_strangers(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipelines.bench import ingest
 from pipelines.bench.ingest import bench_lines, markdown, measure, write_prompts
+from pipelines.bench.lines import unmet
 from sharpaudit.errors import UserError
 
 
@@ -33,6 +35,19 @@ def test_both_ingests_are_measured(tmp_path: Path) -> None:
     assert 2 * (8 + 8) < exact.n_files < 100
     assert lines["ingest.near_minutes"].met
     assert "| 2,000 |" in markdown(exact, near)
+
+
+def test_families_that_were_not_found_or_made_up_miss_a_goal() -> None:
+    made = ingest.Measured(1_000, 900, 900, 30, 6.0, 0.5)
+
+    def missed(exact: int, near: int) -> list[str]:
+        lines = bench_lines(replace(made, n_families=exact), replace(made, n_families=near))
+        return [text.split()[0] for text in unmet(list(lines), [])]
+
+    assert missed(900, 750) == []
+    assert missed(900, 900) == ["ingest.near_families"]
+    assert missed(900, 500) == ["ingest.near_families_least"]
+    assert missed(890, 750) == ["ingest.families"]
 
 
 def test_a_corpus_that_lost_a_prompt_is_no_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

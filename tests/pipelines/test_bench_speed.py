@@ -30,6 +30,7 @@ from sharpaudit.lab.random_unet import RandomUNet
 from sharpaudit.scores.metrics import named
 from sharpaudit.scores.screen import ScreenConfig, unconditional_predictions
 from sharpaudit.seeds import screen_latent
+from sharpaudit.statistics.intervals import upper_bound
 
 SMALL = {
     "block_out_channels": (16, 32),
@@ -155,6 +156,16 @@ def test_a_cascade_is_compared_with_its_last_tier() -> None:
     assert "lost at 0.4: m2" in cascade.markdown([found])
 
 
+def test_a_cascade_has_a_goal_where_it_can_be_shown() -> None:
+    def missed(n: int, low: float) -> bool:
+        made = cascade.Result(cascade.DEFAULT, 0.9, 0.9, low, -low, 1.6, 4, [], n, 500)
+        return bool(unmet(list(cascade.bench_lines([made])), []))
+
+    least = [n for n in range(1, 200) if upper_bound(0, n, 0.975) < -cascade.WORST_LOSS]
+    assert least[0] == cascade.FEWEST
+    assert [missed(17, -0.2), missed(cascade.FEWEST, -0.06), missed(106, -0.04)] == [False, True, False]
+
+
 def test_both_tiers_are_evaluated_as_an_audit_does(folder: Path) -> None:
     (found,) = compare(folder, "test")
     assert (found.n_memorised, found.n_harmless) == (4, 38)
@@ -189,7 +200,8 @@ def test_finite_differences_approach_forward_mode_until_rounding(folder: Path, m
 def test_bfloat16_is_compared_metric_by_metric(folder: Path) -> None:
     found = {p.metric: p for p in exactness.precisions(folder, "test")}
     assert {"residual_gap", "noise_gap", "sharpness", "hessian_trace"} <= set(found)
-    assert all(p.low <= p.tpr - p.tpr_float32 <= p.high for p in found.values())
+    assert all(p.difference_low <= p.tpr - p.tpr_float32 for p in found.values())
+    assert all(p.correlation_low <= p.correlation for p in found.values())
     # A network of random weights on one style of prompts: rounding drowns a probe, not a difference of prompts.
     assert found["hessian_trace"].correlation < found["noise_gap"].correlation
     assert not found["hessian_trace"].offered
@@ -197,16 +209,23 @@ def test_bfloat16_is_compared_metric_by_metric(folder: Path) -> None:
     assert "| hessian_trace |" in page
 
 
-def test_a_metric_offered_in_bfloat16_has_a_goal_and_one_that_is_not_has_none() -> None:
-    def lines(metric: str, correlation: float, high: float) -> list[str]:
-        made = exactness.Precision(metric, correlation, 0.5, 0.6, -0.2, high, 18)
+def test_what_is_offered_in_bfloat16_is_what_passes_the_rule() -> None:
+    def lines(metric: str, correlation_low: float, difference_low: float, positives: int) -> list[str]:
+        made = exactness.Precision(metric, 0.999, correlation_low, 0.5, 0.6, difference_low, 517, positives)
         return unmet(list(exactness.bench_lines([], [made])), [])
 
-    assert lines("residual_gap", 0.991, 0.0) == []
-    assert "residual_gap.correlation is 0.989" in lines("residual_gap", 0.989, 0.1)[0]
-    assert "residual_gap.tpr1_difference_high is -0.05" in lines("residual_gap", 0.995, -0.05)[0]
-    assert lines("hessian_trace", 0.5, -0.3) == []
-    assert not exactness.Precision("x", 0.999, 0.5, 0.6, -0.2, -0.05, 18).offered
+    assert lines("residual_gap", 0.991, -0.2, 17) == []
+    assert "residual_gap.correlation_low is 0.989" in lines("residual_gap", 0.989, 0.0, 17)[0]
+    assert lines("residual_gap", 0.991, -0.04, 106) == []
+    assert "residual_gap.tpr1_difference_low is -0.06" in lines("residual_gap", 0.995, -0.06, 106)[0]
+    assert lines("hessian_trace", 0.5, -0.3, 106) == []
+    # Nor may one be kept from bfloat16 that passes.
+    assert lines("hessian_trace", 0.995, -0.01, 106) == ["exactness.bf16.hessian_trace.passes is 1 rules, the goal 0"]
+
+
+def test_the_default_step_is_held_to_the_rule_of_ranks() -> None:
+    step = exactness.Step(200, "fd", 1.0, 0.995, 0.9899, 0.05, 0.2)
+    assert "fd_h1.correlation_low" in unmet(list(exactness.bench_lines([step], [])), [])[0]
 
 
 def test_without_bfloat16_nothing_is_claimed_of_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

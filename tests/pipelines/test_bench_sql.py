@@ -76,6 +76,8 @@ def test_a_slow_answer_and_a_large_process_miss_their_goals(measured: tuple[Path
         "sql.q1 is 2.5 s, the goal 2",
         "sql.facts_gib is 1.2 GiB, the goal 1",
     ]
+    nothing = replace(found, answers=found.answers | {first: 0})
+    assert unmet(list(sql.bench_lines(nothing)), []) == ["sql.q1.rows is 0 rows, the goal 1"]
 
 
 def test_the_command_prints_names_that_others_rely_on(

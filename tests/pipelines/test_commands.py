@@ -43,6 +43,7 @@ GROUPS = {
         "sql",
         "ingest",
         "recombined",
+        "directions",
     },
 }
 
