@@ -158,7 +158,7 @@ def directions(folder: Path, split: str, seeds: int, why: str | None, json_path:
 
 
 @bench.command()
-@click.argument("folder", type=FOLDER, default=LAB / "emoji")
+@click.argument("folder", type=PATH, default=LAB / "emoji")
 @click.option("--split", type=click.Choice(["development", "test"]), default="development", show_default=True)
 @click.option(
     "--emulated", is_flag=True, help="bfloat16 also on a CPU without it: half as fast or, on AVX2, never done."
