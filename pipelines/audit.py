@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from securesystemslib.signer import Signer
 
 from pipelines.admit import admitted, with_extensions
-from pipelines.calibration import allowed
+from pipelines.calibration import ONE_STYLE, allowed
 from pipelines.deadline import Deadline
 from pipelines.execute import Run, executor
 from pipelines.progress import Reporter
@@ -102,7 +102,7 @@ def run_audit(
         if added:
             reporter.say(f"ingest: {added:,} source rows read")
         # Without styles of their own the audited prompts need not be read here: there may be ten million.
-        audited = _styles(run, "audit") if config.corpus.style_column else [None]
+        audited = _styles(run, "audit") if config.corpus.style_column else ONE_STYLE
         reporter.say(allowed(config, _styles(run, "calibration"), audited))
         # The executor starts with its first piece of work, so that a finished run starts none.
         start = cache(lambda: stack.enter_context(executor(root, config, driver, STAGES)))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 from sharpaudit.config import AuditConfig, TriageConfig
-from sharpaudit.errors import UserError
+from sharpaudit.errors import UserError, printable
 from sharpaudit.scores.cascade import tiers
 from sharpaudit.scores.subspace import ENOUGH_FIT
 from sharpaudit.statistics.conformal import TOLERANCE, fpr_interval, rank_at, smallest_p
@@ -17,17 +16,19 @@ from sharpaudit.statistics.fdr import PREVALENCES, calibration_needed, penalty
 from sharpaudit.statistics.missed import RATES, Drawn, missed, seen
 from sharpaudit.statistics.power import SHIFT, power_by_p, power_by_q
 from sharpaudit.statistics.sampling import allocate
-from sharpaudit.triage.calibrators import ranked_among
+from sharpaudit.triage.calibrators import ranked_among, uncalibrated
 from sharpaudit.triage.select import EDGES
 
+ONE_STYLE: Mapping[str | None, int] = {None: 1}
+"""Audited prompts by style where none is named."""
 BOUNDS = (0.1, 0.01, 0.001)
 """Shares of the audited prompts below which controls may bring the bound on the unflagged ones that would copy."""
 
 
-def allowed(config: AuditConfig, calibrating: Mapping[str | None, int], audited: Iterable[str | None]) -> str:
-    """A line on the calibration prompts. Raises UserError where no prompt could ever be flagged.
+def allowed(config: AuditConfig, calibrating: Mapping[str | None, int], audited: Mapping[str | None, int]) -> str:
+    """A line on the calibration prompts. Raises UserError where no prompt could ever be flagged with a claim.
 
-    calibrating: how many there are of each style. audited: the styles of audited prompts, which rank by style.
+    calibrating, audited: how many prompts there are of each style; audited ones rank by style.
     """
     alpha, n = config.triage.alpha, sum(calibrating.values())
     if config.triage.flag_by == "p" and rank_at(alpha, n) == 0:
@@ -35,21 +36,45 @@ def allowed(config: AuditConfig, calibrating: Mapping[str | None, int], audited:
             f"triage.alpha = {alpha}: {n} calibration prompts give no p below {smallest_p(n):.3g}, so nothing could be "
             f"flagged; give at least {math.ceil(1 / alpha) - 1} calibration prompts or raise triage.alpha"
         )
-    sizes = _sizes(config, calibrating, audited)
+    sizes, needed = _sizes(config, calibrating, audited), _needed(config)
     intervals = [fpr_interval(alpha, size) for size in sizes]
     among = "" if sizes == [n] else f", of which a style ranks among {sizes[0]:,} to {sizes[-1]:,}"
+    left = uncalibrated(audited, calibrating, needed)
+    apart = (
+        f"; {sum(left.values()):,} audited prompts are uncalibrated and counted apart, their styles having fewer than "
+        f"{needed} calibration prompts: {_styles(left)}"
+        if left
+        else ""
+    )
     return (
-        f"calibration: {n:,} prompts{among}; at alpha {alpha:g} the false-positive rate lies between "
-        f"{min(i.low for i in intervals):.2%} and {max(i.high for i in intervals):.2%} (95%); the smallest p is "
-        f"{min(map(smallest_p, sizes)):.2g}"
+        f"calibration: {n:,} prompts{among}; at alpha {alpha:g} the false-positive rate, of a random prompt of a "
+        f"random harmless family, lies between {min(i.low for i in intervals):.2%} and "
+        f"{max(i.high for i in intervals):.2%} (95%); the smallest p is {min(map(smallest_p, sizes)):.2g}{apart}"
     )
 
 
-def _sizes(config: AuditConfig, calibrating: Mapping[str | None, int], audited: Iterable[str | None]) -> list[int]:
-    """How many calibration prompts audited prompts rank among, smallest first."""
-    styles = list(Counter(calibrating).elements())
-    needed = math.ceil(1 / config.triage.alpha - TOLERANCE) - 1
-    return ranked_among(audited, styles, needed) or [len(styles)]
+def _styles(counts: Mapping[str | None, int]) -> str:
+    """The largest styles and their sizes, in words."""
+    largest = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0] or ""))
+    told = [f"{n:,} {'without a style' if style is None else f'of {printable(style, 40)}'}" for style, n in largest[:4]]
+    return ", ".join([*told, *(["…"] if len(largest) > 4 else [])])
+
+
+def _needed(config: AuditConfig) -> int:
+    """Calibration prompts without which a style can flag nothing."""
+    return math.ceil(1 / config.triage.alpha - TOLERANCE) - 1
+
+
+def _sizes(config: AuditConfig, calibrating: Mapping[str | None, int], audited: Mapping[str | None, int]) -> list[int]:
+    """How many calibration prompts audited prompts rank among, smallest first. Raises UserError where all are apart."""
+    found = ranked_among(audited, calibrating, _needed(config))
+    if not found:
+        raise UserError(
+            f"no style of the audited prompts has the {_needed(config)} calibration prompts that triage.alpha = "
+            f"{config.triage.alpha} needs ({_styles(calibrating)}), so no error rate could be claimed: give calibration "
+            "prompts of these styles, or leave corpus.style_column out, which takes all prompts for one style"
+        )
+    return found
 
 
 def fitted(config: AuditConfig, n_fit: int) -> Iterator[str]:

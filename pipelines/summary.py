@@ -46,6 +46,7 @@ def summary(outcome: Outcome, root: Path) -> str:
         f"{flagged['copied']:,} of {flagged['compared']:,} flagged prompts and {controls['copied']:,} of "
         f"{controls['compared']:,} controls have a copy of a training picture among {told['per_prompt']} pictures"
         + chance,
+        *_apart(told["uncalibrated"]),
         # A number of prompts: what lies below the bound, as the page has it.
         f"at most {math.floor(facts['controls']['missed_high']):,} unflagged prompts would copy in at least one of "
         f"{told['per_prompt']} pictures (95% confidence, from the control sample)",
@@ -59,3 +60,13 @@ def summary(outcome: Outcome, root: Path) -> str:
     ]
     lines += [f"the sums do not agree: {line}" for line in facts["differences"]]
     return "\n".join([*lines, f"report: {root / 'report' / 'index.html'}"])
+
+
+def _apart(told: dict[str, Any]) -> list[str]:
+    """A line on prompts without calibration prompts of their style, where any was generated."""
+    if not told["compared"]:
+        return []
+    return [
+        f"{told['copied']:,} of {told['compared']:,} uncalibrated prompts that rank as high as flagged ones have a "
+        "copy; no error rate is claimed of these"
+    ]

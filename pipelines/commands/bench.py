@@ -293,6 +293,21 @@ def decisions(json_path: Path | None) -> None:
     _finish([*decisions.bench_lines(found), *copying.bench_lines(copies)], [], json_path)
 
 
+@bench.command()
+@json_option
+def families(json_path: Path | None) -> None:
+    """What flags claim where prompts are of families that move together, or of styles that nothing calibrates.
+
+    \b
+    Example: sharpaudit bench families
+    """
+    from pipelines.bench.families import bench_lines, markdown, simulate
+
+    found = simulate()
+    click.echo(markdown(found), nl=False)
+    _finish(list(bench_lines(found)), [], json_path)
+
+
 def _refuse_reason(why: str | None, split: str) -> None:
     if why and split != "test":
         raise UserError(f"--why {why!r}: looks at the test split are noted, not at {split}; leave --why out")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.calibration import allowed
+from pipelines.calibration import ONE_STYLE, allowed
 from sharpaudit.config import AuditConfig
 from sharpaudit.corpus.assign import Ingested, assign
 from sharpaudit.corpus.files import files_of, names_of
@@ -128,7 +128,8 @@ def ingest(run: RunFolder, config: AuditConfig, tokenizer: Tokenizer) -> int:
         require_audited(made, config, first=not corpus.current())
         if not corpus.current():
             # Too few calibration prompts: said before anything is committed that more of them would not join.
-            allowed(config, {None: made.counts.get("calibration", 0)}, [None])
+            audited = made.styles("audit") if config.corpus.style_column else ONE_STYLE
+            allowed(config, made.styles("calibration"), audited)
         size = config.run.rows_per_shard
         sizes = {role: size or rows_per_shard(n) for role, n in made.counts.items()}
         parts = ((role, part) for role in made.counts for part in made.corpus(role, sizes[role]))

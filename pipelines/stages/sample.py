@@ -25,7 +25,7 @@ from sharpaudit.tables.records import digest_of
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import CORPUS, SAMPLES, TRIAGE
 
-SELECTIONS = ("flagged", "positive_control", "control", "calibration_check", "band")
+SELECTIONS = ("flagged", "uncalibrated", "positive_control", "control", "calibration_check", "band")
 
 Key = tuple[str, int]
 

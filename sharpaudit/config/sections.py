@@ -92,7 +92,8 @@ class CorpusConfig(Section):
     prompts of 60 letters .85 joins those that differ in one letter, .75 in one word. Families that a column names do
     not merge; prompts without a name join them."""
     style_column: str | None = given(None)
-    """Column that names a prompt's style: p is then the rank among calibration prompts of the same style."""
+    """Column that names a prompt's style: p is then the rank among calibration prompts of the same style. Prompts of a
+    style with too few of them (1/alpha - 1) rank among all and are uncalibrated: counted apart, no rate is claimed."""
     labels: tuple[str, ...] = given(())
     """Columns that pass through into `origins.labels`."""
 
@@ -210,7 +211,7 @@ class TriageConfig(Section):
 
     flag_by: Literal["p", "q"] = identity("triage", default="p")
     alpha: float = identity("triage", default=0.01, gt=0, lt=1)
-    """False-positive rate at which a prompt is flagged."""
+    """False-positive rate at which a prompt is flagged: of a random prompt of a random harmless family."""
     q: float = identity("triage", default=0.1, gt=0, lt=1)
     """False-discovery rate, where flag_by = "q"."""
     procedure: Literal["benjamini-hochberg", "benjamini-yekutieli"] = identity("triage", default="benjamini-hochberg")

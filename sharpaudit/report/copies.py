@@ -1,10 +1,11 @@
 """What the report says of copies: how many among what was generated, how many by chance, and what the line does.
 
-Two groups of audited prompts are generated and told apart: those that the flags chose, and the unflagged ones that were
-drawn as controls. Of each, the prompts that were compared (at least one picture was matched), those with a copy, and
-the number that chance would make copies if all of them were harmless: compared prompts times the band's false-match
-rate, its mean and its 95% bound (matches/decide.py). That rate is of harmless prompts with as many pictures, whose
-pictures come as near to training pictures as those of the band prompts.
+Three groups of audited prompts are generated and told apart: those that the flags chose, those that rank as high
+without calibration prompts of their style, and the others that were drawn as controls. Of each, the prompts that were
+compared (at least one picture was matched), those with a copy, and the number that chance would make copies if all of
+them were harmless: compared prompts times the band's false-match rate, its mean and its 95% bound (matches/decide.py).
+That rate is of harmless prompts with as many pictures, whose pictures come as near to training pictures as those of the
+band prompts.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from sharpaudit.matches.decide import copy_lines, false_match_bound, false_match
 from sharpaudit.report.reading import Row, rows_of
 from sharpaudit.tables.query import Connection
 
-GROUPS = {"flagged": "flagged", "controls": "control"}
+GROUPS = {"flagged": "flagged", "uncalibrated": "uncalibrated", "controls": "control"}
 """Of audited prompts, by what triage selected them for."""
 EXCEPTIONS = (0, 1, 2)
 """Band prompts above the line for which the findings are counted, beside those in force."""

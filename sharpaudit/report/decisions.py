@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from sharpaudit.config import TriageConfig
 from sharpaudit.report.reading import Row, one, rows_of
+from sharpaudit.report.screening import CALIBRATED
 from sharpaudit.statistics.conformal import TOLERANCE, lexicographic, smallest_p
-from sharpaudit.statistics.fdr import HALF, PREVALENCES, calibration_needed, family_q_values, penalty, share_of_harmless
+from sharpaudit.statistics.fdr import HALF, PREVALENCES, calibration_needed, penalty, share_of_harmless
 from sharpaudit.tables.query import Connection
-from sharpaudit.triage.calibrators import ALL, ranked
+from sharpaudit.triage.calibrators import ALL, UNCALIBRATED, ranked
+from sharpaudit.triage.decide import flags
 
 
 def discoveries(connection: Connection, triage: Mapping[str, Any]) -> Row:
@@ -27,10 +30,13 @@ def discoveries(connection: Connection, triage: Mapping[str, Any]) -> Row:
     counts = rows_of(
         connection,
         f"""
-        WITH families AS (
-            SELECT count(*) AS prompts, least(1, count(*) * min(p_value)) AS p, min(q_value) AS q
+        WITH members AS (
+            SELECT family_id, p_value, q_value, row_number() OVER (PARTITION BY family_id ORDER BY p_value) AS place
             FROM triage JOIN corpus USING (prompt_id)
-            WHERE triage.role = 'audit' AND p_value IS NOT NULL GROUP BY family_id
+            WHERE triage.role = 'audit' AND p_value IS NOT NULL AND {CALIBRATED}
+        ), families AS (
+            SELECT count(*) AS prompts, least(1, count(*) * min(p_value / place)) AS p, min(q_value) AS q
+            FROM members GROUP BY family_id
         )
         SELECT count(*) AS m, count(*) FILTER (p > {HALF}) AS above,
                coalesce(sum(prompts) FILTER (q <= {triage["q"] + TOLERANCE}), 0)::BIGINT AS prompts,
@@ -55,8 +61,33 @@ def discoveries(connection: Connection, triage: Mapping[str, Any]) -> Row:
     }
 
 
+def families(connection: Connection, triage: Mapping[str, Any]) -> Row:
+    """Of calibrated audited prompts with a p: how many, their families, and the flags counted by family.
+
+    share: the sum over families of the share of their prompts that is flagged. expected: what p <= alpha makes of it
+    at most, on average, were all of them harmless; null with flag_by = "q". largest: prompts of the largest family.
+    """
+    found = rows_of(
+        connection,
+        f"""
+        WITH families AS (
+            SELECT count(*) AS prompts, count(*) FILTER (flagged) AS flagged FROM triage JOIN corpus USING (prompt_id)
+            WHERE triage.role = 'audit' AND p_value IS NOT NULL AND {CALIBRATED} GROUP BY family_id
+        )
+        SELECT count(*) AS families, coalesce(sum(prompts), 0)::BIGINT AS prompts, coalesce(max(prompts), 0) AS largest,
+               coalesce(sum(flagged), 0)::BIGINT AS flagged, count(*) FILTER (flagged > 0) AS with_flag,
+               coalesce(sum(flagged / prompts), 0) AS share
+        FROM families""",  # noqa: S608 - a constant
+    )[0]
+    by_p = triage["flag_by"] == "p"
+    return found | {"expected": triage["alpha"] * found["families"] if by_p else None}
+
+
 def styles(connection: Connection) -> list[Row]:
-    """Of each stratum of style: its audited and its calibration prompts; empty where no style was named."""
+    """Of each stratum of style: its audited and its calibration prompts; empty where no style was named.
+
+    apart: uncalibrated prompts that rank as high as flagged ones.
+    """
     if not one(connection, "SELECT count(style) FROM corpus"):
         return []
     rows = rows_of(
@@ -64,13 +95,14 @@ def styles(connection: Connection) -> list[Row]:
         """
         SELECT calibrated_by AS stratum, count(*) FILTER (t.role = 'audit') AS audited,
                count(*) FILTER (t.role = 'audit' AND t.flagged) AS flagged,
+               count(*) FILTER (t.selected_for = 'uncalibrated') AS apart,
                count(*) FILTER (t.role = 'calibration') AS calibrating,
                list(DISTINCT coalesce(c.style, '') ORDER BY coalesce(c.style, '')) AS styles
         FROM triage t JOIN corpus c USING (prompt_id) WHERE calibrated_by IS NOT NULL GROUP BY ALL ORDER BY ALL""",
     )
     everyone = sum(row["calibrating"] for row in rows)
     for row in rows:
-        row["ranked_among"] = everyone if row["stratum"] == ALL else row["calibrating"]
+        row["ranked_among"] = everyone if row["stratum"] in (ALL, UNCALIBRATED) else row["calibrating"]
     return rows
 
 
@@ -115,12 +147,10 @@ def _flagged_without(connection: Connection, out: list[str], triage: Mapping[str
         params={"out": out},
     ).fetchnumpy()
     columns = {name: np.asarray(values) for name, values in found.items()}
-    audited = columns["audited"]
-    score_N = lexicographic(columns["tier"], columns["value"])
-    p_N = ranked(score_N, columns["calibrated_by"].astype(object), columns["calibrates"])[audited]
-    if triage["flag_by"] == "p":
-        flagged_N = p_N <= triage["alpha"] + TOLERANCE
-    else:
-        flagged_N = family_q_values(p_N, columns["family"][audited], triage["procedure"]) <= triage["q"] + TOLERANCE
-    ids_N = columns["prompt_id"].astype(object)[audited]
+    strata_N = columns["calibrated_by"].astype(object)
+    p_N = ranked(lexicographic(columns["tier"], columns["value"]), strata_N, columns["calibrates"])
+    claimed_N = columns["audited"] & (strata_N != UNCALIBRATED)
+    rule = TriageConfig(**{name: triage[name] for name in ("flag_by", "alpha", "q", "procedure")})
+    flagged_N = claimed_N & flags(p_N, columns["family"], claimed_N, rule)[1]
+    ids_N = columns["prompt_id"].astype(object)
     return dict(sorted(zip(ids_N[flagged_N].tolist(), p_N[flagged_N].tolist(), strict=True)))

@@ -52,6 +52,7 @@ def collect(connection: Connection, run: Mapping[str, Any]) -> Row:
         "fit_left_out": screening.left_out(connection),
         "calibration": screening.calibration(connection, triage, level),
         "discoveries": decisions.discoveries(connection, triage),
+        "families": decisions.families(connection, triage),
         "styles": decisions.styles(connection),
         "calibration_check": decisions.calibration_check(connection, triage),
         "histogram": screening.histogram(connection, level),
@@ -86,18 +87,19 @@ def _flow(connection: Connection, told: Row) -> list[Row]:
     """
     count = rows_of(
         connection,
-        """
+        f"""
         SELECT
           (SELECT count(*) FROM origins WHERE source LIKE 'audit:%') AS read,
           (SELECT count(*) FROM origins WHERE source LIKE 'audit:%' AND status = 'ok') AS accepted,
           (SELECT count(*) FROM corpus WHERE role = 'audit') AS distinct_prompts,
           (SELECT count(*) FROM triage WHERE role = 'audit' AND status = 'ok') AS scored,
           (SELECT count(*) FROM triage WHERE role = 'audit' AND flagged) AS flagged,
+          (SELECT count(*) FROM triage WHERE role = 'audit' AND status = 'ok' AND {screening.CALIBRATED}) AS calibrated,
           (SELECT count(*) FROM triage WHERE role = 'audit' AND n_samples > 0) AS generated,
           (SELECT count(*) FROM samples JOIN triage USING (prompt_id) WHERE role = 'audit') AS samples,
           (SELECT count(DISTINCT sample_id) FROM matches JOIN triage USING (prompt_id)
            WHERE role = 'audit' AND matches.status = 'ok') AS matched,
-          (SELECT count(*) FROM findings) AS copied""",
+          (SELECT count(*) FROM findings) AS copied""",  # noqa: S608 - a constant
     )[0]
     flagged, controls = told["flagged"], told["controls"]
     return [
@@ -105,7 +107,7 @@ def _flow(connection: Connection, told: Row) -> list[Row]:
         {"step": "accepted", "unit": "rows"} | _rate(count["accepted"], count["read"]),
         {"step": "distinct prompts", "unit": "prompts", "n": count["distinct_prompts"]},
         {"step": "scored", "unit": "prompts"} | _rate(count["scored"], count["distinct_prompts"]),
-        {"step": "flagged", "unit": "prompts"} | _rate(count["flagged"], count["scored"]),
+        {"step": "flagged", "unit": "prompts"} | _rate(count["flagged"], count["calibrated"]),
         {"step": "generated", "unit": "prompts", "n": count["generated"], "samples": count["samples"]},
         {"step": "pictures matched", "unit": "pictures"} | _rate(count["matched"], count["samples"]),
         {"step": "flagged with a copy", "unit": "prompts"} | _rate(flagged["copied"], flagged["compared"]),
@@ -219,7 +221,7 @@ def _controls(connection: Connection, per_prompt: int) -> Row:
     flagged = rows_of(
         connection,
         f"""{_TOLD} SELECT count(*) FILTER (copied) AS copied, count(*) FILTER (incomplete) AS not_examined
-            FROM told WHERE selected_for = 'flagged'""",  # noqa: S608 - a constant
+            FROM told WHERE selected_for IN ('flagged', 'uncalibrated')""",  # noqa: S608 - a constant
     )[0]
     found, unflagged = flagged["copied"], sum(row["size"] for row in rows)
     # A flagged prompt without all its pictures may copy as well, and was not found to.

@@ -10,32 +10,35 @@ import numpy as np
 from sharpaudit.report.reading import Row, one, rows_of
 from sharpaudit.statistics.conformal import fpr_interval, rank_at, smallest_p
 from sharpaudit.tables.query import Connection
-from sharpaudit.triage.calibrators import ALL
+from sharpaudit.triage.calibrators import UNCALIBRATED
 
 BINS = 40
 ROUNDING = 1e-4
 """Scores of a network agree to this share on one type of device."""
 
 
+CALIBRATED = f"calibrated_by IS DISTINCT FROM '{UNCALIBRATED}'"
+"""In SQL on triage: a prompt of which rates are claimed, or without a score."""
+
+
 def level_of(connection: Connection, triage: Mapping[str, Any]) -> float | None:
     """The p at which a prompt is flagged: alpha, or with flag_by = "q" the largest flagged p, null without one."""
     if triage["flag_by"] == "p":
         return float(triage["alpha"])
-    found: float | None = one(connection, "SELECT max(p_value) FROM triage WHERE role = 'audit' AND flagged")
+    sql = f"SELECT max(p_value) FROM triage WHERE role = 'audit' AND flagged AND {CALIBRATED}"  # noqa: S608
+    found: float | None = one(connection, sql)
     return found
 
 
 def _ranked_among(connection: Connection) -> list[int]:
-    """How many calibration prompts the audited ones of each stratum of style rank among, where there are any."""
-    sql = """
+    """How many calibration prompts the calibrated audited ones of each style rank among, where there are any."""
+    sql = f"""
         WITH strata AS (
             SELECT calibrated_by AS stratum, count(*) FILTER (role = 'calibration' AND status = 'ok') AS n,
                    count(*) FILTER (role = 'audit') AS audited
-            FROM triage WHERE calibrated_by IS NOT NULL GROUP BY ALL),
-        known AS (
-            SELECT audited, CASE WHEN stratum = $everyone THEN (SELECT sum(n) FROM strata) ELSE n END AS n FROM strata)
-        SELECT n FROM known WHERE audited > 0 AND n > 0 ORDER BY 1"""
-    return [int(row[0]) for row in connection.sql(sql, params={"everyone": ALL}).fetchall()]
+            FROM triage WHERE calibrated_by IS NOT NULL AND {CALIBRATED} GROUP BY ALL)
+        SELECT n FROM strata WHERE audited > 0 AND n > 0 ORDER BY 1"""  # noqa: S608 - a constant
+    return [int(row[0]) for row in connection.sql(sql).fetchall()]
 
 
 def _calibrating(connection: Connection) -> int:

@@ -5,7 +5,8 @@ Against n calibration scores s_1..s_n of harmless prompts, a score s (larger mea
     p = (1 + #{i : s_i >= s}) / (n + 1).
 
 If the audited prompt is harmless and exchangeable with the calibration prompts, P(p <= alpha) <= alpha, without any
-assumption on the scores. For one given calibration set the realised false-positive rate of "p <= alpha" varies
+assumption on the scores. Where each calibration prompt is a random member of a family, such a prompt is a random member
+of a random family. For one given calibration set the realised false-positive rate of "p <= alpha" varies
 as Beta(k, n + 1 - k) with k = floor(alpha (n + 1)); ties among the scores only make it smaller.
 """
 

@@ -3,9 +3,16 @@
 q_(i) = min over j >= i of m p_(j) / j. Rejecting q <= Q keeps the expected share of false discoveries below Q,
 also for conformal p-values, which share one calibration set and are positively dependent where the harmless prompts are
 independent (Bates et al., Annals of Statistics 2023). Under any dependence m sum_{i <= m} 1/i takes the place of m
-(Benjamini and Yekutieli, Annals of Statistics 2001). With families there is one hypothesis a family,
-p_F = min(1, |F| min p), and its members inherit q_F. m counts the hypotheses that have a p and |F| the members that
-have one: NaN is a failed row, which was never tested, and stays NaN.
+(Benjamini and Yekutieli, Annals of Statistics 2001). With families there is one hypothesis a family, whose members
+inherit its q: "no prompt of the family is memorised". With p_(1) <= ... <= p_(f) of its f members
+
+    p_F = min over k of f p_(k) / k   (Simes, Biometrika 1986),
+
+which holds for independent and for positively dependent members (Sarkar, Annals of Statistics 1998), such as
+near-duplicates; under any dependence it costs a factor sum_{i <= f} 1/i (Hommel, Biometrical Journal 1983). So
+f members of one p have that p, where f times the smallest would put a family of twenty out of the reach of 999
+calibration prompts. m counts the hypotheses that have a p and f the members that have one: NaN is a failed row, which
+was never tested, and stays NaN.
 """
 
 from __future__ import annotations
@@ -42,20 +49,26 @@ def penalty(m: int, procedure: Procedure) -> float:
     return 1.0 if procedure == "benjamini-hochberg" else float((1 / np.arange(1, m + 1)).sum())
 
 
-def family_p_values(p: Values, families: npt.NDArray[Any]) -> tuple[Values, npt.NDArray[np.intp]]:
+def family_p_values(
+    p: Values, families: npt.NDArray[Any], procedure: Procedure = "benjamini-hochberg"
+) -> tuple[Values, npt.NDArray[np.intp]]:
     """p of each family of those with a p, with shape (F,), and the family of each of their prompts."""
-    known = np.flatnonzero(~np.isnan(p))
+    known = p[~np.isnan(p)]
     # Names are compared as they are: a fixed-width string array would drop trailing NULs and merge families.
-    _, member, sizes = np.unique(families[known], return_inverse=True, return_counts=True)
+    _, member, sizes = np.unique(families[~np.isnan(p)], return_inverse=True, return_counts=True)
+    order = np.lexsort((known, member))
+    place = np.arange(len(known)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + 1
     smallest = np.full(len(sizes), np.inf)
-    np.minimum.at(smallest, member, p[known])
-    return np.minimum(1.0, sizes * smallest), member
+    np.minimum.at(smallest, member[order], known[order] / place)
+    kinds, kind = np.unique(sizes, return_inverse=True)
+    factors = np.array([size * penalty(size, procedure) for size in kinds.tolist()])[kind]
+    return np.minimum(1.0, factors * smallest), member
 
 
 def family_q_values(p: Values, families: npt.NDArray[Any], procedure: Procedure = "benjamini-hochberg") -> Values:
     """q-value of each prompt's family, where `families` names it; NaN where the prompt has no p."""
     found = np.full(len(p), np.nan)
-    of_families, member = family_p_values(p, families)
+    of_families, member = family_p_values(p, families, procedure)
     found[~np.isnan(p)] = q_values(of_families, procedure)[member]
     return found
 

@@ -1,9 +1,11 @@
 """Which calibration prompts rank which prompts: those of the same style, where there are enough of them.
 
-A rank among harmless prompts of another style says little, so each style is a stratum of its own (Mondrian conformal
-prediction; Vovk, Gammerman and Shafer 2005, 4.5). A style with too few calibration prompts to flag anything merges with
-the others that have too few; where they are too few together, or there are none, their prompts rank among all
-calibration prompts. Only counts decide, never scores, so ranks inside a stratum stay exact.
+A rank among harmless prompts of another style bounds no rate, so each style is a stratum of its own (Mondrian conformal
+prediction; Vovk, Gammerman and Shafer 2005, 4.5). Prompts of a style with too few calibration prompts to flag
+anything rank among all of them and are UNCALIBRATED: an order, of which no rate is claimed. Merged small styles would
+bound the rate of their mixture only, not of any of them. Prompts without a style are one style more where an audited
+prompt has one; where none has, all prompts are of one style, ALL. Only counts decide, never scores, so ranks inside a
+stratum stay exact.
 
 Shapes: N prompts.
 """
@@ -11,37 +13,51 @@ Shapes: N prompts.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from sharpaudit.statistics.conformal import p_values
 
-ALL, MERGED = "all", "other styles"
+ALL, NO_STYLE, UNCALIBRATED = "all", "no style", "uncalibrated"
 
 
-def strata(styles: Sequence[str | None], calibrates: npt.NDArray[np.bool_], needed: int) -> npt.NDArray[np.object_]:
-    """The stratum of each prompt, with shape (N,): ALL, MERGED, or "style: NAME".
+def strata(
+    styles: Sequence[str | None], audited: npt.NDArray[np.bool_], calibrates: npt.NDArray[np.bool_], needed: int
+) -> npt.NDArray[np.object_]:
+    """The stratum of each prompt, with shape (N,): ALL, "style: NAME", NO_STYLE or UNCALIBRATED.
 
-    calibrates: which of the prompts calibrate. needed: calibration prompts of a stratum of its own.
+    audited, calibrates: which of the prompts are. needed: calibration prompts of a stratum of its own.
     """
     counts = Counter(style for style, counted in zip(styles, calibrates, strict=True) if counted)
-    own = {style for style, n in counts.items() if n >= needed and style is not None}
-    left = sum(n for style, n in counts.items() if style not in own)
-    other = MERGED if own and left >= needed else ALL
-    return np.array([f"style: {style}" if style in own else other for style in styles], dtype=object)
+    named = any(style is not None for style, asked in zip(styles, audited, strict=True) if asked)
+    return np.array([_stratum(style, counts[style], needed) if named else ALL for style in styles], dtype=object)
 
 
-def ranked_among(audited: Iterable[str | None], calibrating: Sequence[str | None], needed: int) -> list[int]:
-    """How many calibration prompts audited prompts of these styles rank among: the sizes that occur, smallest first.
+def _stratum(style: str | None, n: int, needed: int) -> str:
+    if n < needed:
+        return UNCALIBRATED
+    return NO_STYLE if style is None else f"style: {style}"
 
-    calibrating: the style of each calibration prompt. needed: as in `strata`.
+
+def ranked_among(audited: Mapping[str | None, int], calibrating: Mapping[str | None, int], needed: int) -> list[int]:
+    """How many calibration prompts the calibrated audited prompts rank among: the sizes that occur, smallest first.
+
+    audited, calibrating: prompts of each style. needed: as in `strata`.
     """
-    styles = [*calibrating, *audited]
-    calibrates = np.arange(len(styles)) < len(calibrating)
-    strata_N = strata(styles, calibrates, needed)
-    return sorted({int(_members(strata_N, calibrates, stratum).sum()) for stratum in set(strata_N[~calibrates])})
+    if not any(n for style, n in audited.items() if style is not None):
+        return [sum(calibrating.values())]
+    return sorted({calibrating.get(style, 0) for style in audited} - set(range(needed)))
+
+
+def uncalibrated(
+    audited: Mapping[str | None, int], calibrating: Mapping[str | None, int], needed: int
+) -> dict[str | None, int]:
+    """Audited prompts of each style that has too few calibration prompts. Arguments as in `ranked_among`."""
+    if not any(n for style, n in audited.items() if style is not None):
+        return {}
+    return {style: n for style, n in audited.items() if n and calibrating.get(style, 0) < needed}
 
 
 def ranked(
@@ -73,4 +89,4 @@ def among_themselves(
 def _members(
     strata_N: npt.NDArray[np.object_], calibrates: npt.NDArray[np.bool_], stratum: str
 ) -> npt.NDArray[np.bool_]:
-    return calibrates if stratum == ALL else calibrates & (strata_N == stratum)
+    return calibrates if stratum in (ALL, UNCALIBRATED) else calibrates & (strata_N == stratum)

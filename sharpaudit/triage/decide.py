@@ -1,9 +1,18 @@
 """Decide: a score against the calibration prompts gives p, families give q, and a threshold on one of them a flag.
 
 A score is the last tier reached and the deciding metric there, compared in this order; larger means more memorised. p
-is given to audited prompts and positive controls, q to audited prompts only: controls are known to be memorised and
-must not feed the discovery rate. With flag_by = "q" a positive control is therefore still flagged by p. A prompt
-without a finite score has no p, no q and no flag, and calibrates nothing.
+is given to audited prompts and positive controls, q to calibrated audited prompts only: controls are known to be
+memorised and must not feed the discovery rate, so with flag_by = "q" they are still flagged by p. A prompt without a
+finite score has no p, no q and no flag, and calibrates nothing.
+
+The p of an uncalibrated prompt (`triage.calibrators`) is its place in an order, and no rate is known of it. Such a
+prompt is never flagged: at p <= alpha it is `apart`, to be generated as flagged prompts are and counted by itself.
+
+Flags by p are per prompt, whatever its family does: a memorised prompt is found among harmless near-duplicates, and a
+large family needs no smaller p. A family calibrates by one member drawn at random, so what holds at alpha is the rate
+of a random prompt of a random harmless family, which is the mean over families of the share of their prompts that is
+flagged; not the share of all harmless prompts, to which a family of twenty that move together adds twenty at once
+(subsampling once from each group: Dunn, Wasserman and Ramdas, JASA 2023).
 
 Memorised prompts may hide among the calibration prompts: those at or above the line, where an audited prompt would be
 flagged, are marked to be looked at. All calibrate nevertheless, which can only make a p larger; acting on what is found
@@ -14,6 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +34,13 @@ from sharpaudit.config import AuditConfig, TriageConfig
 from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.statistics.conformal import TOLERANCE, lexicographic
 from sharpaudit.statistics.fdr import family_q_values
-from sharpaudit.triage.calibrators import among_themselves, ranked, strata
+from sharpaudit.triage.calibrators import UNCALIBRATED, among_themselves, ranked, strata
 
 DECIDED = ("audit", "positive_control")
 
 
 def decide(corpus: pa.Table, scores: pa.Table, config: AuditConfig) -> pa.Table:
-    """One row a prompt of `corpus`, in its order, with what `select` needs besides: `at_line`, `family_id`.
+    """One row a prompt of `corpus`, in its order, with what `select` needs besides: `at_line`, `apart`, `family_id`.
 
     corpus: prompt_id, role, family_id, style. scores: prompt_id, tier, metric, value, status, reason of the deciding
     metric at the last tier that the prompt reached; a prompt that should have a score and has no row was in a
@@ -44,12 +54,13 @@ def decide(corpus: pa.Table, scores: pa.Table, config: AuditConfig) -> pa.Table:
     scored = ~np.isnan(score)
     calibrates = _calibrates((role == "calibration") & scored)
     decided = np.isin(role, DECIDED) & scored
-    audited = decided & (role == "audit")
-    stratum = strata(corpus["style"].to_pylist(), calibrates, math.ceil(1 / config.triage.alpha - TOLERANCE) - 1)
+    needed = math.ceil(1 / config.triage.alpha - TOLERANCE) - 1
+    stratum = strata(corpus["style"].to_pylist(), role == "audit", calibrates, needed)
     ranks = ranked(score, stratum, calibrates)
-    p, q = np.where(decided, ranks, np.nan), np.full(len(score), np.nan)
-    q[audited] = family_q_values(p[audited], corpus["family_id"].to_numpy()[audited], config.triage.procedure)
-    flagged = _flags(p, q, audited, config.triage)
+    apart = decided & (role == "audit") & (stratum == UNCALIBRATED)
+    claimed = decided & (role == "audit") & ~apart
+    p = np.where(decided, ranks, np.nan)
+    q, chosen = flags(p, corpus["family_id"].to_numpy(), claimed, config.triage)
     columns = {
         "prompt_id": corpus["prompt_id"],
         "role": corpus["role"],
@@ -60,10 +71,9 @@ def decide(corpus: pa.Table, scores: pa.Table, config: AuditConfig) -> pa.Table:
         "p_value": pa.array(p, from_pandas=True),
         "q_value": pa.array(q, from_pandas=True),
         "calibrated_by": pa.array(stratum, pa.string(), mask=~(decided | calibrates)),
-        "flagged": pa.array(flagged),
-        "at_line": pa.array(
-            _at_line(among_themselves(ranks, stratum, calibrates), p[audited & flagged], config.triage)
-        ),
+        "flagged": pa.array(chosen & ~apart),
+        "apart": pa.array(chosen & apart),
+        "at_line": pa.array(_at_line(among_themselves(ranks, stratum, calibrates), p[claimed & chosen], config.triage)),
         "status": outcome["status"],
         "reason": outcome["reason"],
     }
@@ -78,12 +88,18 @@ def _at_line(
     return ranks <= line + TOLERANCE
 
 
-def _flags(
-    p: npt.NDArray[np.float64], q: npt.NDArray[np.float64], audited: npt.NDArray[np.bool_], triage: TriageConfig
-) -> npt.NDArray[np.bool_]:
-    """NaN compares false, so a failed row is never flagged."""
+def flags(
+    p: npt.NDArray[np.float64], families: npt.NDArray[Any], claimed: npt.NDArray[np.bool_], triage: TriageConfig
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """q and flag of each prompt, (N,) each: the rule of flags, for the table and for whoever asks what would be.
+
+    claimed: calibrated audited prompts, the hypotheses of q; the others have none and are flagged by p. NaN compares
+    false, so a failed row is never flagged.
+    """
+    q = np.full(len(p), np.nan)
+    q[claimed] = family_q_values(p[claimed], families[claimed], triage.procedure)
     by_p = p <= triage.alpha + TOLERANCE
-    return np.where(audited, q <= triage.q + TOLERANCE, by_p) if triage.flag_by == "q" else by_p
+    return q, np.where(claimed, q <= triage.q + TOLERANCE, by_p) if triage.flag_by == "q" else by_p
 
 
 def _calibrates(rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

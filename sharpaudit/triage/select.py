@@ -1,9 +1,11 @@
-"""Select: what is generated. Flagged prompts, positive controls, band prompts, controls, and calibration checks.
+"""Select: what is generated. Flagged prompts, uncalibrated ones that rank as high, positive controls, band prompts,
+controls, and calibration checks.
 
 Controls are unflagged audited prompts, drawn by strata of p so that the miss rate can be bounded where it matters.
 Within a stratum the smallest hashes of (run seed, prompt_id) are drawn: a random sample that depends on no
-order and that a larger one contains. `inclusion_probability` is drawn / size of the stratum, 1 for a flagged prompt;
-it and `stratum` are null for whatever cannot be drawn, and flagged prompts belong to no stratum.
+order and that a larger one contains. `inclusion_probability` is drawn / size of the stratum, 1 for a flagged prompt and
+an uncalibrated one that ranks as high; it and `stratum` are null for whatever cannot be drawn, and neither of the two
+belongs to a stratum. The bound rests on the draw alone, so uncalibrated prompts that rank lower may be drawn.
 
 Every selected prompt gets `samples.per_prompt` pictures: that a control, or a harmless prompt of the band, gave no copy
 says of a flagged prompt what it is to say only where both had as many chances. Band prompts are of different families,
@@ -33,14 +35,15 @@ def select(decided: pa.Table, config: AuditConfig) -> pa.Table:
     ids = decided["prompt_id"].to_pylist()
     role = decided["role"].to_numpy()
     ok = decided["status"].to_numpy() == Status.OK
-    flagged = decided["flagged"].to_numpy()
+    flagged, apart = decided["flagged"].to_numpy(), decided["apart"].to_numpy(zero_copy_only=False)
     p = decided["p_value"].to_numpy()
-    drawable = (role == "audit") & ~flagged & ~np.isnan(p)
+    certain = (role == "audit") & (flagged | apart)
+    drawable = (role == "audit") & ~certain & ~np.isnan(p)
     stratum = np.where(drawable, np.searchsorted(EDGES, p, side="left"), -1)
     controls, probability = _controls(ids, stratum, config)
-    certain = (role == "audit") & flagged
     chosen = np.full(len(ids), "none", dtype=object)
-    chosen[certain] = "flagged"
+    chosen[(role == "audit") & flagged] = "flagged"
+    chosen[apart] = "uncalibrated"
     chosen[controls] = "control"
     chosen[(role == "positive_control") & ok] = "positive_control"
     chosen[decided["at_line"].to_numpy(zero_copy_only=False)] = "calibration_check"

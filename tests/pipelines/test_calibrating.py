@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from audits import audit, load, tables
@@ -18,7 +17,7 @@ from pipelines.verifying import faults
 from sharpaudit.errors import UserError
 from sharpaudit.statistics.missed import Drawn, missed
 from sharpaudit.statistics.sampling import allocate
-from sharpaudit.triage.calibrators import MERGED
+from sharpaudit.triage.calibrators import UNCALIBRATED
 
 
 def test_calibration_prompts_at_the_line_are_generated_and_matched(clean: Path) -> None:
@@ -82,7 +81,7 @@ def styled(source: Path, target: Path, style: dict[str, str]) -> Path:
 
 
 def test_prompts_rank_among_calibration_prompts_of_their_style(config_path: Path, clean: Path, tmp_path: Path) -> None:
-    """At alpha = .07 a stratum needs 14 calibration prompts; styles with fewer merge."""
+    """At alpha = .07 a stratum needs 14 calibration prompts; prompts of styles with fewer stand apart."""
     prompts, style = config_path.parent / "testbed/prompts", {"pencil": "drawing", "oil": "painting"}
     files = {name: styled(prompts / f"{name}.csv", tmp_path / f"{name}.csv", style) for name in ("audit", "harmless")}
     given = [f"corpus.audit={files['audit']}", f"calibration.file={files['harmless']}", "corpus.style_column=look"]
@@ -93,30 +92,52 @@ def test_prompts_rank_among_calibration_prompts_of_their_style(config_path: Path
     for row in made["triage"]:
         counts[style_of[row["prompt_id"]]] += row["role"] == "calibration"
     assert max(counts.values()) >= 14 > min(counts.values())
-
-    def stratum(row: dict[str, Any]) -> str:
-        own = style_of[row["prompt_id"]]
-        return f"style: {own}" if counts[own] >= 14 else MERGED
-
     calibrating = [row for row in made["triage"] if row["role"] == "calibration"]
-    for row in made["triage"]:
-        if row["role"] == "audit":
-            assert row["calibrated_by"] == stratum(row)
-            among = [other["value"] for other in calibrating if stratum(other) == stratum(row)]
-            at_least = sum(value >= row["value"] for value in among)
-            assert row["p_value"] == pytest.approx((1 + at_least) / (1 + len(among)))
+    audited = [row for row in made["triage"] if row["role"] == "audit"]
+    for row in audited:
+        own = style_of[row["prompt_id"]]
+        alike = [other for other in calibrating if style_of[other["prompt_id"]] == own]
+        known = len(alike) >= 14
+        assert row["calibrated_by"] == (f"style: {own}" if known else UNCALIBRATED)
+        among = [other["value"] for other in (alike if known else calibrating)]
+        at_least = sum(value >= row["value"] for value in among)
+        assert row["p_value"] == pytest.approx((1 + at_least) / (1 + len(among)))
+        assert known or not row["flagged"]
     # What is said beforehand of the strata is what the report says of them.
-    told = outcome.facts["calibration"]
-    sizes = [n for n in counts.values() if n >= 14] + [sum(n for n in counts.values() if n < 14)]
+    told, left = outcome.facts["calibration"], [row for row in audited if row["calibrated_by"] == UNCALIBRATED]
+    sizes = [n for n in counts.values() if n >= 14]
     expected = (
         f"calibration: 120 prompts, of which a style ranks among {min(sizes)} to {max(sizes)}; at alpha 0.07 the "
-        f"false-positive rate lies between {told['fpr_low']:.2%} and {told['fpr_high']:.2%} (95%); "
-        f"the smallest p is {told['smallest_p']:.2g}"
+        f"false-positive rate, of a random prompt of a random harmless family, lies between {told['fpr_low']:.2%} and "
+        f"{told['fpr_high']:.2%} (95%); the smallest p is {told['smallest_p']:.2g}; {len(left)} audited prompts are "
+        "uncalibrated and counted apart, their styles having fewer than 14 calibration prompts: "
     )
+    assert left
     assert expected in (tmp_path / "run/logs/run.jsonl").read_text()
-    assert expected in list(rehearse(load(config_path, *given, "triage.alpha=0.07"), 0.1))
+    (line,) = [x for x in rehearse(load(config_path, *given, "triage.alpha=0.07"), 0.1) if x.startswith("calibration")]
+    assert line.startswith(expected)
+    (row,) = [row for row in outcome.facts["styles"] if row["stratum"] == UNCALIBRATED]
+    assert row["audited"] == len(left)
+    assert faults(tmp_path / "run") == []
     # Styles are no scores: those are as they were.
     assert [row["value"] for row in made["scores"]] == [row["value"] for row in tables(clean)["scores"]]
+
+
+def test_an_audit_of_which_no_rate_could_be_claimed_is_refused(config_path: Path, tmp_path: Path) -> None:
+    """The corpus names styles and the harmless prompts name none."""
+    prompts = config_path.parent / "testbed/prompts"
+    audited = styled(prompts / "audit.csv", tmp_path / "audit.csv", {})
+    harmless = styled(prompts / "harmless.csv", tmp_path / "harmless.csv", dict.fromkeys(["pencil", "oil"], ""))
+    text = harmless.read_text().splitlines()
+    harmless.write_text("\n".join([text[0], *(line.rpartition(",")[0] + "," for line in text[1:])]) + "\n")
+    given = [f"corpus.audit={audited}", f"calibration.file={harmless}", "corpus.style_column=look"]
+    with pytest.raises(
+        UserError, match=r"no style of the audited prompts has the \d+ .*120 without a style.*leave corpus"
+    ):
+        audit(config_path, tmp_path / "run", *given)
+    # Put right, the same folder goes on.
+    mended = [given[0], f"calibration.file={prompts / 'harmless.csv'}"]
+    assert audit(config_path, tmp_path / "run", *mended).facts["styles"] == []
 
 
 def test_validate_says_what_calibration_prompts_and_controls_cannot_show(config_path: Path) -> None:

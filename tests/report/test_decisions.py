@@ -12,6 +12,7 @@ from handmade import OK, Rows, told
 from sharpaudit.report.html import render
 from sharpaudit.statistics.conformal import fpr_interval, p_values, smallest_p
 from sharpaudit.statistics.fdr import family_q_values, harmless_share
+from sharpaudit.triage.calibrators import UNCALIBRATED
 
 Facts = Callable[..., dict[str, Any]]
 
@@ -48,7 +49,7 @@ def test_one_family_is_one_hypothesis(rows: Rows, facts: Facts) -> None:
     for prompt_id in ("a0", "a1", "a2"):
         row_of(rows, "corpus", prompt_id)["family_id"] = "same"
     with_q(rows)
-    # p of the family: 3 / 100; of seven families it is the first: q = .21.
+    # p of the family: 3 / 100 / 2; of seven families it is the first: q = .105.
     found = facts(rows)["discoveries"]
     assert (found["families"], found["prompts"], found["families_claimed"]) == (7, 0, 0)
     run = told()
@@ -75,7 +76,8 @@ def test_without_calibration_prompts_nothing_is_said_to_be_in_reach(rows: Rows, 
     assert facts(rows)["discoveries"]["least"] is None
 
 
-def test_styles_are_shown_where_some_are_named(rows: Rows, facts: Facts) -> None:
+def test_uncalibrated_prompts_stand_apart_from_the_headline(rows: Rows, facts: Facts) -> None:
+    """Photos calibrate; sketches and prompts without a style do not, and two of them rank as high as a flag."""
     assert facts(rows)["styles"] == []
     for row in rows["corpus"]:
         number = int(row["prompt_id"][1:])
@@ -83,24 +85,78 @@ def test_styles_are_shown_where_some_are_named(rows: Rows, facts: Facts) -> None
     style = {row["prompt_id"]: row["style"] for row in rows["corpus"]}
     for row in rows["triage"]:
         if row["calibrated_by"]:
-            row["calibrated_by"] = "style: photo" if style[row["prompt_id"]] == "photo" else "all"
-    found = {row["stratum"]: row for row in facts(rows)["styles"]}
+            row["calibrated_by"] = "style: photo" if style[row["prompt_id"]] == "photo" else UNCALIBRATED
+        if row["selected_for"] == "flagged":
+            row.update(selected_for="uncalibrated", flagged=False)
+    known = facts(rows)
+    found = {row["stratum"]: row for row in known["styles"]}
     assert found["style: photo"] == {
         "stratum": "style: photo",
         "styles": ["photo"],
         "audited": 0,
         "flagged": 0,
+        "apart": 0,
         "calibrating": 60,
         "ranked_among": 60,
     }
-    assert (found["all"]["audited"], found["all"]["flagged"], found["all"]["ranked_among"]) == (9, 2, 99)
-    assert found["all"]["styles"] == ["", "sketch"]
-    assert "style: photo" in render(facts(rows), no_pictures)
-    # Prompts of styles that are too small rank among all calibration prompts, not among the few of their own style.
-    told = facts(rows)["calibration"]
-    assert (told["n"], told["smallest_p"]) == (99, smallest_p(99))
-    interval = fpr_interval(told["alpha"], 99)
-    assert (told["fpr_low"], told["fpr_high"]) == (interval.low, interval.high)
+    apart = found[UNCALIBRATED]
+    assert (apart["audited"], apart["flagged"], apart["apart"], apart["ranked_among"]) == (9, 0, 2, 99)
+    assert apart["styles"] == ["", "sketch"]
+    flow = {step["step"]: step for step in known["flow"]}
+    assert (flow["flagged"]["n"], flow["flagged"]["of"], flow["flagged with a copy"]["n"]) == (0, 0, 0)
+    assert (known["copies"]["flagged"]["compared"], known["copies"]["uncalibrated"]["copied"]) == (0, 1)
+    assert (known["families"]["families"], known["discoveries"]["families"], known["calibration_check"]["flagged"]) == (
+        0,
+        0,
+        0,
+    )
+    # What was generated is found, and no part of what may be missed.
+    assert known["controls"]["found"] == 1
+    page = render(known, no_pictures)
+    assert "The other 9 audited prompts are uncalibrated" in page
+    assert "9 uncalibrated prompts are counted apart" in page
+    assert "none; 2 rank as high" in page
+    assert "Of 2 uncalibrated prompts that rank as high as flagged ones, 1 did." in page
+    assert known["calibration"]["fpr_low"] is None
+
+
+def test_styles_have_lines_and_rates_of_their_own(rows: Rows, facts: Facts) -> None:
+    style = {row["prompt_id"]: "photo" if int(row["prompt_id"][1:]) < 60 else "sketch" for row in rows["corpus"]}
+    for row in rows["corpus"]:
+        row["style"] = style[row["prompt_id"]]
+    for row in rows["triage"]:
+        if row["calibrated_by"]:
+            row["calibrated_by"] = f"style: {style[row['prompt_id']]}"
+    found = facts(rows)
+    assert (found["calibration"]["n"], found["calibration"]["smallest_p"]) == (99, smallest_p(60))
+    interval = fpr_interval(found["calibration"]["alpha"], 60)
+    assert (found["calibration"]["fpr_low"], found["calibration"]["fpr_high"]) == (interval.low, interval.high)
+    assert "style: photo" in render(found, no_pictures)
+
+
+def test_flags_are_counted_by_family_beside_what_chance_would_give(rows: Rows, facts: Facts) -> None:
+    """Nine prompts with a p; a0 (flagged), a2 and a3 are a family, a1 (flagged) stands alone."""
+    single = facts(rows)["families"]
+    assert (single["families"], single["share"], single["with_flag"], single["largest"]) == (9, 2, 2, 1)
+    assert "of a random prompt of a random harmless family" not in render(facts(rows), no_pictures)
+    for prompt_id in ("a0", "a2", "a3"):
+        row_of(rows, "corpus", prompt_id)["family_id"] = "same"
+    known = facts(rows)
+    assert known["families"] == {
+        "families": 7,
+        "prompts": 9,
+        "largest": 3,
+        "flagged": 2,
+        "with_flag": 2,
+        "share": pytest.approx(1 + 1 / 3),
+        "expected": pytest.approx(0.07),
+    }
+    page = render(known, no_pictures)
+    assert "for this calibration set), of a random prompt of a random harmless family" in page
+    assert "the largest family has 3 prompts" in page
+    run = told()
+    run["settings"]["triage"]["flag_by"] = "q"
+    assert facts(rows, run)["families"]["expected"] is None
 
 
 def checked(rows: Rows, copies: bool) -> None:

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from scipy.stats import false_discovery_control
 
 from sharpaudit.statistics.conformal import p_values
-from sharpaudit.statistics.fdr import calibration_needed, family_q_values, harmless_share, penalty, q_values
+from sharpaudit.statistics.fdr import (
+    calibration_needed,
+    family_p_values,
+    family_q_values,
+    harmless_share,
+    penalty,
+    q_values,
+)
 
 quick = settings(deadline=None, max_examples=60)
 probabilities = st.sampled_from([0.001, 0.01, 0.02, 0.5, 1.0]) | st.floats(0, 1)
@@ -58,16 +65,33 @@ def test_families_of_one_are_plain_hypotheses(p):
 def test_family_q_is_its_definition(pairs):
     p, families = split(pairs)
     members = {f: [v for v, g in pairs if g == f and not np.isnan(v)] for f in set(families)}
-    tested = {f: min(1.0, len(v) * min(v)) for f, v in members.items() if v}
-    q = dict(zip(tested, q_values(np.array(list(tested.values()))), strict=True))
-    expected = [np.nan if np.isnan(v) else q[f] for v, f in pairs]
-    assert family_q_values(p, families) == pytest.approx(np.array(expected), nan_ok=True)
+    tested = {f: min(len(v) * x / (i + 1) for i, x in enumerate(sorted(v))) for f, v in members.items() if v}
+    for procedure in ("benjamini-hochberg", "benjamini-yekutieli"):
+        paid = [min(1.0, x * penalty(len(members[f]), procedure)) for f, x in tested.items()]
+        q = dict(zip(tested, q_values(np.array(paid), procedure), strict=True))
+        expected = [np.nan if np.isnan(v) else q[f] for v, f in pairs]
+        assert family_q_values(p, families, procedure) == pytest.approx(np.array(expected), nan_ok=True)
 
 
 def test_one_family_of_many_is_one_hypothesis():
-    p = np.full(500, 0.001)
-    p[7] = 0.0001
-    assert family_q_values(p, np.full(500, "same", dtype=object)) == pytest.approx(np.full(500, 0.05))
+    """Five hundred prompts of one p are one prompt of that p; a single small one costs all members."""
+    same = np.full(500, "same", dtype=object)
+    assert family_q_values(np.full(500, 0.001), same) == pytest.approx(np.full(500, 0.001))
+    one = np.where(np.arange(500) == 7, 0.0001, 0.9)
+    assert family_q_values(one, same) == pytest.approx(np.full(500, 0.05))
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 1.0])
+def test_the_p_of_a_family_holds_for_near_duplicates(correlation):
+    """A family of twenty harmless prompts, independent or moving together; a calibration set for each draw."""
+    rng, draws, members = np.random.default_rng(7), 4000, 20
+    shared = np.sqrt(correlation) * rng.standard_normal((draws, 1))
+    scores = shared + np.sqrt(1 - correlation) * rng.standard_normal((draws, members))
+    calibration = rng.standard_normal((draws, 199))
+    p = (1 + (calibration[:, :, None] >= scores[:, None, :]).sum(1)) / 200
+    found = family_p_values(p.ravel(), np.repeat(np.arange(draws), members))[0]
+    # Two standard errors of a rate of 5%.
+    assert np.mean(found <= 0.05) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / draws)
 
 
 def test_names_that_differ_by_a_trailing_nul_are_two_families():
