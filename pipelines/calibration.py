@@ -71,8 +71,8 @@ def _sizes(config: AuditConfig, calibrating: Mapping[str | None, int], audited: 
     if not found:
         raise UserError(
             f"no style of the audited prompts has the {_needed(config)} calibration prompts that triage.alpha = "
-            f"{config.triage.alpha} needs ({_styles(calibrating)}), so no error rate could be claimed: give calibration "
-            "prompts of these styles, or leave corpus.style_column out, which takes all prompts for one style"
+            f"{config.triage.alpha} needs ({_styles(calibrating)}), so no error rate could be claimed: give "
+            "calibration prompts of these styles, or leave corpus.style_column out, which takes all for one style"
         )
     return found
 

@@ -135,8 +135,8 @@ def result(truth: Sequence[Truth], values: Evaluated, costs: Sequence[int], abov
     ]
     return Result(
         above,
-        figure(TPR, *ours, rate=True).mean,
-        figure(TPR, *everything, rate=True).mean,
+        figure(TPR, *ours).mean,
+        figure(TPR, *everything).mean,
         interval.low,
         interval.high,
         float(costs[0] + on_SN[:, ~memorised].mean() * costs[1]),

@@ -30,7 +30,7 @@ from sharpaudit import config as configuration
 from sharpaudit.config import AuditConfig, ModelConfig
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status, UserError, printable
-from sharpaudit.lab.detectors import CAPTIONS, COLUMNS, SEVERAL, Truth, balanced, read_truth, table
+from sharpaudit.lab.detectors import CAPTIONS, INTERVALS, SEVERAL, Truth, balanced, columns, read_truth, table
 from sharpaudit.scores.metrics import METRICS, named
 from sharpaudit.scores.plan import evaluations
 from sharpaudit.scores.screen import screen
@@ -64,7 +64,8 @@ class Detection:
 
     def as_json(self) -> dict[str, Any]:
         """What a lab keeps of it: nothing that depends on the machine."""
-        return {"lines": self.lines, "evaluations": {metric: n for metric, (n, _) in self.cost.items()}}
+        spent = {metric: n for metric, (n, _) in self.cost.items()}
+        return {"intervals": INTERVALS, "lines": self.lines, "evaluations": spent}
 
 
 @dataclass(frozen=True)
@@ -221,12 +222,13 @@ def write(found: Detection, folder: Path) -> None:
 
 def markdown(found: Detection) -> str:
     """The table for people: a line per metric, seeds, plants and captions."""
-    head = ["metric", "n", "NFE", "ms", "plants", "captions", "seeds", "memorised", "harmless", *COLUMNS.values()]
+    shown = columns(found.lines)
+    head = ["metric", "n", "NFE", "ms", "plants", "captions", "seeds", "memorised", "harmless", *shown.values()]
     rows: list[list[object]] = []
     keyed = {(*_key(line), line["statistic"]): line for line in found.lines}
     for metric, n, plants, captions in dict.fromkeys(_key(line) for line in found.lines):
         nfe, ms = found.cost[metric]
-        figures = [keyed.get((metric, n, plants, captions, name)) for name in COLUMNS]
+        figures = [keyed.get((metric, n, plants, captions, name)) for name in shown]
         sizes = [keyed[metric, n, plants, captions, "auc"][name] for name in ("seeds", "memorised", "harmless")]
         rows.append(
             [

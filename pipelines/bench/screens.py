@@ -22,10 +22,10 @@ from pipelines.bench.lines import Line, table
 from pipelines.bench.projected import ALONG, ALONG_OUTSIDE
 from sharpaudit.lab.detectors import Truth, names_colour
 from sharpaudit.scores.subspace import choose_components, principal_directions, typical
-from sharpaudit.statistics.detection import Group, auc, difference, figure, tpr_at_fpr
+from sharpaudit.statistics.detection import Group, Statistic, auc, difference, figure, tpr_at_fpr
 
 Rows = npt.NDArray[np.intp]
-STATISTICS = {"auc": auc, "tpr1": tpr_at_fpr(0.01), "tpr01": tpr_at_fpr(0.001)}
+STATISTICS: dict[str, Statistic] = {"auc": auc, "tpr1": tpr_at_fpr(0.01)}
 
 
 def directions(fit_FD: Floats, k: int | None = None, *, whole: bool = False) -> tuple[Floats, Floats]:
@@ -275,8 +275,8 @@ def judge(data: Data, kind: str = "exact") -> Iterator[Finding]:
         yard = yardsticks.setdefault((len(scores_SN), rival.coloured), groups)
         figures = {}
         for name, statistic in STATISTICS.items():
-            mean = figure(statistic, *groups, rate=name != "auc", replicates=1).mean
-            other = figure(statistic, *yard, rate=name != "auc", replicates=1).mean
+            mean = figure(statistic, *groups).mean
+            other = figure(statistic, *yard).mean
             interval = difference(statistic, groups, yard, rate=name != "auc")
             figures[name] = (mean, mean - other, interval.low, interval.high)
         lost = _found(*yard) > _found(*groups)
@@ -316,7 +316,7 @@ def bench_lines(findings: Sequence[Finding], kind: str) -> Iterator[Line]:
 
 def markdown(findings: Sequence[Finding]) -> str:
     """The table for people, and the memorised prompts that a rival loses."""
-    head = ["screen", "NFE", "AUC", "TPR at 1% FPR", "TPR at .1% FPR", "lost"]
+    head = ["screen", "NFE", "AUC", "TPR at 1% FPR", "lost"]
     rows = []
     for found in findings:
         cells = [f"{m:.3f} ({d:+.3f}, {low:+.3f} to {high:+.3f})" for m, d, low, high in found.figures.values()]

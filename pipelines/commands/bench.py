@@ -308,6 +308,21 @@ def families(json_path: Path | None) -> None:
     _finish(list(bench_lines(found)), [], json_path)
 
 
+@bench.command()
+@json_option
+def intervals(json_path: Path | None) -> None:
+    """How often the 95% intervals of detector tables hold, simulated at the sizes of the tables.
+
+    \b
+    Example: sharpaudit bench intervals
+    """
+    from pipelines.bench.intervals import bench_lines, covered, markdown
+
+    found = list(covered())
+    click.echo(markdown(found), nl=False)
+    _finish(list(bench_lines(found)), [], json_path)
+
+
 def _refuse_reason(why: str | None, split: str) -> None:
     if why and split != "test":
         raise UserError(f"--why {why!r}: looks at the test split are noted, not at {split}; leave --why out")

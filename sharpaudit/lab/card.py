@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpaudit.lab.build import read_recipe
-from sharpaudit.lab.detectors import COLUMNS, DETECTORS, TOUCHES, Truth, read_truth
+from sharpaudit.lab.detectors import DETECTORS, INTERVALS, TOUCHES, Truth, columns, read_truth
 from sharpaudit.lab.truth import MAX_RATIO
 from sharpaudit.tables.records import export_file
 
@@ -147,19 +147,18 @@ def _dose(lines: Sequence[dict[str, Any]]) -> str:
 
 def _detectors(split: str, table: dict[str, Any]) -> str:
     found = {(*_key(line), line["statistic"]): line for line in table["lines"]}
-    rows = []
+    rows, shown, holds = [], columns(table["lines"]), table.get("intervals") == INTERVALS
     for key in dict.fromkeys(_key(line) for line in table["lines"]):
         line, nfe = found[(*key, "auc")], table["evaluations"][key[0]] * key[1]
-        figures = [_figure(found.get((*key, statistic))) for statistic in COLUMNS]
+        figures = [_figure(found.get((*key, statistic)), holds) for statistic in shown]
         rows.append([*key[:2], nfe, *key[2:], line["seeds"], line["memorised"], line["harmless"], *figures])
-    head = ["metric", "n", "NFE", "plants", "captions", "seeds", "memorised", "harmless", *COLUMNS.values()]
+    head = ["metric", "n", "NFE", "plants", "captions", "seeds", "memorised", "harmless", *shown.values()]
     return (
         f"## Detectors, {split} split\n\n"
         f"Made by `sharpaudit lab detectors --split {split}`. Mean over single seeds (each an audit with a seed of its "
-        "own), standard deviation and range where there are several, and the 95% interval of the mean (families and "
-        "seeds resampled; Clopper and Pearson's for rates of 0 or 1 and for fewer than 50 families). The threshold of "
-        "a TPR at an FPR is read off the harmless prompts of the split itself; p ≤ .01 ranks them against the "
-        "calibration split, as an audit does. NFE: network evaluations a prompt, were the metric asked for alone.\n\n"
+        f"own), standard deviation and range where there are several; {_intervals(holds)} The threshold of a TPR at an "
+        "FPR is read off the harmless prompts of the split itself; p ≤ .01 ranks them against the calibration split, "
+        "as an audit does. NFE: network evaluations a prompt, were the metric asked for alone.\n\n"
         + _markdown(head, rows)
     )
 
@@ -168,11 +167,22 @@ def _key(line: dict[str, Any]) -> tuple[str, int, str, str]:
     return line["metric"], line["n"], line["plants"], line["captions"]
 
 
-def _figure(line: dict[str, Any] | None) -> str:
+def _intervals(hold: bool) -> str:
+    if hold:
+        return (
+            "in brackets the 95% interval of the mean, with the noise of prompts, of seeds and of a threshold that is "
+            "read off harmless prompts; of p ≤ .01 for these calibration prompts."
+        )
+    return "intervals are left out, since those computed with this table left out the noise of a threshold."
+
+
+def _figure(line: dict[str, Any] | None, interval: bool) -> str:
+    """interval: whether that of the line may be shown."""
     if line is None:
         return "not measured"
     spread = f" ± {line['sd']:.3f}, {line['minimum']:.3f} to {line['maximum']:.3f}" if line["seeds"] > 1 else ""
-    return f"{line['mean']:.3f}{spread} ({line['low']:.3f} to {line['high']:.3f})"
+    around = f" ({line['low']:.3f} to {line['high']:.3f})" if interval else ""
+    return f"{line['mean']:.3f}{spread}{around}"
 
 
 def _markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

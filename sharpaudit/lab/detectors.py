@@ -6,7 +6,8 @@ exact plants and templates apart; negatives are the harmless prompts that were n
 memorised prompts are in neither.
 
 Two thresholds stand side by side: that of a true-positive rate at a false-positive rate is read off the negatives
-themselves, as in the literature; p <= .01 is what an audit does, ranks against calibration prompts.
+themselves, as in the literature, and its noise is in the interval; p <= .01 is what an audit does, ranks against
+calibration prompts, and its intervals are for these calibration prompts: others would move the line (`fpr_interval`).
 
 Shapes: S seeds, N prompts, C calibration prompts.
 """
@@ -35,13 +36,17 @@ ALPHA = 0.01
 DETECTORS = {"development": "detectors_development.json", "test": "detectors_test.json"}
 TOUCHES = "touches.json"
 CAPTIONS: dict[str, tuple[bool, ...]] = {"all": (True, False), "naming a colour": (True,), "naming none": (False,)}
-STATISTICS: dict[str, tuple[Statistic, bool]] = {
-    "auc": (auc, False),
-    "tpr_at_0_1_percent_fpr": (tpr_at_fpr(0.001), True),
-    "tpr_at_1_percent_fpr": (tpr_at_fpr(0.01), True),
-    "tpr_at_3_percent_fpr": (tpr_at_fpr(0.03), True),
+STATISTICS: dict[str, Statistic] = {
+    "auc": auc,
+    "tpr_at_0_1_percent_fpr": tpr_at_fpr(0.001),
+    "tpr_at_1_percent_fpr": tpr_at_fpr(0.01),
+    "tpr_at_3_percent_fpr": tpr_at_fpr(0.03),
 }
-"""Of the scores; whether it is a rate."""
+"""Of the scores."""
+NEEDED = {"tpr_at_0_1_percent_fpr": 5000}
+"""Harmless prompts without which a statistic is not told: of 1,000 a single one decides its threshold."""
+INTERVALS = "order statistics"
+"""How the intervals of rates are made (statistics/detection.py); tables made otherwise say nothing, or another name."""
 COLUMNS = {
     "auc": "AUC",
     "tpr_at_0_1_percent_fpr": "TPR at .1% FPR",
@@ -50,7 +55,7 @@ COLUMNS = {
     "tpr_at_p_1_percent": "TPR at p ≤ .01",
     "fpr_at_p_1_percent": "FPR at p ≤ .01",
 }
-"""Every statistic of a line, as tables head it."""
+"""Every statistic of a line, as tables head it; see `columns`."""
 Values = npt.NDArray[np.float64]
 
 
@@ -123,8 +128,14 @@ def table(
                 head = {"metric": metric, "n": n, "seeds": len(values_SN), "plants": plants, "captions": wording}
                 sizes = {"memorised": len(rows[0]), "harmless": len(rows[1])}
                 found = _figures(truth, values_SN, flagged_SN, rows)
-                lines += [head | sizes | {"statistic": name} | _columns(made) for name, made in found.items()]
+                lines += [head | sizes | {"statistic": name} | _entries(made) for name, made in found.items()]
     return lines
+
+
+def columns(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The statistics of a table and their heads, without those for which its harmless prompts are too few."""
+    most = max((line["harmless"] for line in lines), default=0)
+    return {name: head for name, head in COLUMNS.items() if most >= NEEDED.get(name, 0)}
 
 
 def _averaged(values_SN: Values, n: int) -> Values:
@@ -145,12 +156,13 @@ def _figures(
         return [Group(found_SN[:, part], np.array([truth[i].family for i in part])) for part in rows]
 
     memorised, harmless = groups(values_SN)
-    made = {name: figure(of, memorised, harmless, rate=rate) for name, (of, rate) in STATISTICS.items()}
+    told = [name for name in STATISTICS if len(rows[1]) >= NEEDED.get(name, 0)]
+    made = {name: figure(STATISTICS[name], memorised, harmless) for name in told}
     if flagged_SN is None:
         return made
     memorised, harmless = groups(flagged_SN)
-    made["tpr_at_p_1_percent"] = figure(_share, memorised, harmless, rate=True)
-    made["fpr_at_p_1_percent"] = figure(_share, harmless, memorised, rate=True)
+    made["tpr_at_p_1_percent"] = figure(_share, memorised, harmless)
+    made["fpr_at_p_1_percent"] = figure(_share, harmless, memorised)
     return made
 
 
@@ -158,7 +170,7 @@ def _share(flagged_P: Values, _: Values) -> float:
     return float(flagged_P.mean())
 
 
-def _columns(found: Figure) -> dict[str, float | None]:
+def _entries(found: Figure) -> dict[str, float | None]:
     return {
         "mean": found.mean,
         "sd": None if np.isnan(found.sd) else found.sd,

@@ -11,7 +11,7 @@ import pytest
 
 from sharpaudit.lab.build import minutes
 from sharpaudit.lab.card import DOSE, write_card
-from sharpaudit.lab.detectors import DETECTORS, Truth, log_touch, read_truth, table
+from sharpaudit.lab.detectors import COLUMNS, DETECTORS, INTERVALS, Truth, columns, log_touch, read_truth, table
 from sharpaudit.lab.publish import dose_response, write_truth
 from sharpaudit.lab.training import MINIATURE as TRAINING
 from sharpaudit.lab.trainingset import MINIATURE, Plan, plan
@@ -88,12 +88,33 @@ def test_the_table_counts_prompts_and_finds_a_perfect_detector(folder: Path) -> 
         assert sum(line[count] for line in parts) == every[count]
     assert every["harmless"] == 20
     assert {line["seeds"] for line in lines if line["n"] == 1} == {2, 5}
-    evaluations = {"residual_gap": 1, "sharpness": 3}
-    (folder / DETECTORS["test"]).write_text(json.dumps({"lines": lines, "evaluations": evaluations}))
+    # One of 20 harmless prompts would decide the threshold of a TPR at .1% FPR.
+    assert {line["statistic"] for line in lines} == set(columns(lines)) == {*COLUMNS} - {"tpr_at_0_1_percent_fpr"}
+    made = {"intervals": INTERVALS, "lines": lines, "evaluations": {"residual_gap": 1, "sharpness": 3}}
+    (folder / DETECTORS["test"]).write_text(json.dumps(made))
     text = write_card(folder).read_text()
+    assert ".1% FPR" not in text
+    assert "in brackets the 95% interval of the mean" in text
     assert "## Detectors, test split" in text
     assert "| residual_gap | 1 | 1 | exact | all | 5 |" in text
     assert "| residual_gap | 4 | 4 | exact | all | 1 |" in text
+
+
+def test_intervals_that_were_made_without_the_noise_of_a_threshold_are_not_shown(folder: Path) -> None:
+    line = {"metric": "noise_gap", "n": 1, "seeds": 1, "plants": "exact", "captions": "all", "memorised": 9}
+    line |= {"harmless": 20, "mean": 0.5, "sd": None, "minimum": 0.5, "maximum": 0.5, "low": 0.47, "high": 0.53}
+    lines = [line | {"statistic": name} for name in COLUMNS]
+    for intervals in ({}, {"intervals": INTERVALS}):
+        made = intervals | {"lines": lines, "evaluations": {"noise_gap": 1}}
+        (folder / DETECTORS["test"]).write_text(json.dumps(made))
+        text = write_card(folder).read_text()
+        assert ("0.500 (0.470 to 0.530)" in text) == bool(intervals)
+        assert ("intervals are left out" in text) != bool(intervals)
+
+
+def test_a_statistic_is_told_from_as_many_harmless_prompts_as_it_needs() -> None:
+    assert "tpr_at_0_1_percent_fpr" in columns([{"harmless": 5000}, {"harmless": 500}])
+    assert "tpr_at_0_1_percent_fpr" not in columns([{"harmless": 4999}])
 
 
 def test_minutes_of_a_resumed_training_are_those_of_both_processes(tmp_path: Path) -> None:

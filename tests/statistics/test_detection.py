@@ -52,42 +52,88 @@ def group(values, families=None):
     return Group(values, np.array(names))
 
 
-def test_a_perfect_rate_keeps_the_uncertainty_of_its_families():
-    found = figure(tpr_at_fpr(0.01), group(np.arange(100, 160)), group(np.arange(60)), rate=True)
-    assert (found.mean, found.interval) == (1.0, clopper_pearson(60, 60))
+def test_a_perfect_rate_keeps_the_uncertainty_of_its_families_and_of_its_threshold():
+    """However far apart they are, the end of one is Clopper and Pearson's; nearer, the threshold's noise is added."""
+    far = figure(tpr_at_fpr(0.01), group(np.arange(1e6, 1e6 + 60)), group(np.arange(2000)))
+    assert (far.mean, far.interval.high) == (1.0, 1.0)
+    assert far.interval.low == pytest.approx(clopper_pearson(60, 60).low, abs=1e-6)
+    near = figure(tpr_at_fpr(0.01), group(np.linspace(1979.5, 1990, 60)), group(np.arange(2000)))
+    assert near.mean == 1.0
+    assert near.interval.low < 0.6
 
 
-def test_few_families_get_an_exact_interval_however_many_prompts():
+def test_a_false_positive_rate_that_the_harmless_prompts_cannot_show_bounds_nothing_from_below():
+    """Of 50 harmless prompts none is above the threshold of 1% in 60% of draws, wherever it is."""
+    assert figure(tpr_at_fpr(0.01), group(np.arange(100, 150)), group(np.arange(50))).interval.low == 0.0
+
+
+def test_few_families_get_the_interval_of_so_many_however_many_prompts():
     families = [f"f{i // 10}" for i in range(100)]
-    values = np.where(np.arange(100) < 50, 300.0, -1.0)
-    found = figure(tpr_at_fpr(0.01), group(values, families), group(np.arange(200)), rate=True)
-    assert found.interval == clopper_pearson(5, 10)
+    values = np.where(np.arange(100) < 50, 30000.0, -1.0)
+    found = figure(tpr_at_fpr(0.01), group(values, families), group(np.arange(20000))).interval
+    exact = clopper_pearson(5, 10)
+    assert (found.low, found.high) == (pytest.approx(exact.low, abs=1e-6), pytest.approx(exact.high, abs=1e-6))
+
+
+def test_a_threshold_that_was_set_beforehand_adds_no_noise():
+    shares = group(np.arange(20) < 7)
+    found = figure(lambda flagged_P, _: float(flagged_P.mean()), shares, group(np.zeros(3))).interval
+    exact = clopper_pearson(7, 20)
+    assert (found.low, found.high) == (pytest.approx(exact.low, abs=1e-6), pytest.approx(exact.high, abs=1e-6))
+
+
+def test_families_of_different_sizes_are_worth_fewer():
+    assert group(np.zeros(60), [f"f{i // 10}" for i in range(60)]).effective == 6
+    # (50 + 10)^2 / (50^2 + 10).
+    assert group(np.zeros(60), ["large"] * 50 + [f"f{i}" for i in range(10)]).effective == 1
+
+
+@pytest.mark.parametrize(("mean", "sd"), [(2.33, 0.3), (2.33, 1.0)])
+def test_the_interval_of_a_rate_covers_the_truth_where_its_threshold_is_estimated(mean, sd):
+    """Taking the threshold for known holds in half of the draws of the first law; binomial standard error 1.5%."""
+    truth, covered, known, repeats = norm.sf((norm.isf(0.01) - mean) / sd), 0, 0, 200
+    for repeat in range(repeats):
+        draw = generator("rate", repeat)
+        found = figure(tpr_at_fpr(0.01), group(mean + sd * draw.standard_normal(49)), group(draw.standard_normal(500)))
+        covered += found.interval.low <= truth <= found.interval.high
+        taken = clopper_pearson(round(found.mean * 49), 49)
+        known += taken.low <= truth <= taken.high
+    assert covered >= 0.93 * repeats
+    assert sd == 1 or known < 0.7 * repeats
 
 
 def test_seeds_give_mean_spread_and_minimum():
     memorised, harmless = np.array([[2.0, 2.0], [0.0, 2.0]]), np.array([[1.0, 1.0], [1.0, 1.0]])
-    found = figure(auc, group(memorised), group(harmless), rate=False, replicates=20)
+    found = figure(auc, group(memorised), group(harmless))
     assert (found.mean, found.minimum) == (0.75, 0.5)
     assert found.sd == pytest.approx(np.std([1, 0.5], ddof=1))
 
 
-def test_the_interval_of_an_auc_covers_the_truth():
-    """Two normal distributions at distance d have AUC = Phi(d / sqrt 2)."""
-    truth, covered, repeats = norm.cdf(1 / math.sqrt(2)), 0, 60
+@pytest.mark.parametrize(("distance", "n"), [(1.0, 60), (3.3, 17)])
+def test_the_interval_of_an_auc_covers_the_truth(distance, n):
+    """Two normal distributions at distance d have AUC = Phi(d / sqrt 2), near 1 as well, where few pairs are astray."""
+    truth, covered, repeats = norm.cdf(distance / math.sqrt(2)), 0, 200
     for repeat in range(repeats):
         draw = generator("coverage", repeat)
-        memorised, harmless = draw.standard_normal(60) + 1, draw.standard_normal(120)
-        interval = figure(auc, group(memorised), group(harmless), rate=False, replicates=150).interval
-        covered += interval.low <= truth <= interval.high
-    assert covered >= 0.85 * repeats
+        found = figure(auc, group(draw.standard_normal(n) + distance), group(draw.standard_normal(500))).interval
+        covered += found.low <= truth <= found.high
+    assert covered >= 0.93 * repeats
+
+
+def test_an_auc_of_one_is_not_known_exactly():
+    found = figure(auc, group(np.arange(100, 117)), group(np.arange(50))).interval
+    assert 0.8 < found.low < 0.97
+    assert found.high == 1
+    turned = figure(auc, group(-np.arange(100.0, 117)), group(np.arange(50))).interval
+    assert (turned.low, turned.high) == (0, pytest.approx(1 - found.low))
 
 
 def test_families_widen_an_interval():
     draw = generator("families")
     values = np.repeat(draw.standard_normal(60), 10)
-    apart = figure(auc, group(values + 1), group(values), rate=False, replicates=200).interval
+    apart = figure(auc, group(values + 1), group(values)).interval
     families = [f"f{i // 10}" for i in range(600)]
-    together = figure(auc, group(values + 1, families), group(values, families), rate=False, replicates=200).interval
+    together = figure(auc, group(values + 1, families), group(values, families)).interval
     assert together.high - together.low > 2 * (apart.high - apart.low)
 
 
@@ -101,7 +147,7 @@ def test_scores_without_sense_are_refused(values, families):
 
 def test_groups_of_different_seeds_are_refused():
     with pytest.raises(ValueError, match="same seeds"):
-        figure(auc, group(np.ones((2, 3))), group(np.ones((1, 3))), rate=False)
+        figure(auc, group(np.ones((2, 3))), group(np.ones((1, 3))))
 
 
 def test_a_paired_difference_knows_that_both_saw_the_same_prompts():
