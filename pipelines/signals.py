@@ -15,8 +15,8 @@ class InterruptedRunError(BaseException):
         self.exit_code = exit_code
 
 
-def install() -> None:
-    """Install both handlers; only the main thread may."""
+def install(then: str = "the same command resumes") -> None:
+    """Install both handlers; only the main thread may. then: what the user is told of going on."""
     asked: list[int] = []
 
     def handle(signum: int, _: FrameType | None) -> None:
@@ -24,9 +24,7 @@ def install() -> None:
             os._exit(128 + signum)
         asked.append(signum)
         # In the main thread, wherever it stands.
-        raise InterruptedRunError(
-            f"interrupted by {signal.Signals(signum).name}; the same command resumes", 128 + signum
-        )
+        raise InterruptedRunError(f"interrupted by {signal.Signals(signum).name}; {then}", 128 + signum)
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, handle)

@@ -18,7 +18,8 @@ import numpy as np
 
 from sharpaudit.denoisers.gaussian import GaussianDenoiser
 from sharpaudit.images import encode_png
-from sharpaudit.matches.index import Picture, build_index
+from sharpaudit.matches.build import build_index
+from sharpaudit.matches.pictures import Picture
 from sharpaudit.seeds import generator, latents
 
 STYLES = ("photo", "oil painting", "pencil drawing", "poster", "watercolour", "woodcut", "collage", "mosaic")

@@ -34,8 +34,8 @@ from sharpaudit.lab.truth import (
     split,
     to_generate,
 )
-from sharpaudit.matches.index import Picture as Reference
-from sharpaudit.matches.index import build_index
+from sharpaudit.matches.build import build_index
+from sharpaudit.matches.pictures import Picture as Reference
 from sharpaudit.seeds import rank_hash
 from sharpaudit.tables.records import export_file
 
@@ -111,7 +111,7 @@ def write_references(folder: Path, drawn: Plan, pictures_NHWC: npt.NDArray[np.ui
     others = [row for row in drawn.rows if row.kind in ("seen", "other")]
     others.sort(key=lambda row: rank_hash(drawn.recipe.seed, "reference", row.picture_id))
     chosen = {row.picture_id for row in [*filter(few, drawn.rows), *others[:OTHER_REFERENCES]]}
-    build_index(folder, PROFILE, references(drawn, pictures_NHWC, chosen))
+    build_index(folder, PROFILE, references(drawn, pictures_NHWC, chosen), training_size=len(drawn.rows))
 
 
 def references(

@@ -1,84 +1,216 @@
-"""Training pictures as they come in: the files of a folder, with captions from a csv."""
+"""Training pictures as they come in: the files of a folder, none of which goes unmentioned.
+
+Every file under the folder comes out as one item. A *picture* is a file whose name ends in one of SUFFIXES or whose
+first bytes are a picture's (images.format_of), whatever it is called; where it cannot be read, it comes with the
+problem in place of its bytes. So does every other file that cannot be opened, since nobody knows what it is, and a link
+that leads nowhere. What is left is *not looked at* and comes with its kind: its suffix in lower case, "no suffix",
+"other suffix" (of more than a few letters and digits), "AppleDouble" (the ._ files of macOS), "fifo", "socket",
+"device" (never opened) or "unreadable folder".
+
+Links are followed, each folder is read once: by its own path where it lies under the folder, else by the first of the
+links that lead to it. Whatever else leads to it, and a link to a folder above, is *repeated*. Unfinished indexes of
+this program (tables.files.IN_PROGRESS) are passed over.
+
+Items come in the order of their paths, as strings. One folder's names at a time are held in memory.
+"""
 
 from __future__ import annotations
 
-import csv
+import io
+import os
+import re
+import stat
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from sharpaudit.errors import UserError, printable
-from sharpaudit.images import MAX_BYTES
+from sharpaudit.images import MAX_BYTES, SIGN_BYTES, format_of, too_large
+from sharpaudit.matches.captions import captions_of
+from sharpaudit.tables.files import IN_PROGRESS
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic")
+SUFFIXES = frozenset(
+    (
+        *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".webp"),
+        *(".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif"),
+        *(".jp2", ".j2k", ".jpf", ".jpx", ".jpc", ".jxl", ".tga", ".ppm", ".pgm", ".pbm", ".pnm", ".qoi"),
+    )
+)
 """What is taken for a picture; formats that images.py refuses become rejected rows, so that none is passed over."""
-MAX_CAPTION = 131_072
+
+_SPECIAL = {stat.S_IFIFO: "fifo", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
+_APPLE_DOUBLE = b"\0\x05\x16\x07"
 
 
 @dataclass(frozen=True)
 class Picture:
     """A training picture as it comes in. reference_id: by default the first half of its SHA-256.
 
-    source: name of the data set; path: where in it the picture lies, for people to find it again.
+    source: name of the data set; path: where in it the picture lies, for people to find it again. data: its bytes, or
+    None where they could not be had: problem says why.
     """
 
     reference_id: str | None
     source: str
     caption: str | None
     path: str
-    data: bytes
+    data: bytes | None
+    problem: str | None = None
 
 
-def pictures_in(folder: Path, captions: Path | None = None) -> Iterator[Picture]:
-    """The picture files under a folder, sorted by path, with captions from a csv of columns file and caption.
+@dataclass(frozen=True)
+class NotLookedAt:
+    """A file that is taken for no picture, by its kind."""
 
-    `file` is the path within the folder. A file over the byte limit is read only so far as to be refused.
+    path: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A folder that was read at another place already."""
+
+    path: str
+
+
+Item = Picture | NotLookedAt | Repeated
+
+
+def pictures_in(folder: Path, captions: Path | None = None, *, allow_unreadable: bool = False) -> Iterator[Item]:
+    """What the folder holds, with the captions of a csv or jsonl file (captions.captions_of).
+
+    Raises UserError at once, before any picture is read: for a folder that is none, is empty, or holds one that cannot
+    be listed (unless allow_unreadable, which counts it), and for captions that name no file of it.
     """
     if not folder.is_dir():
         raise UserError(f"{printable(str(folder))}: not a folder of training pictures")
-    found = {
-        p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
-    }
-    if not found:
-        raise UserError(f"{printable(str(folder))}: holds no picture; files ending in {', '.join(SUFFIXES)} are read")
+    # Listed as a whole before anything is read: an unreadable folder must not end a build of hours.
+    paths = _paths(folder, allow_unreadable)
+    texts = captions_of(captions, folder, paths) if captions is not None else {}
+    deque(paths, maxlen=0)
+    return _read(folder, texts, allow_unreadable)
+
+
+def _paths(folder: Path, allow_unreadable: bool) -> Iterator[str]:
+    """The paths of what may be a picture. Raises UserError where the folder is empty."""
+    entry = None
+    for entry in _walk(folder, allow_unreadable):
+        if entry.kind in ("file", "lost"):
+            yield entry.path
+    if entry is None:
+        raise UserError(f"{printable(str(folder))}: holds no picture, nor any other file")
+
+
+def _read(folder: Path, texts: dict[str, str], allow_unreadable: bool) -> Iterator[Item]:
     source = folder.resolve().name
-    texts = _captions(captions) if captions is not None else {}
-    stray = sorted(texts.keys() - found.keys())
-    if stray:
-        raise UserError(
-            f'{captions}: the folder {folder} has no picture "{printable(stray[0])}" ({len(stray)} such rows)'
-        )
-    return (Picture(None, source, texts.get(name), name, _read(found[name])) for name in sorted(found))
+    for entry in _walk(folder, allow_unreadable):
+        if entry.kind == "file":
+            yield _opened(str(folder), entry.path, source, texts.get(entry.path))
+        elif entry.kind == "repeated":
+            yield Repeated(entry.path)
+        elif entry.kind == "lost":
+            yield Picture(None, source, texts.get(entry.path), entry.path, None, entry.problem)
+        else:
+            yield NotLookedAt(entry.path, entry.kind)
 
 
-def _captions(path: Path) -> dict[str, str]:
-    texts: dict[str, str] = {}
-    # The limit is the process's: a reader of prompt files may have set another.
-    before = csv.field_size_limit(MAX_CAPTION)
+def _opened(folder: str, path: str, source: str, caption: str | None) -> Picture | NotLookedAt:
+    """The file, read only so far as to be told for what it is."""
+    name = path.rpartition("/")[2]
+    suffix = os.path.splitext(name)[1].lower()
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            if not {"file", "caption"} <= set(reader.fieldnames or ()):
-                raise UserError(
-                    f"{path}: needs the columns file and caption, has {', '.join(reader.fieldnames or ['none'])}"
-                )
-            for line in reader:
-                name, caption = line["file"], line["caption"]
-                if not name or caption is None or name in texts:
-                    raise UserError(
-                        f'{path}: line {reader.line_num}: "{printable(name or "")}" is empty, cut or named twice'
-                    )
-                texts[name] = caption
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{printable(str(path))}: cannot read captions: {printable(str(error))}") from error
-    finally:
-        csv.field_size_limit(before)
-    return texts
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            return stream.read(MAX_BYTES + 1)
+        # Not to wait, should a pipe have taken the file's place.
+        descriptor = os.open(os.path.join(folder, path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb", buffering=0) as stream:
+            size = os.fstat(descriptor).st_size
+            named = suffix in SUFFIXES and size <= MAX_BYTES and not name.startswith("._")
+            data = _up_to(size + 1 if named else SIGN_BYTES, stream)
+            if name.startswith("._") and data.startswith(_APPLE_DOUBLE):
+                return NotLookedAt(path, "AppleDouble")
+            if suffix not in SUFFIXES and format_of(data) is None:
+                return NotLookedAt(path, _kind(suffix))
+            if size > MAX_BYTES:
+                return Picture(None, source, caption, path, None, too_large())
+            if not named:
+                data += _up_to(size + 1 - len(data), stream)
     except OSError as error:
-        raise UserError(f"{printable(str(path))}: cannot read this training picture: {error.strerror}") from error
+        return Picture(None, source, caption, path, None, f"cannot be read: {error.strerror}")
+    return Picture(None, source, caption, path, data)
+
+
+def _up_to(n: int, stream: io.FileIO) -> bytes:
+    """The next n bytes, fewer at the end of the file."""
+    data = stream.read(n)
+    while len(data) < n and (more := stream.read(n - len(data))):
+        data += more
+    return data
+
+
+def _kind(suffix: str) -> str:
+    if not suffix:
+        return "no suffix"
+    return suffix if re.fullmatch(r"\.[a-z0-9]{1,12}", suffix) else "other suffix"
+
+
+class _Entry(NamedTuple):
+    """What a name in a folder stands for. kind: file, lost (with its problem), repeated, or a kind not looked at."""
+
+    path: str
+    kind: str
+    problem: str | None = None
+
+
+def _walk(folder: Path, allow_unreadable: bool) -> Iterator[_Entry]:
+    """Everything under the folder but folders, in the order of paths."""
+    root, seen = folder.resolve(), set[tuple[int, int]]()
+    left = [_Entry("", "folder")]
+    while left:
+        entry = left.pop()
+        if entry.kind not in ("folder", "linked folder"):
+            yield entry
+            continue
+        place = folder / entry.path
+        try:
+            if entry.kind == "linked folder" and _is_above_or_below(place.resolve(), root):
+                yield _Entry(entry.path, "repeated")
+                continue
+            state = place.stat()
+            if (state.st_dev, state.st_ino) in seen:
+                yield _Entry(entry.path, "repeated")
+                continue
+            seen.add((state.st_dev, state.st_ino))
+            left += reversed(_listed(place, entry.path))
+        except OSError as error:
+            if not allow_unreadable:
+                raise UserError(
+                    f"{printable(str(place))}: cannot list this folder of training pictures: {error.strerror}; "
+                    "make it readable, or have it counted with --allow-unreadable"
+                ) from error
+            yield _Entry(entry.path, "unreadable folder")
+
+
+def _is_above_or_below(place: Path, root: Path) -> bool:
+    return place.is_relative_to(root) or root.is_relative_to(place)
+
+
+def _listed(place: Path, path: str) -> list[_Entry]:
+    """The names of one folder, in the order in which their paths come: that of a sub-folder goes on with a slash."""
+    with os.scandir(place) as entries:
+        told = [_told(entry, f"{path}/{entry.name}" if path else entry.name) for entry in entries]
+    found = [entry for entry in told if entry is not None]
+    return sorted(found, key=lambda entry: entry.path + "/" * entry.kind.endswith("folder"))
+
+
+def _told(entry: os.DirEntry[str], path: str) -> _Entry | None:
+    try:
+        if entry.is_file():
+            return _Entry(path, "file")
+        if entry.is_dir():
+            ours = entry.name.startswith(".") and entry.name.endswith(IN_PROGRESS)
+            return None if ours else _Entry(path, "linked folder" if entry.is_symlink() else "folder")
+        return _Entry(path, _SPECIAL.get(stat.S_IFMT(entry.stat().st_mode), "device"))
+    except OSError as error:
+        what = "a link that leads nowhere" if entry.is_symlink() else "cannot be read"
+        return _Entry(path, "lost", f"{what}: {error.strerror}")

@@ -14,10 +14,12 @@ from shells import bare
 
 from sharpaudit.embedders import profiles
 from sharpaudit.embedders.pixels import PixelProfile
-from sharpaudit.errors import UserError
+from sharpaudit.errors import Status, UserError
 from sharpaudit.images import decode, encode_png, sha256_hex, thumbnail
-from sharpaudit.matches import index as index_module
-from sharpaudit.matches.index import Picture, build_index, open_index, pictures_in
+from sharpaudit.matches import build as build_module
+from sharpaudit.matches.build import build_index
+from sharpaudit.matches.index import open_index
+from sharpaudit.matches.pictures import NotLookedAt, Picture, Repeated, pictures_in
 from sharpaudit.matches.search.flat import search
 from sharpaudit.tables.records import sealed
 from sharpaudit.tables.schemas import REFERENCES
@@ -60,6 +62,114 @@ def test_every_picture_has_one_outcome(tmp_path):
     assert [reason is None for reason in rows.column("reason").to_pylist()] == [True, False, False, True]
 
 
+def test_each_of_many_pictures_that_cannot_be_had_is_a_row_of_its_own(tmp_path, monkeypatch):
+    """Of a thousand empty files none is a copy of another: each is a picture that is missing."""
+    monkeypatch.setattr(build_module, "_ROWS_AT_ONCE", 3)
+    lost = {"data": None, "problem": "cannot be read: Permission denied"}
+    pictures = [picture(1), picture(1, path="again.png")]
+    pictures += [picture(0, path=f"empty-{i}", data=b"") for i in range(5)]
+    pictures += [picture(0, path=f"flat-{i}", data=flat_picture().data) for i in range(4)]
+    pictures += [picture(0, path=f"lost-{i}", **lost) for i in range(3)]
+    summary = build_index(tmp_path / "index", "pixels-16", pictures)
+    assert summary.duplicates == 1
+    assert summary.statuses == {"ok": 1, "no_descriptor": 4, "unreadable_image": 8}
+    assert summary.rejected_share == 12 / 13
+    told = {(reason.text, reason.count, reason.example) for reason in summary.reasons}
+    assert told == {
+        ("an empty file", 5, "empty-0"),
+        ("cannot be read: Permission denied", 3, "lost-0"),
+        (Status.NO_DESCRIPTOR.describe(), 4, "flat-0"),
+    }
+    ids = pq.read_table(tmp_path / "index" / "references.parquet").column("reference_id").to_pylist()
+    assert len(ids) == len(set(ids)) == 13
+
+
+def test_reasons_that_differ_in_numbers_are_one_and_their_number_is_bounded(tmp_path):
+    problems = [f"{i}x{i} pixels" for i in range(30)] + [
+        f"reason {chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(60)
+    ]
+    pictures = [picture(0, path=str(i), data=None, problem=text) for i, text in enumerate(problems)]
+    summary = build_index(tmp_path / "index", "pixels-16", [picture(1), *pictures])
+    assert sum(reason.count for reason in summary.reasons) == 90
+    assert ("0x0 pixels", 30, "0") in [(reason.text, reason.count, reason.example) for reason in summary.reasons]
+    assert len(summary.reasons) == 21
+    assert max(summary.reasons, key=lambda reason: reason.count).text == "other reasons"
+
+
+def test_what_is_no_picture_is_counted_in_the_manifest(tmp_path):
+    items = [
+        picture(1),
+        NotLookedAt("a.tar", ".tar"),
+        Repeated("b"),
+        NotLookedAt("c", "fifo"),
+        NotLookedAt("d.tar", ".tar"),
+    ]
+    summary = build_index(tmp_path / "index", "pixels-16", items, training_size=7)
+    assert (summary.not_looked_at, summary.repeated, summary.pictures) == ({".tar": 2, "fifo": 1}, 1, 1)
+    assert open_index(tmp_path / "index", "pixels-16").holding == {
+        "references": 1,
+        "duplicates": 0,
+        "rejected": 0,
+        "not_looked_at": {".tar": 2, "fifo": 1},
+        "training_size": 7,
+    }
+
+
+def test_the_number_of_kinds_is_bounded(tmp_path):
+    items = [NotLookedAt(str(i), f".{i}") for i in range(5000)]
+    counts = build_index(tmp_path / "index", "pixels-16", [*items, picture(1)]).not_looked_at
+    assert sum(counts.values()) == 5000
+    assert len(counts) == 101
+
+
+def test_a_training_size_below_what_is_there_is_refused_as_soon_as_it_shows(tmp_path, monkeypatch):
+    monkeypatch.setattr(build_module, "_ROWS_AT_ONCE", 2)
+    taken = []
+
+    def pictures():
+        for seed in range(20):
+            taken.append(seed)
+            yield picture(seed)
+
+    with pytest.raises(UserError, match=r"--training-size 3: .*hold more"):
+        build_index(tmp_path / "index", "pixels-16", pictures(), training_size=3)
+    assert len(taken) < 6
+    assert list(tmp_path.iterdir()) == []
+    repeated = [picture(seed % 3, path=str(seed)) for seed in range(20)]
+    assert build_index(tmp_path / "index", "pixels-16", repeated, training_size=3).statuses == {"ok": 3}
+
+
+def test_large_pictures_are_described_few_at_a_time(tmp_path, monkeypatch):
+    """Else 64 photographs would be held at once."""
+    sizes = []
+    describe = PixelProfile.describe
+    monkeypatch.setattr(
+        PixelProfile, "describe", lambda self, images: sizes.append(len(images)) or describe(self, images)
+    )
+    monkeypatch.setattr(build_module, "_PIXELS_AT_ONCE", 4 * 24 * 24)
+    build_index(tmp_path / "index", "pixels-16", (picture(seed) for seed in range(10)))
+    assert sizes == [4, 4, 2]
+
+
+def test_an_index_of_an_earlier_version_opens_and_says_that_it_did_not_count(built):
+    tree = json.loads((built / "manifest.json").read_bytes())
+    for name in ("checksum", "not_looked_at", "training_size"):
+        del tree[name]
+    (built / "manifest.json").write_bytes(sealed(tree))
+    index = open_index(built, "pixels-16")
+    assert (len(index.reference_ids), index.holding) == (3, None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"training_size": "7"}, {"not_looked_at": [1]}, {"not_looked_at": {".txt": -1}}, {"not_looked_at": {"": "3"}}],
+)
+def test_counts_that_are_none_are_refused(built, change):
+    rewrite_manifest(built, **change)
+    with pytest.raises(UserError, match="not the manifest of an index"):
+        open_index(built, "pixels-16")
+
+
 def test_vectors_and_ids_belong_together(built):
     index = open_index(built, "pixels-16")
     assert index.reference_ids == [sha256_hex(picture(seed).data)[:32] for seed in (1, 2, 3)]
@@ -82,7 +192,7 @@ def test_thumbnails_are_those_of_their_reference(built):
 def test_more_pictures_than_one_batch(tmp_path, monkeypatch):
     pictures = [broken_picture(), *(picture(i % 9, path=str(i)) for i in range(20)), flat_picture(), picture(50)]
     whole = build_index(tmp_path / "whole", "pixels-16", pictures)
-    monkeypatch.setattr(index_module, "_ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(build_module, "_ROWS_AT_ONCE", 3)
     pieces = build_index(tmp_path / "pieces", "pixels-16", iter(pictures))
     assert (whole.pictures, whole.duplicates, whole.statuses) == (pieces.pictures, pieces.duplicates, pieces.statuses)
     one, two = open_index(tmp_path / "whole", "pixels-16"), open_index(tmp_path / "pieces", "pixels-16")
@@ -207,7 +317,7 @@ def test_an_index_of_nothing_is_refused(tmp_path):
 
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt, UserError])
 def test_an_interrupted_build_leaves_nothing(tmp_path, failure, monkeypatch):
-    monkeypatch.setattr(index_module, "_ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(build_module, "_ROWS_AT_ONCE", 2)
 
     def interrupted():
         yield from (picture(i) for i in range(5))
@@ -222,14 +332,14 @@ def test_a_killed_build_leaves_no_index_and_can_be_repeated(tmp_path):
     script = """
 import os, signal, sys
 from pathlib import Path
-from sharpaudit.matches import index
-synced = index.Files.sync
+from sharpaudit.matches import build, pictures
+synced = build.Files.sync
 def dying(self, path):
     synced(self, path)
     if path.name == "manifest.json":
         os.kill(os.getpid(), signal.SIGKILL)
-index.Files.sync = dying
-index.build_index(Path(sys.argv[2]), "pixels-16", index.pictures_in(Path(sys.argv[1])))
+build.Files.sync = dying
+build.build_index(Path(sys.argv[2]), "pixels-16", pictures.pictures_in(Path(sys.argv[1])))
 """
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.png").write_bytes(picture(1).data)
@@ -237,16 +347,33 @@ index.build_index(Path(sys.argv[2]), "pixels-16", index.pictures_in(Path(sys.arg
     child = subprocess.run([sys.executable, "-c", script, str(tmp_path / "pictures"), str(out)], env=bare(), timeout=60)
     assert child.returncode == -9
     assert not out.exists()
-    build_index(out, "pixels-16", pictures_in(tmp_path / "pictures"))
+    (left,) = tmp_path.glob(".index-*.inprogress")
+    others = [tmp_path / f".index{part}.inprogress" for part in ("-short", f"2-{'0' * 32}", "")]
+    for folder in others:
+        folder.mkdir()
+    assert build_index(out, "pixels-16", pictures_in(tmp_path / "pictures")).removed == [str(left)]
+    assert not left.exists()
+    assert all(folder.exists() for folder in others)
     assert len(open_index(out, "pixels-16").reference_ids) == 1
+
+
+def test_what_another_build_is_at_work_on_is_left_to_it(tmp_path):
+    def pictures():
+        yield picture(1)
+        with pytest.raises(UserError, match=r"another build of this index is at work \(\.index-"):
+            build_index(tmp_path / "index", "pixels-16", [picture(2)])
+        yield picture(3)
+
+    assert build_index(tmp_path / "index", "pixels-16", pictures()).statuses == {"ok": 2}
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
 
 def test_everything_is_synced_before_the_index_gets_its_name(tmp_path, monkeypatch):
     events = []
     for name in ("sync", "sync_folder", "rename"):
-        original = getattr(index_module.Files, name)
+        original = getattr(build_module.Files, name)
         monkeypatch.setattr(
-            index_module.Files,
+            build_module.Files,
             name,
             lambda self, *paths, _original=original, _name=name: (
                 events.append((_name, paths[-1].name)),

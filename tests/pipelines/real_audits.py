@@ -12,7 +12,8 @@ from tiny_models import write_model
 from pipelines.audit import Outcome
 from sharpaudit.images import encode_png
 from sharpaudit.lab.analytic import captions
-from sharpaudit.matches.index import Picture, build_index
+from sharpaudit.matches.build import build_index
+from sharpaudit.matches.pictures import Picture
 
 Tables = dict[str, list[dict[str, Any]]]
 SHARPNESS_ROUNDING = 0.1

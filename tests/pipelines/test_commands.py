@@ -23,7 +23,6 @@ from pipelines.rehearsal import at_work, rehearse
 from sharpaudit import config as configuration
 from sharpaudit.config import LAB, AuditConfig
 from sharpaudit.errors import UserError
-from sharpaudit.images import encode_png
 from sharpaudit.lab.analytic import write
 from sharpaudit.tables.runs import RunFolder
 
@@ -246,19 +245,6 @@ def test_init_writes_configs_that_load_and_overwrites_nothing(tmp_path: Path, mo
     for path in sorted((tmp_path / "audits").iterdir()):
         load(path)
     assert isinstance(runner.invoke(cli, ["init", str(tmp_path / "audits")]).exception, UserError)
-
-
-def test_an_index_is_built_from_a_folder_of_pictures(tmp_path: Path) -> None:
-    import numpy as np
-
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    for i in range(3):
-        noise = np.random.default_rng(i).integers(0, 255, (20, 20, 3), dtype=np.uint8)
-        (pictures / f"{i}.png").write_bytes(encode_png(noise))
-    (pictures / "broken.jpg").write_bytes(b"no picture")
-    out = CliRunner().invoke(cli, ["index", "build", str(pictures), "--out", str(tmp_path / "index")]).output
-    assert "4 pictures, 0 of them duplicates, rejected: 1 unreadable_image" in out
 
 
 def test_the_shipped_testbed_is_what_its_generator_writes(tmp_path: Path) -> None:
