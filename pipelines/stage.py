@@ -53,6 +53,8 @@ class Facts:
     """Outside inputs by their digest, and the choices made for this machine.
 
     model_files: what the model's digest covers, relative to its folder; none in the record of an older run.
+    index_holds: what part of the training set the index says it holds (matches.index.IndexManifest.holding); no
+    identity names it, since the digest covers it.
     """
 
     model_digest: str
@@ -61,6 +63,7 @@ class Facts:
     device: str
     dtype: str
     model_files: Sequence[str] = ()
+    index_holds: dict[str, Any] | None = None
 
 
 class Worker(Protocol):

@@ -9,6 +9,7 @@ from typing import Any
 from pipelines.audit import Outcome
 from pipelines.deadline import EXIT_CODE
 from sharpaudit.config import AuditConfig
+from sharpaudit.report.html import held
 
 REJECTED = 3
 
@@ -51,6 +52,9 @@ def summary(outcome: Outcome, root: Path) -> str:
         f"at most {math.floor(facts['controls']['missed_high']):,} unflagged prompts would copy in at least one of "
         f"{told['per_prompt']} pictures (95% confidence, from the control sample)",
     ]
+    holding = facts["holding"]
+    if holding and holding["share"] < 1:
+        lines.append(held(holding))
     rejected = rejected_share(facts)
     if rejected:
         lines.append(f"{rejected:.1%} of the audited rows were rejected; the report says why")

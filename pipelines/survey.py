@@ -28,13 +28,15 @@ def survey(config: AuditConfig, *, alone: bool = False) -> Facts:
             "run.num_gpus = 0: the ray workers would see no GPU although the model is on cuda; give each its share, "
             'or set model.device = "cpu"'
         )
+    index = open_index(Path(config.matches.index), config.matches.profile)
     return Facts(
         model_digest=model_digest(config.model),
         tokenizer_digest=load_tokenizer(config.model).digest,
-        index_digest=open_index(Path(config.matches.index), config.matches.profile).digest,
+        index_digest=index.digest,
         device=device.type,
         dtype=str(dtype).removeprefix("torch."),
         model_files=model_files(config.model),
+        index_holds=index.holding,
     )
 
 

@@ -111,6 +111,11 @@ def _told_faults(run: RunFolder, told: dict[str, Any]) -> Iterator[tuple[str, st
             yield f"model.{name}", "run.json"
     if told["index"]["digest"] != facts.get("index_digest"):
         yield "index.digest", "run.json"
+    holds = facts.get("index_holds")
+    if told["index"].get("holds") != holds:
+        yield "index.holds", "run.json"
+    if holds and told["index"]["pictures"] != holds["references"]:
+        yield "index.pictures", "run.json"
     for name in ("created", "sharpaudit_version", "hardware"):
         if told[name] != record.get(name):
             yield name, "run.json"

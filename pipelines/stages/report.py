@@ -77,6 +77,7 @@ def _told(run: RunFolder, config: AuditConfig, quarantined: Sequence[dict[str, A
             "digest": facts["index_digest"],
             "profile": config.matches.profile,
             "pictures": len(index.reference_ids),
+            "holds": facts.get("index_holds"),
         },
         "hardware": record["hardware"],
         "quarantined": list(quarantined),

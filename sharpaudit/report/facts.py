@@ -25,7 +25,7 @@ VERSION = 4
 
 LIMITS = (
     "A finding is a picture, not a verdict: whether it infringes is a legal question that similarity cannot answer.",
-    "No match means no match in this index. Training pictures that the index does not hold cannot be found.",
+    "No copy means no copy of what the index holds. Training pictures that it does not hold cannot be found.",
     "The prompts were taken as they are. Nobody searched for prompts that extract more.",
     "Each prompt was generated from few random seeds; a copy that appears rarely can be missed.",
     "Thresholds hold for this model, precision, timestep and for prompts of the calibration set's style only.",
@@ -45,6 +45,7 @@ def collect(connection: Connection, run: Mapping[str, Any]) -> Row:
     return {
         "version": VERSION,
         "run": dict(run),
+        "holding": holding(run["index"].get("holds")),
         "flow": _flow(connection, told),
         "reconciles": not differences,
         "differences": differences,
@@ -68,6 +69,28 @@ def collect(connection: Connection, run: Mapping[str, Any]) -> Row:
         "truncated": one(connection, "SELECT count(*) FROM corpus WHERE truncated AND role = 'audit'"),
         "indistinguishable": one(connection, "SELECT coalesce(sum(n_prompts), 0)::BIGINT FROM indistinguishable"),
         "limits": list(LIMITS),
+    }
+
+
+def holding(counts: Mapping[str, Any] | None) -> Row | None:
+    """What part of the training set the index holds: references, of how many, the share, and what the others are.
+
+    Of training_size where the index was given one, else of the files of its folder: references, rejected and not looked
+    at. None where the index does not say. counts: matches.index.IndexManifest.holding.
+    """
+    if counts is None:
+        return None
+    size, passed = counts["training_size"], counts["not_looked_at"]
+    n = counts["references"]
+    of = size if size is not None else n + counts["rejected"] + sum(passed.values())
+    return {
+        "references": n,
+        "of": of,
+        "what": "files" if size is None else "training pictures",
+        "share": n / of,
+        "rejected": counts["rejected"],
+        "duplicates": counts["duplicates"],
+        "not_looked_at": dict(sorted(passed.items(), key=lambda kind: (-kind[1], kind[0]))),
     }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import PurePosixPath
@@ -76,6 +77,7 @@ def _template() -> Template:
         "expected": expected,
         "interval": interval,
         "machine": machine,
+        "held": held,
         "listed": listed,
         "clean": _clean,
     }
@@ -114,6 +116,27 @@ def interval(rate: Mapping[str, Any]) -> str:
     if rate["low"] is None:
         return percent(rate["rate"])
     return f"{percent(rate['rate'])} ({percent(rate['low'])} to {percent(rate['high'])})"
+
+
+def share(value: float) -> str:
+    """A share as a percentage that is rounded down: 100% is all, and nothing less."""
+    if value == 1:
+        return "100%"
+    return f"{math.floor(value * 10_000) / 100:.2f}%" if value >= 0.0001 else "less than 0.01%"
+
+
+def held(holding: Mapping[str, Any] | None) -> str:
+    """What part of the training set the index holds, as a sentence: no copy means no copy of that."""
+    if holding is None:
+        return "What part of the training pictures the index holds is not recorded: it was built by an earlier version."
+    what = "files that it was built from" if holding["what"] == "files" else holding["what"]
+    told = f"The index holds {holding['references']:,} of {holding['of']:,} {what} ({share(holding['share'])})"
+    kinds = [f"{n:,} {_clean(kind)}" for kind, n in holding["not_looked_at"].items()]
+    passed = f"{', '.join(kinds[:8])}{', …' if len(kinds) > 8 else ''} not looked at" if kinds else ""
+    rejected = f"{holding['rejected']:,} were rejected" if holding["rejected"] else ""
+    left = ", ".join(filter(None, [rejected, passed]))
+    repeated = f"{holding['duplicates']:,} more repeat one of them" if holding["duplicates"] else ""
+    return f"{'; '.join(filter(None, [told, left, repeated]))}."
 
 
 def machine(hardware: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from sharpaudit.images import decode
 from sharpaudit.lab.comparison import AUDITED, Audited
 from sharpaudit.report.chart import histogram
 from sharpaudit.report.facts import collect
-from sharpaudit.report.html import findings_csv, number, percent, render
+from sharpaudit.report.html import findings_csv, held, number, percent, render
 from sharpaudit.statistics.intervals import clopper_pearson
 from sharpaudit.tables.query import connect, query
 from sharpaudit.tables.reading import open_connection
@@ -72,6 +72,18 @@ def test_what_a_lab_is_compared_by_is_what_the_report_counts(clean: Path) -> Non
         assert (len(group), sum(a.shown is not None for a in group)) == (told[name]["compared"], told[name]["copied"])
     assert not any(a.flagged and a.control for a in audited)
     assert not any(a.shown for a in audited if not a.flagged and not a.control)
+
+
+def test_the_index_of_a_run_says_what_it_holds_in_the_record_the_page_and_on_the_terminal(clean: Path) -> None:
+    facts = facts_of(clean)
+    record = RunFolder.open(clean).record()
+    assert record is not None
+    assert facts["run"]["index"]["holds"] == record["facts"]["index_holds"]
+    assert facts["holding"]["references"] == facts["run"]["index"]["pictures"] == facts["holding"]["of"]
+    assert held(facts["holding"]) in (clean / "report/index.html").read_text()
+    assert "The index holds" not in summary(Outcome(0, [], facts), clean)
+    facts["holding"] |= {"of": 1000, "share": facts["holding"]["references"] / 1000}
+    assert held(facts["holding"]) in summary(Outcome(0, [], facts), clean)
 
 
 def test_pictures_are_hidden_unless_asked_for(config_path: Path, clean: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from shells import bare
 
 from pipelines.cli import cli
+from pipelines.stages.report import made_of
 from pipelines.verifying import faults, replays
 from sharpaudit.errors import IntegrityError
 from sharpaudit.evidence.seal import (
@@ -24,6 +25,9 @@ from sharpaudit.evidence.seal import (
     read_seal,
     sha256_of,
 )
+from sharpaudit.report.facts import collect
+from sharpaudit.report.html import render
+from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.records import sealed, unseal
 from sharpaudit.tables.runs import UNSEALED, RunFolder
 from sharpaudit.tables.schemas import MATCHES, SCORES
@@ -127,6 +131,19 @@ def edited_csv(root: Path) -> Path:
     return path
 
 
+def other_share_of_the_training_set(root: Path) -> Path:
+    """A report made anew of an index that is said to have rejected nothing: only run.json disagrees."""
+    run, path = RunFolder.open(root), root / "report/facts.json"
+    told = json.loads(path.read_text())["run"]
+    told["index"]["holds"]["training_size"] = told["index"]["holds"]["references"]
+    with open_connection(run) as connection:
+        facts = collect(connection, told)
+    path.write_text(json.dumps(facts))
+    (root / "report/index.html").write_text(render(facts, lambda name: (root / name).read_bytes()))
+    (root / "report/made_of.json").write_bytes(sealed({"digest": made_of(run, told)}))
+    return path
+
+
 TAMPERED = [
     flipped_table,
     swapped_image,
@@ -139,6 +156,7 @@ TAMPERED = [
     other_model,
     other_value,
     edited_csv,
+    other_share_of_the_training_set,
 ]
 
 

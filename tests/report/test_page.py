@@ -227,3 +227,61 @@ def test_any_histogram_stays_in_its_frame(low: float, ratio: float, counts: list
     assert all(-10 <= v <= 1000 for v in numbers)
     assert svg.count("<rect") == len(counts)
     assert "&lt;m&gt;" in svg
+
+
+HELD = {
+    "references": 90,
+    "duplicates": 2,
+    "rejected": 4,
+    "not_looked_at": {".tar": 1, ".txt": 5},
+    "training_size": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("counts", "sentence"),
+    [
+        (None, "What part of the training pictures the index holds is not recorded"),
+        (
+            HELD,
+            "The index holds 90 of 100 files that it was built from (90.00%); "
+            "4 were rejected, 5 .txt, 1 .tar not looked at; 2 more repeat one of them.",
+        ),
+        (HELD | {"training_size": 3000}, "The index holds 90 of 3,000 training pictures (3.00%); 4 were rejected"),
+        (
+            HELD | {"references": 3_000_000, "not_looked_at": {}, "rejected": 1, "duplicates": 0},
+            "The index holds 3,000,000 of 3,000,001 files that it was built from (99.99%); 1 were rejected.",
+        ),
+        (
+            HELD | {"rejected": 0, "not_looked_at": {}, "duplicates": 0},
+            "The index holds 90 of 90 files that it was built from (100%).",
+        ),
+        (HELD | {"training_size": 5_850_000_000}, "of 5,850,000,000 training pictures (less than 0.01%)"),
+    ],
+)
+def test_the_page_says_what_part_of_the_training_set_the_index_holds(
+    rows: Rows, facts: Facts, counts: dict[str, Any] | None, sentence: str
+) -> None:
+    run = told()
+    run["index"] |= {"holds": counts}
+    page = html.unescape(render(facts(rows, run), no_picture))
+    lead, scope = page.split("<h2>", 2)[:2]
+    assert sentence in lead
+    assert sentence in scope
+    assert "No copy means no copy of what the index holds." in page
+
+
+def test_a_kind_of_file_is_text_from_outside(rows: Rows, facts: Facts) -> None:
+    pages = []
+    for kind in ("benign", *HOSTILE):
+        run = told()
+        run["index"] |= {"holds": HELD | {"not_looked_at": {kind: 1}}}
+        pages.append(shape(render(facts(rows, run), no_picture)))
+    assert all(page == pages[0] for page in pages)
+
+
+def test_of_kinds_the_most_frequent_are_named(rows: Rows, facts: Facts) -> None:
+    run = told()
+    run["index"] |= {"holds": HELD | {"not_looked_at": {f".k{n}": n for n in range(1, 12)}}}
+    page = html.unescape(render(facts(rows, run), no_picture))
+    assert "4 were rejected, 11 .k11, 10 .k10, 9 .k9, 8 .k8, 7 .k7, 6 .k6, 5 .k5, 4 .k4, … not looked at" in page
