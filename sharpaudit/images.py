@@ -29,6 +29,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -123,7 +124,7 @@ def decode(data: bytes) -> Pixels:
             with _OPENERS[found](io.BytesIO(data)) as image:
                 _check_header(image)
                 small = _rgb(_load(image))
-                turn = _TURNS.get(_orientation(image))  # after loading: a PNG may say it behind its pixels
+                turn = _turn(image)  # after loading: a PNG may say it behind its pixels
                 return np.array(small if turn is None else small.transpose(turn), dtype=np.uint8)
     except UnreadableImage:
         raise
@@ -180,9 +181,10 @@ def _check_header(image: Image.Image) -> None:
         raise UnreadableImage("16-bit grey with a transparent colour")
 
 
-def _orientation(image: Image.Image) -> object:
+def _turn(image: Image.Image) -> Image.Transpose | None:
     try:
-        return image.getexif().get(ExifTags.Base.Orientation)
+        told: Any = image.getexif().get(ExifTags.Base.Orientation)
+        return _TURNS.get(told)
     except _REFUSALS:
         return None
 

@@ -159,7 +159,7 @@ def _parse_manifest(path: Path, data: bytes) -> IndexManifest:
         )
     try:
         manifest = IndexManifest(**tree)
-        counts = [*(manifest.not_looked_at or {}).values(), manifest.training_size or 0]
+        counts: list[object] = [*(manifest.not_looked_at or {}).values(), manifest.training_size or 0]
         if not all(isinstance(count, int) and count >= 0 for count in counts):
             raise TypeError
     except (TypeError, AttributeError) as error:
