@@ -135,6 +135,8 @@ def _opened(folder: str, path: str, source: str, caption: str | None) -> Picture
                 return Picture(None, source, caption, path, None, too_large())
             if not named:
                 data += _up_to(size + 1 - len(data), stream)
+            if len(data) > size:  # it grows, or its file system does not say how large it is
+                data += _up_to(MAX_BYTES + 1 - len(data), stream)
     except OSError as error:
         return Picture(None, source, caption, path, None, f"cannot be read: {error.strerror}")
     return Picture(None, source, caption, path, data)

@@ -133,7 +133,8 @@ def held(holding: Mapping[str, Any] | None) -> str:
     told = f"The index holds {holding['references']:,} of {holding['of']:,} {what} ({share(holding['share'])})"
     kinds = [f"{n:,} {_clean(kind)}" for kind, n in holding["not_looked_at"].items()]
     passed = f"{', '.join(kinds[:8])}{', …' if len(kinds) > 8 else ''} not looked at" if kinds else ""
-    rejected = f"{holding['rejected']:,} were rejected" if holding["rejected"] else ""
+    n = holding["rejected"]
+    rejected = f"{n:,} {'was' if n == 1 else 'were'} rejected" if n else ""
     left = ", ".join(filter(None, [rejected, passed]))
     repeated = f"{holding['duplicates']:,} more repeat one of them" if holding["duplicates"] else ""
     return f"{'; '.join(filter(None, [told, left, repeated]))}."

@@ -8,6 +8,7 @@ import os
 import socket
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -233,6 +234,12 @@ def test_a_deep_folder_needs_no_recursion(tmp_path):
         picture.unlink()
         for place in reversed(places):
             os.rmdir(place)
+
+
+def test_a_file_whose_size_is_not_said_is_read_whole(folder, monkeypatch):
+    told = os.fstat
+    monkeypatch.setattr(module.os, "fstat", lambda place: SimpleNamespace(st_size=0, st_mode=told(place).st_mode))
+    assert [p.data for p in pictures(folder)] == [p.path.encode() for p in pictures(folder)]
 
 
 def test_a_huge_file_is_not_read(folder, monkeypatch):
