@@ -39,6 +39,8 @@ GROUPS = {
         "screens",
         "exactness",
         "decisions",
+        "families",
+        "intervals",
         "sql",
         "ingest",
         "recombined",
