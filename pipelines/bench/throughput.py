@@ -1,20 +1,15 @@
 """How fast prompts are screened: ours against the field's practice, same model, prompts, machine and minute.
 
-Rows take turns, round after round; a figure is the median over rounds of the ratio to the baseline's rate in the same
-round, its interval the range over the rounds.
-
-The baseline is what released detectors do: one prompt at a time, text encoded anew, the conditional and the empty
-prompt in each forward, then the exact Jacobian product of both by forward-mode differentiation with math attention.
-The floor is the network alone: the bare forwards that the plan of the metrics needs, in the same batches.
+Rows take turns, round after round, in float32 and, where the machine has it, in bfloat16, in which released code
+computes. The floor is the network alone: the bare forwards that the plan of the metrics needs, in the same batches. The
+practice has its own (practice.py), so that it is no straw man. What is held against what: ratios.py.
 
 Shapes: B latents in a forward, K seeds, C H W latent.
 """
 
 from __future__ import annotations
 
-import statistics
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,18 +17,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipelines.bench.cascade import DEFAULT, scores_of
 from pipelines.bench.detection import audit_of
-from pipelines.bench.lines import Line, table
 from pipelines.bench.networks import bare, forms
-from pipelines.bench.timing import ROUNDS, Row, Timed, ratio, timed
+from pipelines.bench.practice import bare_loop, jeon, practised, wen
+from pipelines.bench.ratios import Throughput
+from pipelines.bench.timing import ROUNDS, Row, Timed, timed
 from pipelines.stages.score import ScoreWorker
 from sharpaudit.config import AuditConfig, ScoresConfig, override
-from sharpaudit.denoisers.base import Conditioning, Denoiser
+from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.devices import choose_device, cpu_has_bf16
-from sharpaudit.denoisers.diffusion import DiffusionDenoiser
+from sharpaudit.denoisers.diffusion import DiffusionDenoiser, DiffusionTokenizer
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status, UserError
 from sharpaudit.lab.detectors import read_truth
@@ -44,39 +39,17 @@ from sharpaudit.scores.metrics import named
 from sharpaudit.scores.plan import evaluations, places
 from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
 from sharpaudit.scores.subspace import Subspaces, fit_subspace
-from sharpaudit.seeds import screen_latent
 
 SEEDS = 4
 BATCH = 64
-CORPUS = 400
+FEW = 16
+"""Prompts a call of rows that take long."""
+CORPUS = 192
 """Prompts of the cascade's corpus."""
-GOALS = {
-    "float32": {"speed.fd": 5.0, "speed.screen": 60.0, "speed.cascade": 30.0},
-    "bfloat16": {"speed.fd.bf16": 8.0, "speed.screen.bf16": 80.0, "speed.cascade.bf16": 40.0},
-}
-"""Prompts per second over the baseline's, which is always in float32."""
-COMMON_GOALS = {"speed.sd1_fd": 2.0, "speed.floor_share": 0.85}
+FIT = 300
+"""Fit prompts: how many there were costs a screen nothing afterwards."""
 METRICS = ("residual_gap", "noise_gap", "sharpness")
-RELEASED_RATE = 4.1
-"""Prompts a second that released code of the sharpness metric made on a UNet of the lab's size: the baseline is held
-against it, so that it is no straw man."""
-
-
-def field_practice(denoiser: Denoiser, prompt: str, x_KCHW: torch.Tensor) -> float:
-    """Mean over seeds of ||DH Ds|| as released code computes it: 2 K forwards, then a product of all 2 K rows."""
-    n, t = len(x_KCHW), denoiser.first_timestep()
-    parts = [denoiser.encode([text]).select([0] * n) for text in ("", prompt)]
-    both, level = Conditioning.stack(parts), denoiser.level(t)
-
-    def scores(x: torch.Tensor) -> torch.Tensor:
-        x_2KCHW = torch.cat([x, x])
-        return (level.a * denoiser.predict(x_2KCHW, t, both).x0_hat - x_2KCHW) / level.sigma**2
-
-    s_0, s_c = scores(x_KCHW).chunk(2)
-    with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit.script")
-        h_0, h_c = torch.func.jvp(scores, (x_KCHW,), (s_c - s_0,))[1].chunk(2)
-    return float(torch.linalg.vector_norm((h_c - h_0).flatten(1), dim=1).mean())
+SD1_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -122,7 +95,7 @@ def _moved(denoiser: Denoiser, fit: Sequence[str], known: Known, config: ScreenC
     return np.stack([row for row in found if not isinstance(row, Status)])
 
 
-def cascade_row(name: str, what: str, bench: Bench, fit: Sequence[str], memorised: Sequence[str]) -> Row:
+def cascade_row(bench: Bench, fit: Sequence[str], memorised: Sequence[str]) -> Row:
     """The default cascade on prompts of which 1% are memorised, its threshold from the fit prompts."""
     cascade = tiers(scores_of(DEFAULT))
     config = bench.config(1)
@@ -139,20 +112,7 @@ def cascade_row(name: str, what: str, bench: Bench, fit: Sequence[str], memorise
     def run() -> object:
         return screen_tiers(bench.denoiser, prompts, known, subspaces, config, cascade, {2: threshold})
 
-    return Row(name, what, CORPUS, nfe, run)
-
-
-def baseline(bench: Bench, n_prompts: int, n_seeds: int) -> Row:
-    """The field's practice on the first prompts."""
-    latent = bench.denoiser.latent_shape
-    x_KCHW = torch.stack([screen_latent(0, k, latent) for k in range(n_seeds)]).to(bench.denoiser.device)
-
-    def run() -> list[float]:
-        with torch.no_grad():
-            return [field_practice(bench.denoiser, prompt, x_KCHW) for prompt in bench.prompts[:n_prompts]]
-
-    what = f"field's practice: one prompt at a time, both branches, exact product, n = {n_seeds}"
-    return Row("baseline", what, n_prompts, 8 * n_seeds, run)
+    return Row("cascade", f"cascade of {CORPUS} prompts, 1% memorised", CORPUS, nfe, run)
 
 
 def loop(config: AuditConfig, bench: Bench) -> Row:
@@ -166,121 +126,124 @@ def loop(config: AuditConfig, bench: Bench) -> Row:
     return Row("loop", f"scoring stage, {', '.join(METRICS)}, n = 1", len(ids), nfe, lambda: worker.process(rows))
 
 
-@dataclass(frozen=True)
-class Throughput:
-    """tables: the rows of each part with its first row as the reference. lines: for machines."""
-
-    tables: dict[str, dict[str, Timed]]
-    lines: list[Line]
-
-
-def measure(folder: Path, *, sd1: bool = True, compiled: bool = False, rounds: int = ROUNDS) -> Throughput:
+def measure(
+    folder: Path,
+    *,
+    sd1: bool = True,
+    compiled: bool = False,
+    rounds: int = ROUNDS,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Throughput:
     """Time the lab's model in float32, in bfloat16 where the machine has it, and a UNet of Stable Diffusion's size.
 
-    folder: the lab's. compiled: also a compiled network, for which torch needs a C++ compiler. A device that CUDA gives
-    is used.
+    folder: the lab's. compiled: also a compiled network, for which torch needs a C++ compiler. tell: is given a line of
+    progress now and then. A device that CUDA gives is used.
     """
-    truth = [row for row in read_truth(folder) if row.split in ("test", "fit")]
-    prompts = [row.prompt for row in truth if row.split == "test" and row.label == "harmless"]
-    memorised = [row.prompt for row in truth if row.split == "test" and row.label == "memorised"]
-    fit = [row.prompt for row in truth if row.split == "fit"]
-    device = choose_device("auto")
-    config = override(audit_of(folder, "test", 0, every=False), _settings(device))
-    bench = bench_of(load_denoiser(config.model), prompts, fit)
-    rows = list(_lab_rows(bench, config))
-    rows.insert(-2, cascade_row("cascade", f"cascade of {CORPUS} prompts, 1% memorised", bench, fit, memorised))
-    bf16 = cpu_has_bf16() if device.type == "cpu" else torch.cuda.is_bf16_supported(including_emulation=False)
-    if bf16:
-        half = load_denoiser(override(config, ['model.dtype="bfloat16"']).model)
-        other = bench_of(half, prompts, fit)
-        rows += [other.row("fd.bf16", "finite difference in bfloat16, n = 4", "sharpness", BATCH, SEEDS)]
-        rows += [other.row("screen.bf16", "residual gap in bfloat16, n = 1", "residual_gap", 2 * BATCH, 1)]
-        rows += [cascade_row("cascade.bf16", "cascade in bfloat16", other, fit, memorised)]
-    found = timed(rows, rounds)
-    goals = GOALS["float32"] | GOALS["bfloat16"]
-    lines = [
-        ratio(f"speed.{name}", timing, found["baseline"], goals.get(f"speed.{name}"))
-        for name, timing in found.items()
-        if name not in ("baseline", "floor", "floor_one", "loop")
-    ]
-    lines.append(ratio("speed.floor_share", found["loop"], found["floor"], COMMON_GOALS["speed.floor_share"]))
-    lines.append(ratio("speed.screen_floor_share", found["screen"], found["floor_one"], None))
-    rates = found["baseline"].rates
-    lines.append(Line("speed.baseline", statistics.median(rates), "prompts/s", len(rates), min(rates), max(rates)))
-    tables = {"lab": found, "forms": timed(list(_forms(bench, compiled=compiled)), rounds)}
-    form = tables["forms"]
-    lines += [ratio(f"speed.{name}", form[name], form["forward"], None) for name in form if name != "forward"]
-    if sd1:
-        tables["sd1"] = timed(list(_sd1_rows(device)), rounds)
-        big = tables["sd1"]
-        lines.append(ratio("speed.sd1_fd", big["fd"], big["baseline"], COMMON_GOALS["speed.sd1_fd"]))
-    return Throughput(tables, lines)
-
-
-def needed(found: Throughput, *, sd1: bool) -> list[str]:
-    """Names that a whole measurement has, on the machine where it was made; sd1: with the larger network."""
-    half = any(line.name.endswith(".bf16") for line in found.lines)
-    common = [name for name in COMMON_GOALS if sd1 or "sd1" not in name]
-    return [*GOALS["float32"], *(GOALS["bfloat16"] if half else ()), *common]
-
-
-def _settings(device: torch.device) -> list[str]:
-    names = ", ".join(f'"{name}"' for name in METRICS)
-    return [f'model.device="{device.type}"', f"model.batch_size={BATCH}", f"scores.metrics=[{names}]"]
-
-
-def _lab_rows(bench: Bench, config: AuditConfig) -> Iterator[Row]:
-    yield baseline(bench, 4, SEEDS)
-    yield bench.row("exact_single", "exact product, empty prompt evaluated once a run", "sharpness_jvp", 4, SEEDS, 1)
-    yield bench.row("exact", f"the same, {BATCH} prompts at a time, n = 4", "sharpness_jvp", BATCH, SEEDS)
-    yield bench.row("fd_single", "finite difference, one prompt at a time, n = 4", "sharpness", 8, SEEDS, 1)
-    yield bench.row("fd", f"finite difference, {BATCH} prompts at a time, n = 4", "sharpness", BATCH, SEEDS)
-    yield bench.row("screen_single", "residual gap, one prompt at a time, n = 1", "residual_gap", 32, 1, 1)
-    yield bench.row("screen", f"residual gap, {BATCH} prompts at a time, n = 1", "residual_gap", 2 * BATCH, 1)
-    denoiser = bench.denoiser
-    if not isinstance(denoiser, DiffusionDenoiser):
+    tell("fitting what the screens need")
+    lab = Lab.read(folder)
+    bench = lab.bench("float32")
+    if not isinstance(bench.denoiser, DiffusionDenoiser):
         raise UserError("the lab's model is no diffusion model; name a lab with a network to time")
+    rows = list(_lab_rows(lab, bench, bench.denoiser))
+    if lab.has_bf16:
+        half = lab.bench("bfloat16")
+        rows += [replace(row, name=f"{row.name}.bf16") for row in _half_rows(lab, half)]
+    found = timed(rows, rounds, tell=lambda told: tell(f"the lab's model, {told}"))
+    alone = timed(
+        list(forms(bench.denoiser, bench.prompts, BATCH, compiled=compiled)),
+        rounds,
+        tell=lambda told: tell(f"its network alone, {told}"),
+    )
+    large: dict[str, Timed] = {}
+    if sd1:
+        tell("a network of Stable Diffusion 1's size is built")
+        # A call takes half a minute where there is no AVX-512: the first counts as well.
+        large = timed(
+            list(_sd1_rows(lab.device)),
+            min(rounds, SD1_ROUNDS),
+            warm=False,
+            tell=lambda told: tell(f"a network of Stable Diffusion 1's size, {told}"),
+        )
+    return Throughput(found, alone, large)
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What of a lab is timed: its model's folder, the config of an audit of it, and its prompts by what they serve."""
+
+    model: Path
+    config: AuditConfig
+    device: torch.device
+    harmless: list[str]
+    memorised: list[str]
+    fit: list[str]
+
+    @staticmethod
+    def read(folder: Path) -> Lab:
+        """Harmless and memorised prompts are those of the test split."""
+        truth = read_truth(folder)
+        harmless, memorised = (
+            [row.prompt for row in truth if (row.split, row.label) == ("test", label)]
+            for label in ("harmless", "memorised")
+        )
+        device = choose_device("auto")
+        names = ", ".join(f'"{name}"' for name in METRICS)
+        settings = [f'model.device="{device.type}"', f"model.batch_size={BATCH}", f"scores.metrics=[{names}]"]
+        config = override(audit_of(folder, "test", 0, every=False), settings)
+        return Lab(
+            folder / "model", config, device, harmless, memorised, [row.prompt for row in truth if row.split == "fit"]
+        )
+
+    @property
+    def has_bf16(self) -> bool:
+        """Whether the device computes in bfloat16 by itself."""
+        if self.device.type == "cpu":
+            return cpu_has_bf16()
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+    def bench(self, dtype: str) -> Bench:
+        """The model in a precision, with what its screen needs."""
+        model = override(self.config, [f'model.dtype="{dtype}"']).model
+        return bench_of(load_denoiser(model), self.harmless, self.fit)
+
+    def cascade(self, bench: Bench) -> Row:
+        """The default cascade on prompts of which 1% are memorised."""
+        return cascade_row(bench, self.fit, self.memorised)
+
+
+def _lab_rows(lab: Lab, bench: Bench, denoiser: DiffusionDenoiser) -> Iterator[Row]:
+    few, some, tokenizer = bench.prompts[:FEW], FEW // 2, DiffusionTokenizer(lab.model)
+    yield practised("wen1", wen, denoiser, few, 1)
+    yield bench.row("gap1", f"noise gap, {BATCH} prompts at a time, n = 1", "noise_gap", 2 * BATCH, 1)
+    yield practised("wen4", wen, denoiser, few, SEEDS)
+    yield bare_loop("wen4_bare", wen, denoiser, tokenizer, few, SEEDS)
+    yield bench.row("gap4", f"noise gap, {BATCH} prompts at a time, n = 4", "noise_gap", BATCH, SEEDS)
+    yield practised("jeon", jeon, denoiser, few[:4], SEEDS)
+    yield bare_loop("jeon_bare", jeon, denoiser, tokenizer, few[:4], SEEDS)
+    yield bench.row("exact", f"exact product, {some} prompts at a time, n = 4", "sharpness_jvp", some, SEEDS, some)
+    yield bench.row("fd_single", "finite difference, one prompt at a time, n = 4", "sharpness", FEW // 4, SEEDS, 1)
+    yield bench.row("fd", f"finite difference, {BATCH} prompts at a time, n = 4", "sharpness", BATCH, SEEDS)
+    yield bench.row("screen_single", "residual gap, one prompt at a time, n = 1", "residual_gap", 2 * FEW, 1, 1)
+    yield bench.row("screen", f"residual gap, {BATCH} prompts at a time, n = 1", "residual_gap", 2 * BATCH, 1)
     yield bare(denoiser, bench.prompts, BATCH, (1,), "floor_one")
-    yield loop(config, bench)
+    yield lab.cascade(bench)
+    yield loop(lab.config, bench)
     yield bare(denoiser, bench.prompts, BATCH)
 
 
-def _forms(bench: Bench, *, compiled: bool) -> Iterator[Row]:
-    if isinstance(bench.denoiser, DiffusionDenoiser):
-        yield from forms(bench.denoiser, bench.prompts, BATCH, compiled=compiled)
+def _half_rows(lab: Lab, bench: Bench) -> Iterator[Row]:
+    few = bench.prompts[:FEW]
+    yield practised("wen4", wen, bench.denoiser, few, SEEDS)
+    yield bench.row("gap4", "noise gap, n = 4", "noise_gap", BATCH, SEEDS)
+    yield practised("jeon", jeon, bench.denoiser, few[:4], SEEDS)
+    yield bench.row("fd", "finite difference, n = 4", "sharpness", BATCH, SEEDS)
+    yield bench.row("screen", "residual gap, n = 1", "residual_gap", 2 * BATCH, 1)
+    yield lab.cascade(bench)
 
 
 def _sd1_rows(device: torch.device) -> Iterator[Row]:
     denoiser = RandomUNet(device)
     prompts = ["a photograph of a harbour", "an oil painting of a fox"]
     known = unconditional_predictions(denoiser, ScreenConfig(1, 0, 1.0, 2))
-    bench = Bench(denoiser, known, {}, prompts)
-    yield baseline(bench, 2, 1)
-    yield bench.row("fd", "finite difference, 2 prompts at a time, n = 1", "sharpness", 2, 1, 2)
-    yield bare(denoiser, prompts, 2)
-
-
-def markdown(found: Throughput) -> str:
-    """The tables for people."""
-    parts = []
-    titles = {
-        "lab": "The lab's model",
-        "forms": "The network alone",
-        "sd1": "A UNet of Stable Diffusion 1's size, random weights, 4 x 32 x 32 latents",
-    }
-    for name, rows in found.tables.items():
-        first = next(iter(rows.values()))
-        lines = []
-        for timing in rows.values():
-            line = ratio("", timing, first, None)
-            rate = statistics.median(timing.rates)
-            shown = f"{line.value:.1f} ({line.low:.1f} to {line.high:.1f})"
-            lines.append([timing.row.what, f"{timing.row.nfe:g}", f"{rate:.3g}", shown])
-        head = ["", "NFE a prompt", "prompts a second", "times the first row"]
-        parts.append(f"{titles[name]}\n\n{table(head, lines)}")
-    rate = statistics.median(found.tables["lab"]["baseline"].rates)
-    parts.append(
-        f"The field's practice made {rate:.2g} prompts a second here; released code made {RELEASED_RATE} on a UNet of "
-        "this size and 2 cores with AVX-512.\n"
-    )
-    return "\n".join(parts)
+    yield practised("jeon", jeon, denoiser, prompts[:1], 1)
+    yield Bench(denoiser, known, {}, prompts).row("fd", "finite difference, 2 prompts at a time", "sharpness", 2, 1, 2)

@@ -34,19 +34,32 @@ class Timed:
     rates: list[float]
 
 
-def timed(rows: Sequence[Row], rounds: int = ROUNDS) -> dict[str, Timed]:
-    """The rate of each row in each round, after one call that is not counted."""
+def timed(
+    rows: Sequence[Row], rounds: int = ROUNDS, *, warm: bool = True, tell: Callable[[str], None] = lambda _: None
+) -> dict[str, Timed]:
+    """The rate of each row in each round, after one call that is not counted unless `warm` is off.
+
+    tell: is given a line of progress before each round.
+    """
     rates: dict[str, list[float]] = {row.name: [] for row in rows}
-    for turn in range(rounds + 1):
+    turns, begun = rounds + warm, time.perf_counter()
+    for turn in range(turns):
+        left = (time.perf_counter() - begun) * (turns - turn) / turn if turn else None
+        tell(f"round {turn + 1} of {turns}{'' if left is None else f', about {left:.0f} s left'}")
         for row in rows:
-            begun = time.perf_counter()
-            row.run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()  # a row that only launches its work would be billed to the next
-            spent = time.perf_counter() - begun
-            if turn:
-                rates[row.name].append(row.prompts / spent)
+            rate = row.prompts / _spent(row)
+            if turn >= warm:
+                rates[row.name].append(rate)
     return {row.name: Timed(row, rates[row.name]) for row in rows}
+
+
+def _spent(row: Row) -> float:
+    """Seconds of one call."""
+    begun = time.perf_counter()
+    row.run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # a row that only launches its work would be billed to the next
+    return time.perf_counter() - begun
 
 
 def ratio(name: str, ours: Timed, other: Timed, goal: float | None) -> Line:

@@ -216,6 +216,11 @@ class DiffusionDenoiser:
         """The network, for who times it in other forms."""
         return cast(torch.nn.Module, self._unet)
 
+    @property
+    def text_encoder(self) -> torch.nn.Module:
+        """The text encoder, for who times it by itself."""
+        return cast(torch.nn.Module, self._text_encoder)
+
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """The text encoder's last hidden state, with shape (B, L, E); equal prompts are encoded once."""
         unique = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}

@@ -16,13 +16,15 @@ from pipelines.bench import cascade, exactness, throughput
 from pipelines.bench.cascade import Evaluated, compare
 from pipelines.bench.lines import unmet
 from pipelines.bench.networks import bare
-from pipelines.bench.throughput import Bench, bench_of, field_practice, measure, needed
-from pipelines.bench.timing import Row, ratio, timed
+from pipelines.bench.practice import Practice, bare_loop, jeon, practised, wen
+from pipelines.bench.ratios import PARTS, RATIOS, Throughput, markdown, needed
+from pipelines.bench.throughput import Bench, bench_of, measure
+from pipelines.bench.timing import Row, Timed, ratio, timed
 from pipelines.cli import cli
 from sharpaudit.config import ModelConfig
 from sharpaudit.denoisers.base import Conditioning
 from sharpaudit.denoisers.devices import cpu_has_bf16
-from sharpaudit.denoisers.diffusion import DiffusionDenoiser
+from sharpaudit.denoisers.diffusion import DiffusionDenoiser, DiffusionTokenizer
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import UserError
 from sharpaudit.lab.detectors import TOUCHES, Truth
@@ -60,12 +62,33 @@ def bench(folder: Path) -> Bench:
     return bench_of(denoiser, [f"a cat {i}" for i in range(3)], [f"fit {i}" for i in range(20)])
 
 
-def test_the_baseline_computes_the_sharpness_that_ours_does(bench: Bench) -> None:
-    x_KCHW = torch.stack([screen_latent(0, k, bench.denoiser.latent_shape) for k in range(4)])
-    with torch.no_grad():
-        theirs = [field_practice(bench.denoiser, prompt, x_KCHW) for prompt in bench.prompts]
-    assert bench.screened(named(["sharpness_jvp"]), 3, 4) == pytest.approx(theirs, rel=1e-3)
-    assert bench.screened(named(["sharpness_jvp"]), 3, 4, batch=1) == pytest.approx(theirs, rel=1e-3)
+@pytest.mark.parametrize(("practice", "metric"), [(wen, "noise_gap"), (jeon, "sharpness_jvp")])
+def test_the_practice_computes_the_metric_that_ours_does(bench: Bench, practice: Practice, metric: str) -> None:
+    theirs = practised("", practice, bench.denoiser, bench.prompts, 4).run()
+    assert bench.screened(named([metric]), 3, 4) == pytest.approx(theirs, rel=1e-3)
+    assert bench.screened(named([metric]), 3, 4, batch=1) == pytest.approx(theirs, rel=1e-3)
+
+
+@pytest.mark.parametrize("practice", [wen, jeon])
+def test_a_bare_loop_makes_the_calls_that_its_practice_makes(folder: Path, bench: Bench, practice: Practice) -> None:
+    denoiser, calls = bench.denoiser, list[tuple[str, int]]()
+    assert isinstance(denoiser, DiffusionDenoiser)
+    hooks = [
+        denoiser.unet.register_forward_pre_hook(lambda _, args: calls.append(("unet", len(args[0])))),
+        denoiser.text_encoder.register_forward_pre_hook(lambda _, args: calls.append(("text", len(args[0])))),
+    ]
+    try:
+        practised("", practice, denoiser, bench.prompts[:2], 4).run()
+        made = calls.copy()
+        calls.clear()
+        row = bare_loop("", practice, denoiser, DiffusionTokenizer(folder / "model"), bench.prompts[:2], 4)
+        assert calls == []
+        row.run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    product = [("unet", 8)] if practice is jeon else []
+    assert calls == made == [("text", 1), ("text", 1), ("unet", 8), *product] * 2
 
 
 def test_a_bigger_network_is_behind_the_same_contract() -> None:
@@ -74,7 +97,7 @@ def test_a_bigger_network_is_behind_the_same_contract() -> None:
     bench = Bench(denoiser, known, {}, ["one", "two"])
     with torch.no_grad():
         x_KCHW = screen_latent(0, 0, denoiser.latent_shape)[None]
-        theirs = [field_practice(denoiser, prompt, x_KCHW) for prompt in bench.prompts]
+        theirs = [jeon(denoiser, prompt, x_KCHW) for prompt in bench.prompts]
     assert bench.screened(named(["sharpness_jvp"]), 2, 1, 2) == pytest.approx(theirs, rel=1e-3)
     assert theirs[0] != theirs[1]
 
@@ -111,31 +134,73 @@ def test_the_floor_is_the_forwards_that_ours_makes(bench: Bench, monkeypatch: py
 
 
 def test_rows_take_turns_and_the_first_call_does_not_count() -> None:
-    calls: list[str] = []
+    calls, told = list[str](), list[str]()
     rows = [Row(name, "", 3, 1, lambda name=name: calls.append(name)) for name in ("a", "b")]
-    found = timed(rows, rounds=2)
+    found = timed(rows, rounds=2, tell=told.append)
     assert calls == ["a", "b"] * 3
     assert len(found["a"].rates) == len(found["b"].rates) == 2
+    assert [line.split(",")[0] for line in told] == ["round 1 of 3", "round 2 of 3", "round 3 of 3"]
+    assert told[-1].endswith("s left")
     found["a"].rates[:], found["b"].rates[:] = [10.0, 30.0, 8.0], [5.0, 10.0, 8.0]
     line = ratio("speed.a", found["a"], found["b"], 2.5)
     assert (line.value, line.low, line.high, line.n, line.met) == (2.0, 1.0, 3.0, 3, False)
+    calls.clear()
+    assert len(timed(rows, rounds=2, warm=False)["b"].rates) == 2
+    assert calls == ["a", "b"] * 2
+
+
+def rated(rates: dict[str, float]) -> dict[str, Timed]:
+    return {name: Timed(Row(name, f"row {name}", 1, 1, object), [rate]) for name, rate in rates.items()}
+
+
+def test_each_ratio_is_of_the_two_rows_that_its_name_says() -> None:
+    """Every row has a rate of its own, so that a ratio of any two others is another number."""
+    names = dict.fromkeys([name for columns in PARTS.values() for held in columns.values() for name in held])
+    rates = {name: 2.0 ** (i * i) for i, name in enumerate(names) if not name.endswith(".bf16")}
+    assert {name for pair in RATIOS.values() for name in pair[:2]} == set(rates) - {"fd_single", "screen_single"}
+    found = Throughput(rated(rates), rated({"forward": 1.0, "text": 9.0}), rated({"jeon": 2.0, "fd": 6.0}))
+    lines = {line.name: line for line in found.lines()}
+    promised = {
+        "speed.fd_vs_jeon": ("fd", "jeon", 5),
+        "speed.gap_vs_wen4": ("gap4", "wen4", 2.5),
+        "speed.screen_vs_wen4": ("screen", "wen4", 8),
+        "speed.screen_vs_jeon": ("screen", "jeon", 50),
+        "speed.cascade_vs_jeon": ("cascade", "jeon", 30),
+        "speed.floor_share": ("loop", "floor", 0.9),
+        "speed.baseline_vs_bare": ("jeon", "jeon_bare", 0.9),
+    }
+    for name, (ours, other, goal) in promised.items():
+        assert (lines[name].value, lines[name].goal) == (rates[ours] / rates[other], goal)
+    assert set(needed()) == set(promised) == {line.name for line in lines.values() if line.goal is not None}
+    assert lines["speed.gap_vs_wen1"].value == rates["gap1"] / rates["wen1"]
+    assert (lines["speed.sd1_fd"].value, lines["speed.sd1_fd"].goal, lines["speed.text"].value) == (3.0, None, 9.0)
+    assert lines["speed.rate.sd1_fd"].value == 6.0
+    assert lines["speed.rate.wen4"].value == rates["wen4"]
+    assert not [name for name in lines if "bf16" in name]
+    page = markdown(found)
+    assert "bfloat16" not in page
+    assert all(f"row {name} |" in page for name in rates)
+    both = rates | {name: 3.0 for name in names if name.endswith(".bf16")}
+    half = Throughput(rated(both), found.forms, {})
+    assert {line.name: line.value for line in half.lines()}["speed.gap_vs_wen4.bf16"] == 1.0
+    assert "In bfloat16, the practice as well" in markdown(half)
+    assert "Stable Diffusion 1" not in markdown(half)
 
 
 @pytest.mark.chaos
 def test_everything_that_has_a_goal_is_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throughput, "CORPUS", 20)
-    found = measure(folder, sd1=False, rounds=1)
-    measured = {line.name for line in found.lines}
-    assert set(needed(found, sd1=False)) <= measured
-    assert set(needed(found, sd1=True)) - measured == {"speed.sd1_fd"}
-    assert "speed.sd1_fd was not measured" in unmet(found.lines, needed(found, sd1=True))
-    page = throughput.markdown(found)
-    assert all(timing.row.what in page for rows in found.tables.values() for timing in rows.values())
-    assert list(found.tables["forms"]) == ["forward", "forward_contiguous", "text_single", "text"]
-    assert {"speed.forward_contiguous", "speed.text", "speed.screen_floor_share", "speed.baseline"} <= measured
-    assert "released code made 4.1" in page
+    told = list[str]()
+    found = measure(folder, sd1=False, rounds=1, tell=told.append)
+    lines = list(found.lines())
+    assert not [sentence for sentence in unmet(lines, needed()) if "was not measured" in sentence]
+    page = markdown(found)
+    assert all(timing.row.what in page for rows in (found.rows, found.forms) for timing in rows.values())
+    assert ("In bfloat16" in page) == cpu_has_bf16()
+    assert list(found.forms) == ["forward", "forward_contiguous", "text_single", "text"]
+    assert any(line.startswith("the lab's model, round 2 of 2") for line in told)
     # The floor counts as many forwards a prompt as the stage beside it evaluates.
-    assert found.tables["lab"]["floor"].row.nfe == found.tables["lab"]["loop"].row.nfe == 3
+    assert found.rows["floor"].row.nfe == found.rows["loop"].row.nfe == 3
 
 
 def test_a_cascade_is_compared_with_its_last_tier() -> None:
