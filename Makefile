@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help quickstart test chaos gpu-check lint lock advisories clean
+.PHONY: help quickstart test chaos gpu-check tables lint lock advisories clean
 
 help:
 	@echo "make quickstart  audit the small model that ships with the package; the result is in runs/quickstart"
 	@echo "make test        the test suite, without the slow and the GPU tests"
 	@echo "make chaos       tests that kill processes and start clusters; minutes"
 	@echo "make gpu-check   tests that need a CUDA device"
+	@echo "make tables      the tables of the docs anew, two hours; make tables ONLY='cascade decisions' makes these"
 	@echo "make lint        ruff and mypy"
 	@echo "make lock        write infra/requirements.lock anew, with the versions that .venv holds"
 	@echo "make advisories  ask the advisory databases about what is locked; needs the internet"
@@ -42,6 +43,9 @@ chaos: $(VENV)/.installed-dev
 
 gpu-check: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m gpu --timeout 600
+
+tables: $(VENV)/.installed-dev
+	$(BIN)/sharpaudit bench tables --into docs $(ONLY:%=--only %)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -221,28 +221,18 @@ def write(found: Detection, folder: Path) -> None:
 
 
 def markdown(found: Detection) -> str:
-    """The table for people: a line per metric, seeds, plants and captions."""
+    """The tables for people, one for each kind of plants and captions: a line per metric and number of seeds."""
     shown = columns(found.lines)
-    head = ["metric", "n", "NFE", "ms", "plants", "captions", "seeds", "memorised", "harmless", *shown.values()]
-    rows: list[list[object]] = []
+    head = ["metric", "n", "NFE", "ms", "seeds", "memorised", "harmless", *shown.values()]
     keyed = {(*_key(line), line["statistic"]): line for line in found.lines}
+    tables: dict[str, list[list[object]]] = {}
     for metric, n, plants, captions in dict.fromkeys(_key(line) for line in found.lines):
         nfe, ms = found.cost[metric]
         figures = [keyed.get((metric, n, plants, captions, name)) for name in shown]
         sizes = [keyed[metric, n, plants, captions, "auc"][name] for name in ("seeds", "memorised", "harmless")]
-        rows.append(
-            [
-                metric,
-                n,
-                nfe * n,
-                f"{ms * n:.1f}",
-                plants,
-                captions,
-                *sizes,
-                *map(_shown, figures),
-            ]
-        )
-    return markdown_table(head, rows)
+        title = f"{plants} plants, {'all captions' if captions == 'all' else f'captions {captions}'}"
+        tables.setdefault(title, []).append([metric, n, nfe * n, f"{ms * n:.1f}", *sizes, *map(_shown, figures)])
+    return "\n".join(f"{title}\n\n{markdown_table(head, rows)}" for title, rows in tables.items())
 
 
 def _key(line: dict[str, Any]) -> tuple[str, int, str, str]:

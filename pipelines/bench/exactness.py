@@ -255,7 +255,7 @@ def markdown(found: Sequence[Step], precise: Sequence[Precision]) -> str:
         ]
         for s in found
     ]
-    text = table(head, rows)
+    text = f"Sharpness by a difference of length h, against forward mode\n\n{table(head, rows)}"
     if not precise:
         return f"{text}\nbfloat16 was not measured: this CPU has none; --emulated measures it all the same, slowly\n"
     head = ["metric in bfloat16", "rank correlation", "TPR at 1% FPR", "in float32", "difference", "offered"]
@@ -275,7 +275,7 @@ def markdown(found: Sequence[Step], precise: Sequence[Precision]) -> str:
         f"prompts and, of at least {LEAST_POSITIVES} memorised families, a loss of TPR below {RATE_MARGIN:g}; here "
         f"there are {precise[0].positives}."
     )
-    return f"{text}\n{table(head, told)}\n{rule}\n"
+    return f"{text}\nEvery metric in bfloat16, against float32\n\n{table(head, told)}\n{rule}\n"
 
 
 def _bounded(value: float, low: float) -> str:

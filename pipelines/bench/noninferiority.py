@@ -139,4 +139,5 @@ def markdown(found: Sequence[Passed]) -> str:
                 f"{share:.1%} ({low:.1%} to {high:.1%})",
             ]
         )
-    return table(["form", "memorised", "harmless", "true rank correlation", "true loss of TPR", "passes"], rows)
+    head = ["form", "memorised", "harmless", "true rank correlation", "true loss of TPR", "passes"]
+    return f"How often the rule passes a form whose truth is known\n\n{table(head, rows)}"

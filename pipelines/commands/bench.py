@@ -327,6 +327,35 @@ def intervals(json_path: Path | None) -> None:
     _finish(list(bench_lines(found)), [], json_path)
 
 
+@bench.command()
+@click.option("--into", "docs", type=PATH, default=Path("docs"), show_default=True, help="The folder of the pages.")
+@click.option("--only", "names", multiple=True, metavar="NAME", help="Only this table; may be given again.")
+def tables(docs: Path, names: tuple[str, ...]) -> None:
+    """Make the tables of the documentation anew, each by its own command, and put them where the pages show them.
+
+    To be called in the root of the repository, in some two hours with nothing beside it. Each page is replaced in one
+    step; a table that fails or is interrupted stays as it was. NAME is what a page says between <!-- bench NAME -->
+    and <!-- end -->, or "card" for the card of the lab that ships, which is written as a whole.
+
+    \b
+    Example: sharpaudit bench tables --only cascade --only decisions
+    """
+    from pipelines import signals
+    from pipelines.bench.tables import TABLES, remake
+    from sharpaudit.errors import nearest
+
+    signals.install()
+    for name in names:
+        if name not in TABLES:
+            hint = nearest(name, list(TABLES)) or f"; known are {', '.join(TABLES)}"
+            raise UserError(f"--only {name}: no table has that name{hint}")
+    chosen = [name for name in TABLES if not names or name in names]
+    failed = list(remake(docs, chosen, lambda line: click.echo(line, err=True)))
+    for sentence in failed:
+        click.echo(sentence, err=True)
+    raise click.exceptions.Exit(1 if failed else 0)
+
+
 def _refuse_reason(why: str | None, split: str) -> None:
     if why and split != "test":
         raise UserError(f"--why {why!r}: looks at the test split are noted, not at {split}; leave --why out")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -118,7 +120,8 @@ def card(folder: Path) -> None:
 @run_argument
 @click.option("--lab", "folder", type=PATH, help="The lab that was audited, where it is not the one that ships.")
 @click.option("--goals", is_flag=True, help="Fail where the audit does not show what the quickstart must show.")
-def compare(run_folder: Path, folder: Path | None, goals: bool) -> None:
+@click.option("--markdown", is_flag=True, help="The figures as a table, without the findings that show another plant.")
+def compare(run_folder: Path, folder: Path | None, goals: bool, markdown: bool) -> None:
     """Hold the audit RUN of a lab's prompts against what is known of them.
 
     \b
@@ -134,7 +137,26 @@ def compare(run_folder: Path, folder: Path | None, goals: bool) -> None:
     with open_connection(run) as connection:
         audited = [Audited(*row) for row in query(connection, AUDITED).rows]
     lines = compare(folder or LAB / "emoji", audited)
-    for line in lines:
-        click.echo(json.dumps(line))
+    if markdown:
+        click.echo(as_table(lines), nl=False)
+    else:
+        for line in lines:
+            click.echo(json.dumps(line))
     if goals and (failed := unmet(lines, run.config().triage.alpha)):
         raise click.ClickException("; ".join(failed))
+
+
+def as_table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """The figures of `compare` for people; one of nothing at all has no line."""
+    from pipelines.bench.lines import table
+
+    rows = [
+        [
+            line["figure"],
+            f"{line['k']:,} of {line['n']:,}",
+            f"{line['share']:.1%} ({line['low']:.1%} to {line['high']:.1%})",
+        ]
+        for line in lines
+        if line.get("n")
+    ]
+    return table(["of the test split", "found", "share (95% interval)"], rows)

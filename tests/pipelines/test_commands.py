@@ -42,6 +42,7 @@ GROUPS = {
         "families",
         "intervals",
         "sql",
+        "tables",
         "ingest",
         "recombined",
         "directions",
@@ -60,7 +61,9 @@ def test_asking_for_help_loads_no_network_library() -> None:
 def test_the_verbs_are_these_and_each_help_has_an_example() -> None:
     assert set(cli.commands) == VERBS | set(GROUPS)
     for bench in cli.commands["bench"].commands.values():  # type: ignore[attr-defined]
-        assert "--json" in {option for parameter in bench.params for option in parameter.opts}, bench.name
+        options = {option for parameter in bench.params for option in parameter.opts}
+        # It measures nothing itself, and hands on the lines of those that do to none.
+        assert bench.name == "tables" or "--json" in options, bench.name
     for name, verbs in GROUPS.items():
         assert set(cli.commands[name].commands) == verbs  # type: ignore[attr-defined]
     calls = list(every_call(cli, []))
