@@ -170,7 +170,7 @@ def _run(call: Sequence[str], lines: Path | None) -> tuple[str, bool]:
     Raises NotMadeError where it ends before.
     """
     more = [] if lines is None else ["--json", str(lines)]
-    command = [sys.executable, "-m", "pipelines", *call, *more]
+    command = [sys.executable, "-P", "-m", "sharpaudit", *call, *more]
     done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, encoding="utf-8")  # noqa: S603 - our own
     # A goal that is not met ends a bench with 1 as well, but only after everything was measured.
     whole = done.returncode == 0 if lines is None else done.returncode in (0, 1) and lines.exists()

@@ -84,7 +84,7 @@ def test_a_table_takes_the_place_of_the_old_one_and_says_how_it_was_made(
     calls = printing(monkeypatch, PRINTED)
     failed, told = made(tmp_path / "docs", "decisions")
     assert failed == []
-    assert calls[0][1:5] == ["-m", "pipelines", "bench", "decisions"]
+    assert calls[0][2:6] == ["-m", "sharpaudit", "bench", "decisions"]
     blocks = dict(tables.BLOCK.findall(path.read_text()))
     power = blocks["decisions: Power at"]
     assert power.startswith(
@@ -96,7 +96,7 @@ def test_a_table_takes_the_place_of_the_old_one_and_says_how_it_was_made(
     # The machine in words, and once: not as the command said it.
     assert all("PyTorch" in blocks[name] and "a machine" not in blocks[name] for name in list(blocks)[:2])
     assert re.sub(tables.BLOCK, "", path.read_text()) == re.sub(tables.BLOCK, "", before)
-    assert told[0] == "decisions: `sharpaudit bench decisions`, about 1 minutes"
+    assert told[0] == f"decisions: `sharpaudit bench decisions`, about {TABLES['decisions'].minutes:g} minutes"
     assert str(path) in told[1]
     # Made again it stays the same but for the minutes.
     again = path.read_text()
