@@ -80,12 +80,12 @@ def test_a_full_disk_is_said_and_the_run_goes_on_after_there_is_room(
     real = files.Files.write
     count = 0
 
-    def full(self: files.Files, path: Path, data: bytes) -> None:
+    def full(self: files.Files, path: Path, data: bytes, mode: int = 0o600) -> None:
         nonlocal count
         count += 1
         if count > 25:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        real(self, path, data)
+        real(self, path, data, mode)
 
     monkeypatch.setattr(files.Files, "write", full)
     with pytest.raises(OSError, match="No space left"):
