@@ -2,8 +2,8 @@
 
 The run is synthetic and whole: every table is written through the run's own shards, with prompts, harmless and
 memorised scores, controls, pictures and matches in the proportions of a night's audit, and its sums agree. Queries are
-those of the README, on audit.duckdb, each on a connection of its own; the facts are collected by a process of its own,
-whose peak of memory counts.
+those that docs/queries.md begins with, on audit.duckdb, each on a connection of its own; the facts are collected by a
+process of its own, whose peak of memory counts.
 
 Shapes: N prompts of a shard.
 """

@@ -1,4 +1,4 @@
-"""The synthetic run of the SQL bench is whole, its queries are those of the README, and slow answers miss goals."""
+"""The synthetic run of the SQL bench is whole, its queries are those of the docs, and slow answers miss goals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipelines.bench.lines import unmet
 from pipelines.cli import cli
 from sharpaudit.errors import UserError
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs/queries.md"
 ROWS = 3 * (4_000 + 999)
 
 
@@ -49,12 +49,12 @@ def test_the_run_holds_as_many_scores_as_asked_for_and_its_sums_agree(measured: 
     assert 0.05 < found.facts_gib < 0.6
 
 
-def test_the_queries_are_those_of_the_readme(measured: tuple[Path, sql.Measured]) -> None:
+def test_the_queries_are_those_that_the_page_begins_with(measured: tuple[Path, sql.Measured]) -> None:
     def plain(text: str) -> str:
         return " ".join(text.split())
 
     assert [*map(plain, sql.QUERIES.values())] == [
-        plain(text) for text in re.findall(r"```sql\n(.*?)```", README.read_text(), re.DOTALL)
+        plain(text) for text in re.findall(r"```sql\n(.*?)```", PAGE.read_text(), re.DOTALL)[:5]
     ]
     answers = list(measured[1].answers.values())
     assert answers[0] == 20

@@ -132,11 +132,11 @@ def numbered() -> dict[int, str]:
     }
 
 
-def test_the_page_has_twenty_queries() -> None:
-    assert list(numbered()) == list(range(1, 21))
+def test_the_queries_of_the_page_are_numbered() -> None:
+    assert list(numbered()) == list(range(1, 23))
 
 
-@pytest.mark.parametrize("number", range(1, 21))
+@pytest.mark.parametrize("number", range(1, 23))
 def test_each_query_of_the_page_runs_and_answers(run: analysis.Run, labelled: Path, number: int) -> None:
     answer = rows(run, numbered()[number])
     with sharpaudit.open_run(labelled) as other:
@@ -145,20 +145,20 @@ def test_each_query_of_the_page_runs_and_answers(run: analysis.Run, labelled: Pa
         assert len(client.sql(numbered()[number]).fetchall()) == len(answer)
 
 
-NOTHING_THERE = {4, 19}
-"""No control copies and no prompt is cut in these audits."""
+NOTHING_THERE = {5, 8, 21}
+"""Nothing is rejected, no control copies and no prompt is cut in these audits."""
 
 
 def test_queries_of_the_page_say_what_the_tables_say(run: analysis.Run, clean: Path) -> None:
     made = tables(clean)
-    assert sum(row["prompts"] for row in rows(run, numbered()[6])) == 49
-    drawn = rows(run, numbered()[9])
+    assert sum(row["prompts"] for row in rows(run, numbered()[10])) == 49
+    drawn = rows(run, numbered()[4])
     assert sum(row["drawn"] for row in drawn) == 6
     audited = [row for row in made["triage"] if row["role"] == "audit"]
     assert sum(row["unflagged"] for row in drawn) == sum(not row["flagged"] for row in audited)
-    assert len(rows(run, numbered()[10])) == 2
-    assert 0 < rows(run, numbered()[12])[0]["spearman"] <= 1
-    cost = {row["stage"]: row["evaluations"] for row in rows(run, numbered()[20])}
+    assert len(rows(run, numbered()[13])) == 2
+    assert 0 < rows(run, numbered()[15])[0]["spearman"] <= 1
+    cost = {row["stage"]: row["evaluations"] for row in rows(run, numbered()[22])}
     assert cost["sample"] == sum(row["evaluations"] for row in made["samples"])
 
 

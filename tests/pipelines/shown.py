@@ -1,0 +1,178 @@
+"""Commands that the pages show, taken from their text and run in a shell that holds nothing but a path and a home.
+
+A command is a line of a fenced block `sh`, a whole fenced block `python`, or code within a sentence that begins with a
+program and is no mere mention of its name. All pages share one working folder, so that a page may go on where the one
+before it ended. What only a user can have lies there beforehand: a model, prompts, harmless prompts and pictures.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pyarrow.parquet as pq
+from shells import bare
+
+from pipelines.cli import cli
+from sharpaudit.config import LAB
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = ("sharpaudit", "make", "docker", "ray", "pip", ".ci/run", "sudo", "tail", "cp")
+ANALYTIC = LAB / "analytic"
+
+NOT_HERE = {
+    r"docker .*": "not possible here: needs a Docker engine",
+    r"ray (up|exec|down|dashboard) .*": "not possible here: needs machines of a cluster",
+    r"pip install \"ray\[default\]==.*": "not possible here: for whoever starts such a cluster",
+    r"sudo install .*": "not possible here: writes to the machine's /etc",
+    r"sharpaudit run .* --workers 4 --gpus-per-worker 1": "not possible here: needs GPUs",
+    r"sharpaudit run .*--set run.address=auto.*": "not possible here: needs a cluster that the machine belongs to",
+    r"make gpu-check": "not possible here: needs a GPU",
+    r"make advisories": "not possible here: asks the internet",
+    r"make (test|chaos)|\.ci/run": "calls this test",
+    r"make (lint|lock)": "about the repository; .ci/run calls the first, the second rewrites a file of it",
+    r"(sharpaudit bench|make) tables.*": "over 5 minutes; in small in pipelines/test_bench_tables.py",
+    r"sharpaudit bench (detection|cascade|screens)\b.*": "over 5 minutes; in small in pipelines/test_bench.py",
+    r"sharpaudit bench (exactness|recombined)\b.*": "over 5 minutes; in small in pipelines/test_bench.py",
+    r"sharpaudit bench directions\b.*": "over 5 minutes on one core; in small in pipelines/test_bench_directions.py",
+    r"sharpaudit bench throughput\b.*": "over 5 minutes; in small in pipelines/test_bench_speed.py",
+    r"sharpaudit lab (train|label|detectors|card) .*": "over 5 minutes; in small in lab/test_training.py and others",
+    r"make quickstart": "over 5 minutes; .ci/run calls it in a clean clone, and its audit is run below in small",
+    r"pip install (--require-hashes .*|--no-deps .*|\"sharpaudit\[cpu\]\")": "how the wheel's environment is built",
+}
+"""Commands that no test runs as shown, by pattern, and why."""
+
+SMALLER = {
+    "sharpaudit run audits/quickstart.toml --out runs/quickstart": "sharpaudit run audits/quickstart.toml "
+    "--out runs/quickstart --limit 20 --set samples.steps=4 --set samples.band_prompts=3 --set triage.controls=2",
+    "sharpaudit bench sql": "sharpaudit bench sql --rows 30000",
+    "sharpaudit bench ingest": "sharpaudit bench ingest --rows 3000 --near 1000",
+}
+"""Commands that take over 5 minutes, and the smallest form of each, which is run instead."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A command as a page has it. fenced: whether it stands in a block of its own."""
+
+    page: str
+    text: str
+    fenced: bool
+
+
+def pages() -> list[str]:
+    """README, then the pages of the index in its order, each once."""
+    linked = re.findall(r"\]\(([^):#]+\.md)\)", (ROOT / "docs/index.md").read_text())
+    found = [os.path.relpath(ROOT / "docs" / target, ROOT) for target in linked]
+    return list(dict.fromkeys(["README.md", "docs/index.md", *found]))
+
+
+def commands(page: str) -> list[Shown]:
+    """The commands of a page, in their order."""
+    text = (ROOT / page).read_text()
+    found = []
+    for match in re.finditer(r"^```(\w*)\n(.*?)^```|(?<!`)`([^`\n]+)`(?!`)", text, re.DOTALL | re.MULTILINE):
+        language, block, inline = match.groups()
+        if language == "sh":
+            joined = block.replace("\\\n", " ")
+            found += [Shown(page, line, True) for line in map(_uncommented, joined.splitlines()) if line]
+        elif language == "python":
+            found.append(Shown(page, f"python -c {shlex.quote(block)}", True))
+        elif inline and inline.split()[0] in PROGRAMS and len(inline.split()) > 1:
+            found.append(Shown(page, inline, False))
+    return found
+
+
+def _uncommented(line: str) -> str:
+    return re.sub(r"\s+# .*$", "", line).strip()
+
+
+def verbs(group: click.Group = cli, path: str = "sharpaudit") -> dict[str, click.Command]:
+    """Every command by its name."""
+    found: dict[str, click.Command] = {}
+    for name, command in group.commands.items():
+        inner = verbs(command, f"{path} {name}") if isinstance(command, click.Group) else {f"{path} {name}": command}
+        found |= inner
+    return found
+
+
+def form(text: str) -> str | None:
+    """What is run for a command: itself, its smaller form, or nothing."""
+    if any(re.fullmatch(pattern, text) for pattern in NOT_HERE):
+        return None
+    return SMALLER.get(text, text)
+
+
+def is_mention(entry: Shown) -> bool:
+    """Whether code within a sentence only names a command, without the arguments that it needs."""
+    if entry.fenced or not entry.text.startswith("sharpaudit "):
+        return not entry.fenced and entry.text in ("ray up", "ray status", "docker save", "docker load")
+    known = verbs()
+    named = [name for name in known if f"{entry.text} ".startswith(f"{name} ")]
+    if not named:
+        return True
+    rest = entry.text.removeprefix(named[0])
+    return not rest and any(parameter.required for parameter in known[named[0]].params)
+
+
+def users_files(folder: Path) -> None:
+    """What the pages take for granted, where own_model.toml names it: an analytic model stands for the user's."""
+    audits = folder / "audits"
+    (audits / "my-model").mkdir(parents=True)
+    shutil.copy(ANALYTIC / "model.json", audits / "my-model")
+    shutil.copy(ANALYTIC / "prompts/audit.csv", audits / "prompts.csv")
+    shutil.copy(ANALYTIC / "prompts/harmless.csv", audits / "harmless.csv")
+    (folder / "more.csv").write_text("prompt\na prompt that came later\nand another one\n", encoding="utf-8")
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    rows = pq.read_table(ANALYTIC / "index/references.parquet", columns=["reference_id", "thumbnail"]).to_pylist()
+    for row in rows:
+        (pictures / f"{row['reference_id']}.png").write_bytes(io.BytesIO(row["thumbnail"]).getvalue())
+
+
+def user(folder: Path, programs: Path) -> dict[str, str]:
+    """The variables of a user who has set nothing: the home beside `folder`, and `sharpaudit` of `programs`."""
+    home = folder.parent / "home"
+    home.mkdir(exist_ok=True)
+    found = bare(home=home) | {"PATH": os.pathsep.join([str(programs), os.defpath])}
+    # The code of the tree that is tested is that of `programs`.
+    found.pop("PYTHONPATH", None)
+    return found
+
+
+PLACES = {"RUN": "runs/tonight", '"SQL"': '"select 1"', "COMMAND": "run"}
+"""What stands for the words in capitals of a sentence."""
+
+
+def run(text: str, folder: Path, programs: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command line in `folder`, without a terminal."""
+    for word, place in PLACES.items():
+        text = re.sub(rf"(?<![\w-]){word}(?![\w-])", place, text)
+    return subprocess.run(
+        ["bash", "-c", text],
+        cwd=folder,
+        env=user(folder, programs),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+    )
+
+
+def call(*command: str | Path, cwd: Path) -> str:
+    """The output of a command of pip or of a new environment, which must succeed."""
+    # pip's own variables say where packages come from; nothing may let the checkout shine through.
+    of_pip = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    environment = bare(of_pip) | {"PATH": os.defpath}
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run([*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout

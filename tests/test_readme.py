@@ -1,0 +1,91 @@
+"""Every command that README and the pages show is run as shown, or stands here with the reason why not.
+
+Here the README's quick ones, from the environment of the tests; all others in chaos/test_pages.py, from the wheel's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from shown import NOT_HERE, ROOT, SMALLER, Shown, commands, form, is_mention, pages, run, user, users_files, verbs
+
+PROGRAMS = Path(sys.executable).parent
+LATER = ("sharpaudit validate audits/own_model.toml", "sharpaudit run audits/own_model.toml")
+"""Of the README's commands those that take longer, which chaos/test_pages.py runs."""
+KILLED = "sharpaudit run audits/analytic.toml --out runs/first"
+
+
+def shown() -> list[Shown]:
+    return [entry for page in pages() for entry in commands(page) if not is_mention(entry)]
+
+
+def test_every_page_is_reached_from_the_index() -> None:
+    there = {str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")}
+    assert there <= set(pages())
+    assert "docs/index.md" in (ROOT / "README.md").read_text()
+
+
+def test_every_command_stands_in_a_page_with_its_arguments() -> None:
+    texts = [entry.text for entry in shown()]
+    assert [name for name in verbs() if not any(re.match(rf"{name}\b", text) for text in texts)] == []
+
+
+def test_no_reason_and_no_smaller_form_is_of_a_command_that_is_shown_no_longer() -> None:
+    texts = [entry.text for entry in shown()]
+    assert [pattern for pattern in NOT_HERE if not any(re.fullmatch(pattern, text) for text in texts)] == []
+    assert [command for command in SMALLER if command not in texts] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) < 150
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("reader") / "work"
+    found.mkdir()
+    users_files(found)
+    return found
+
+
+def test_the_commands_of_the_readme_run_as_shown(folder: Path) -> None:
+    wanted = [entry for entry in commands("README.md") if entry.fenced and not entry.text.startswith(LATER)]
+    done = []
+    for entry in wanted:
+        text = form(entry.text)
+        if text is None:
+            continue
+        if text == KILLED:
+            kill_at_work(text, folder)
+        told = run(text, folder, PROGRAMS)
+        assert told.returncode == 0, f"{text}\n{told.stdout[-2000:]}\n{told.stderr[-2000:]}"
+        done.append(text)
+    assert KILLED in done
+    assert any("--executor ray --workers 2" in text for text in done)
+    assert list((folder.parent / "home").iterdir()) == []
+
+
+def kill_at_work(text: str, folder: Path) -> None:
+    """Give the command, and kill all of it once a shard of scores is committed."""
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec {text}"],
+        cwd=folder,
+        env=user(folder, PROGRAMS),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while not list((folder / "runs/first").glob("scores/*/manifests/*.json")):
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder / "runs/first/report/index.html").exists()
