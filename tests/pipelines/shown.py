@@ -169,10 +169,12 @@ def run(text: str, folder: Path, programs: Path) -> subprocess.CompletedProcess[
 
 def call(*command: str | Path, cwd: Path) -> str:
     """The output of a command of pip or of a new environment, which must succeed."""
-    # pip's own variables say where packages come from; nothing may let the checkout shine through.
-    of_pip = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
-    environment = bare(of_pip) | {"PATH": os.defpath}
+    environment = bare() | {"PATH": os.defpath}
+    # The code of the tree that is tested is that of the wheel.
     environment.pop("PYTHONPATH", None)
+    if "pip" in command:
+        # Where packages come from stands in pip's own variables and in the home folder.
+        environment |= {name: value for name, value in os.environ.items() if name.startswith("PIP_") or name == "HOME"}
     done = subprocess.run([*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
