@@ -20,6 +20,7 @@ SETTINGS = {
         "samples": {"per_prompt": 4},
     },
     "quarantined": [],
+    "index": {},
 }
 
 
