@@ -17,7 +17,7 @@ import pytest
 from shown import NOT_HERE, ROOT, SMALLER, Shown, commands, form, is_mention, pages, run, user, users_files, verbs
 
 PROGRAMS = Path(sys.executable).parent
-LATER = ("sharpaudit validate audits/own_model.toml", "sharpaudit run audits/own_model.toml")
+LATER = ("make quickstart", "sharpaudit validate audits/own_model.toml", "sharpaudit run audits/own_model.toml")
 """Of the README's commands those that take longer, which chaos/test_pages.py runs."""
 KILLED = "sharpaudit run audits/analytic.toml --out runs/first"
 

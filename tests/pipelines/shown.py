@@ -44,14 +44,16 @@ NOT_HERE = {
     r"sharpaudit bench directions\b.*": "over 5 minutes on one core; in small in pipelines/test_bench_directions.py",
     r"sharpaudit bench throughput\b.*": "over 5 minutes; in small in pipelines/test_bench_speed.py",
     r"sharpaudit lab (train|label|detectors|card) .*": "over 5 minutes; in small in lab/test_training.py and others",
-    r"make quickstart": "over 5 minutes; .ci/run calls it in a clean clone, and its audit is run below in small",
     r"pip install (--require-hashes .*|--no-deps .*|\"sharpaudit\[cpu\]\")": "how the wheel's environment is built",
 }
 """Commands that no test runs as shown, by pattern, and why."""
 
+_IN_SMALL = (
+    "--out runs/quickstart --limit 20 --set samples.steps=4 --set samples.band_prompts=3 --set triage.controls=2"
+)
 SMALLER = {
-    "sharpaudit run audits/quickstart.toml --out runs/quickstart": "sharpaudit run audits/quickstart.toml "
-    "--out runs/quickstart --limit 20 --set samples.steps=4 --set samples.band_prompts=3 --set triage.controls=2",
+    "make quickstart": f"sharpaudit run {shlex.quote(str(ROOT))}/configs/audits/quickstart.toml {_IN_SMALL}",
+    "sharpaudit run audits/quickstart.toml --out runs/quickstart": f"sharpaudit run audits/quickstart.toml {_IN_SMALL}",
     "sharpaudit bench sql": "sharpaudit bench sql --rows 30000",
     "sharpaudit bench ingest": "sharpaudit bench ingest --rows 3000 --near 1000",
 }
