@@ -73,7 +73,7 @@ CASES = {
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sources and tests in a folder of their own."""
     copied = tmp_path_factory.mktemp("tree")
-    for name in ("sharpaudit", "pipelines", "tests", "configs"):
+    for name in ("sharpaudit", "pipelines", "tests", "configs", "docs"):
         shutil.copytree(ROOT / name, copied / name, ignore=shutil.ignore_patterns("__pycache__", "model"))
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, copied)
