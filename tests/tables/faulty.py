@@ -28,13 +28,13 @@ class FaultyFiles(Files):
         if self.count == self.n:
             raise OSError(self.code, os.strerror(self.code), str(path))
 
-    def write(self, path: Path, data: bytes) -> None:
+    def write(self, path: Path, data: bytes, mode: int = 0o600) -> None:
         try:
             self._step(path)
         except OSError:
-            super().write(path, data[: len(data) // 2])
+            super().write(path, data[: len(data) // 2], mode)
             raise
-        super().write(path, data)
+        super().write(path, data, mode)
 
     def sync(self, path: Path) -> None:
         self._step(path)
@@ -62,9 +62,9 @@ class RecordingFiles(Files):
     def _kind(self, path: Path) -> str:
         return "manifest" if "manifest" in path.name or path.parent.name == "manifests" else "data"
 
-    def write(self, path: Path, data: bytes) -> None:
+    def write(self, path: Path, data: bytes, mode: int = 0o600) -> None:
         self.log.append(("write", self._kind(path)))
-        super().write(path, data)
+        super().write(path, data, mode)
 
     def sync(self, path: Path) -> None:
         self.log.append(("sync", self._kind(path)))
@@ -109,9 +109,9 @@ class LosingFiles(Files):
         self._synced |= {path.stat().st_ino for path in root.rglob("*") if path.is_file()}
         self.lasting |= set(root.rglob("manifests/*.json"))
 
-    def write(self, path: Path, data: bytes) -> None:
+    def write(self, path: Path, data: bytes, mode: int = 0o600) -> None:
         self._step()
-        REAL["write"](self, path, data)
+        REAL["write"](self, path, data, mode)
         self._synced.discard(path.stat().st_ino)
         self._undo.append((path.parent, lambda: path.unlink(missing_ok=True)))
 

@@ -235,7 +235,7 @@ def test_a_writer_that_fails_half_way_publishes_nothing(tmp_path: Path, monkeypa
 
 def test_a_short_file_is_noticed_before_it_is_published(tmp_path: Path) -> None:
     class Short(Files):
-        def write(self, path: Path, data: bytes) -> None:
+        def write(self, path: Path, data: bytes, mode: int = 0o600) -> None:
             super().write(path, shards.parquet_bytes(score_rows([1.0])) if b"PAR1" in data[:4] else data)
 
     with pytest.raises(OSError, match="read back"):
