@@ -95,7 +95,10 @@ def _replace(path: Path, data: bytes, files: Files, mode: int, like: os.stat_res
             attempt.chmod(stat.S_IMODE(like.st_mode))
         files.sync(attempt)
         files.rename(attempt, path)
-    except BaseException:
+    except BaseException as error:
         files.remove(attempt)
+        if isinstance(error, OSError) and error.filename == str(attempt):
+            # The name that somebody gave, not the one that nobody has seen.
+            error.filename = str(path)
         raise
     files.sync_folder(path.parent)

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+from shells import bare
 
 from pipelines.cli import cli
 from sharpaudit.errors import UserError
@@ -170,7 +171,7 @@ main()
 
 def as_another_user(root: Path, *options: str) -> subprocess.CompletedProcess[str]:
     call = [sys.executable, "-c", OTHER_USER, str(root), *options]
-    return subprocess.run(call, capture_output=True, text=True, timeout=60)
+    return subprocess.run(call, env=bare(), capture_output=True, text=True, timeout=60)
 
 
 def test_folders_and_files_that_may_not_be_read_are_said(pictures: Path) -> None:
@@ -214,7 +215,7 @@ def test_a_signal_ends_a_build_in_one_line_and_leaves_nothing(
     pictures: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     call = [sys.executable, "-c", STALLED, "index", "build", str(pictures), "--out", str(tmp_path / "out/index")]
-    process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(call, env=bare(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 60
     while not list(tmp_path.glob("out/.index-*.inprogress/vectors.npy")):
         assert process.poll() is None
