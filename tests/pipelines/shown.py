@@ -70,10 +70,10 @@ class Shown:
 
 
 def pages() -> list[str]:
-    """README, then the pages of the index in its order, each once."""
+    """README, then the pages of the index in its order, each once; of what has changed no command is promised."""
     linked = re.findall(r"\]\(([^):#]+\.md)\)", (ROOT / "docs/index.md").read_text())
     found = [os.path.relpath(ROOT / "docs" / target, ROOT) for target in linked]
-    return list(dict.fromkeys(["README.md", "docs/index.md", *found]))
+    return [page for page in dict.fromkeys(["README.md", "docs/index.md", *found]) if page != "CHANGELOG.md"]
 
 
 def commands(page: str) -> list[Shown]:
