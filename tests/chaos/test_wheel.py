@@ -33,6 +33,7 @@ def wanted() -> list[str]:
     return list(dict.fromkeys(text for text in forms if text is not None))
 
 
+@pytest.mark.timeout(3000)
 def test_every_command_of_the_pages_runs_as_shown(folder: Path, wheel_programs: Path) -> None:
     failed = []
     for text in wanted():
