@@ -1,6 +1,6 @@
-"""Every command that README and the pages show is run as shown, or stands here with the reason why not.
+"""The commands that README shows are run as shown; of the pages' none lacks an argument or a place in a page.
 
-Here the README's quick ones, from the environment of the tests; all others in chaos/test_pages.py, from the wheel's.
+Here the README's quick ones, from the environment of the tests; the others in chaos/test_wheel.py, from the wheel's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shown import NOT_HERE, ROOT, SMALLER, Shown, commands, form, is_mention, pa
 
 PROGRAMS = Path(sys.executable).parent
 LATER = ("make quickstart", "sharpaudit validate audits/own_model.toml", "sharpaudit run audits/own_model.toml")
-"""Of the README's commands those that take longer, which chaos/test_pages.py runs."""
+"""Of the README's commands those that take longer, which chaos/test_wheel.py runs."""
 KILLED = "sharpaudit run audits/analytic.toml --out runs/first"
 
 
