@@ -10,6 +10,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
@@ -232,7 +233,8 @@ def test_readme_names_these_images_and_targets():
 def head(tmp_path_factory) -> Iterator[tuple[str, dict[str, str]]]:
     """The cluster file's head on this machine, by its own command and environment: its address and environment."""
     config = yaml.safe_load(CLUSTER)
-    folder = tmp_path_factory.mktemp("r")
+    # Short: the names of Ray's sockets in it may have 107 bytes.
+    folder = Path(tempfile.mkdtemp(prefix="r"))
     token = folder / "token"
     token.write_text(secrets.token_hex(16))
     inside = dict(value.split("=", 1) for flag, value in run_options(config) if flag == "-e")
