@@ -55,7 +55,7 @@ def own_cluster(num_cpus: int) -> Iterator[None]:
     """A Ray cluster on this machine for the block. Raises UserError where Ray cannot start one."""
     folder = Path(tempfile.mkdtemp(prefix="sharpaudit-ray-", dir=_room()))
     token = secrets.token_hex(32)
-    try:
+    with _forgotten():
         with _variables({**_kept(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, **_OURS}):
             _init(
                 "run.executor = ray: no Ray cluster could be started on this machine",
@@ -68,12 +68,7 @@ def own_cluster(num_cpus: int) -> Iterator[None]:
                 # Ray opens its folder to everybody, so it is one within ours.
                 _temp_dir=str(folder / "r"),
             )
-        try:
-            yield
-        finally:
-            _shut_down()
-    finally:
-        _forget()
+        yield
     # After an error the logs of workers tell more, so they stay.
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -89,17 +84,12 @@ def joined_cluster(address: str) -> Iterator[None]:
         f"start one there or put the address right (`ray status --address {printable(address)}` must answer), with the "
         "Python and the Ray of this environment; leave run.address out to have a cluster started on this machine"
     )
-    try:
+    with _forgotten():
         with _variables(_all_of_ray()):
             _read_again()
             _require_an_answer(address, advice)
             _init(f"run.address = {printable(address)}: no Ray cluster lets this run in", advice, address=address)
-        try:
-            yield
-        finally:
-            _shut_down()
-    finally:
-        _forget()
+        yield
 
 
 _OURS = {
@@ -107,6 +97,18 @@ _OURS = {
     # Workers without a GPU share are kept from the GPUs by us, whatever the version of Ray does about it.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+
+
+@contextmanager
+def _forgotten() -> Iterator[None]:
+    """Whatever becomes of the block, no cluster is connected after it, and mode and token are those of the process."""
+    try:
+        yield
+    finally:
+        try:
+            _shut_down()
+        finally:
+            _forget()
 
 
 def _shut_down() -> None:

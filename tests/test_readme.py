@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from shown import NOT_HERE, ROOT, SMALLER, Shown, commands, form, is_mention, pages, run, user, users_files, verbs
+from shown import NOT_HERE, ROOT, SMALLER, Shown, commands, form, is_mention, pages, run, user, users_folder, verbs
 
 PROGRAMS = Path(sys.executable).parent
 LATER = ("make quickstart", "sharpaudit validate audits/own_model.toml", "sharpaudit run audits/own_model.toml")
@@ -49,10 +49,7 @@ def test_the_readme_is_short() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("reader") / "work"
-    found.mkdir()
-    users_files(found)
-    return found
+    return users_folder(tmp_path_factory.mktemp("reader"))
 
 
 def test_the_commands_of_the_readme_run_as_shown(folder: Path) -> None:

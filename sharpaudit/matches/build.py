@@ -1,9 +1,5 @@
 """Pictures to a reference index (matches.index says what one is).
 
-An index is built in a temporary folder beside its place, synced and renamed: it is there whole or not at all. The
-builder holds an advisory lock on that folder, so that a later build of the same index tells what a terminated one has
-left, which it removes, from what another is at work on, which it leaves alone and gives way to.
-
 Every item ends as a reference, as a rejected row of its own with its reason, as a duplicate of a reference, or as a
 count of its kind. Pictures are decoded as they come, and no more are held than a batch of about _PIXELS_AT_ONCE.
 
@@ -12,14 +8,9 @@ Shapes: N references with a vector, D dimension.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
-import shutil
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,9 +23,10 @@ import pyarrow.parquet as pq
 from sharpaudit.embedders.profiles import Profile, profile
 from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.images import Pixels, UnreadableImage, decode, sha256_hex, thumbnail
+from sharpaudit.matches.attempt import published, refuse_existing, remove_left
 from sharpaudit.matches.index import FORMAT_VERSION, MANIFEST, ROWS, VECTORS, IndexManifest, sha256_of
 from sharpaudit.matches.pictures import Item, NotLookedAt, Picture, Repeated
-from sharpaudit.tables.files import IN_PROGRESS, Files, naming
+from sharpaudit.tables.files import Files, naming
 from sharpaudit.tables.records import sealed
 from sharpaudit.tables.schemas import REFERENCES
 
@@ -90,19 +82,13 @@ def build_index(
     UserError where there are more references.
     """
     descriptor, files = profile(profile_name), Files()
-    _refuse_existing(out)
+    refuse_existing(out)
     files.make_folder(out.parent)
-    removed = _remove_left(out)
-    with _attempt(out) as attempt:
+    removed = remove_left(out)
+    with published(out, (VECTORS, ROWS, MANIFEST), files) as attempt:
         build = _write_rows(attempt, descriptor, pictures, training_size)
         manifest = _manifest_bytes(attempt, descriptor, build, training_size)
         files.write(attempt / MANIFEST, manifest)
-        for name in (VECTORS, ROWS, MANIFEST):
-            files.sync(attempt / name)
-        files.sync_folder(attempt)
-        _refuse_existing(out)
-        files.rename(attempt, out)
-        files.sync_folder(out.parent)
     return IndexSummary(
         pictures=build.duplicates + build.statuses.total(),
         duplicates=build.duplicates,
@@ -113,57 +99,6 @@ def build_index(
         reasons=sorted(build.reasons.values(), key=lambda reason: -reason.count),
         removed=removed,
     )
-
-
-@contextmanager
-def _attempt(out: Path) -> Iterator[Path]:
-    """A new folder beside `out`, locked; removed where the block does not end well."""
-    attempt = out.with_name(f".{out.name}-{uuid.uuid4().hex}{IN_PROGRESS}")
-    lock = None
-    try:
-        attempt.mkdir(mode=0o700)
-        lock = os.open(attempt, os.O_RDONLY | os.O_DIRECTORY)
-        _locked(lock)
-        yield attempt
-    except BaseException:
-        shutil.rmtree(attempt, ignore_errors=True)
-        raise
-    finally:
-        if lock is not None:
-            os.close(lock)
-
-
-def _locked(descriptor: int) -> bool:
-    """Take the lock of an open folder, unless another process has it; True also where the file system knows none."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _remove_left(out: Path) -> list[str]:
-    """Remove what terminated builds of `out` have left. Raises UserError where one is at work."""
-    ours = re.compile(rf"\.{re.escape(out.name)}-[0-9a-f]{{32}}{re.escape(IN_PROGRESS)}")
-    removed = []
-    for path in sorted(path for path in out.parent.iterdir() if ours.fullmatch(path.name)):
-        try:
-            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:
-            continue  # another user's, or gone meanwhile
-        try:
-            if not _locked(lock):
-                raise UserError(
-                    f"{printable(str(out))}: another build of this index is at work ({printable(path.name)}); "
-                    "wait for it, or name another folder with --out"
-                )
-            shutil.rmtree(path)
-            removed.append(str(path))
-        finally:
-            os.close(lock)
-    return removed
 
 
 @dataclass
@@ -348,8 +283,3 @@ def _manifest_bytes(folder: Path, descriptor: Profile, build: _Build, training_s
         training_size=training_size,
     )
     return sealed(asdict(manifest))
-
-
-def _refuse_existing(out: Path) -> None:
-    if os.path.lexists(out):
-        raise UserError(f"{printable(str(out))}: exists already; an index is never overwritten: name another folder")

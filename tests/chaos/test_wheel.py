@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from shown import call, commands, form, run, users_files
+from shown import call, commands, form, run, users_folder
 
 pytestmark = pytest.mark.chaos
 
@@ -21,10 +21,7 @@ def test_the_wheel_is_whole_and_stands_alone(wheel_programs: Path, tmp_path: Pat
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("reader") / "work"
-    found.mkdir()
-    users_files(found)
-    return found
+    return users_folder(tmp_path_factory.mktemp("reader"))
 
 
 def wanted() -> list[str]:

@@ -7,7 +7,6 @@ before it ended. What only a user can have lies there beforehand: a model, promp
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import shlex
@@ -124,8 +123,12 @@ def is_mention(entry: Shown) -> bool:
     return not rest and any(parameter.required for parameter in known[named[0]].params)
 
 
-def users_files(folder: Path) -> None:
-    """What the pages take for granted, where own_model.toml names it: an analytic model stands for the user's."""
+def users_folder(place: Path) -> Path:
+    """A new working folder in `place` with what the pages take for granted, where own_model.toml names it.
+
+    An analytic model stands for the user's.
+    """
+    folder = place / "work"
     audits = folder / "audits"
     (audits / "my-model").mkdir(parents=True)
     shutil.copy(ANALYTIC / "model.json", audits / "my-model")
@@ -136,7 +139,8 @@ def users_files(folder: Path) -> None:
     pictures.mkdir()
     rows = pq.read_table(ANALYTIC / "index/references.parquet", columns=["reference_id", "thumbnail"]).to_pylist()
     for row in rows:
-        (pictures / f"{row['reference_id']}.png").write_bytes(io.BytesIO(row["thumbnail"]).getvalue())
+        (pictures / f"{row['reference_id']}.png").write_bytes(row["thumbnail"])
+    return folder
 
 
 def user(folder: Path, programs: Path) -> dict[str, str]:
