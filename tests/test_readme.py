@@ -40,7 +40,7 @@ def test_every_command_stands_in_a_page_with_its_arguments() -> None:
 def test_no_reason_and_no_smaller_form_is_of_a_command_that_is_shown_no_longer() -> None:
     texts = [entry.text for entry in shown()]
     assert [pattern for pattern in NOT_HERE if not any(re.fullmatch(pattern, text) for text in texts)] == []
-    assert [command for command in SMALLER if command not in texts] == []
+    assert [pattern for pattern in SMALLER if not any(re.fullmatch(pattern, text) for text in texts)] == []
 
 
 def test_the_readme_is_short() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Callable
@@ -75,17 +76,21 @@ def settings_options(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def excluding(overrides: tuple[str, ...], path: Path | None) -> tuple[str, ...]:
-    """The overrides, with the prompt ids in a file, one a line, as triage.exclude_calibration.
+    """The overrides, with the prompt ids in a file as triage.exclude_calibration.
 
+    The file has one id a line, or is a CSV with a column prompt_id, as `sharpaudit query --format csv` writes it.
     Raises UserError for a file that cannot be read or holds no id.
     """
     if path is None:
         return overrides
     try:
         text = decoded(path.read_bytes(), f"--exclude-calibration {path}")
-        ids = [line.strip() for line in text.splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        rows = [row for row in csv.reader(text.splitlines(), strict=True) if any(field.strip() for field in row)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"--exclude-calibration {path}: {error}; name a text file with one prompt id a line") from error
+    head, column = (1, rows[0].index("prompt_id")) if rows and "prompt_id" in rows[0] else (0, 0)
+    # A line that is too short counts as an id that no prompt has.
+    ids = [row[column].strip() if column < len(row) else "" for row in rows[head:]]
     if not ids:
         raise UserError(f"--exclude-calibration {path}: no prompt id in it; write one a line, or leave the option out")
     # A JSON list of strings is a TOML list too.

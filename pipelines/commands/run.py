@@ -27,7 +27,7 @@ from sharpaudit import config as configuration
     "excluded",
     metavar="FILE",
     type=PATH,
-    help="Calibration prompts that shall not calibrate, one id a line: those that the report says gave a copy.",
+    help="Calibration prompts that shall not calibrate, one id a line or as a query writes them: those with a copy.",
 )
 @click.option("--retry-failed", "retry", is_flag=True, help="Do shards with rows that failed again.")
 @click.option("--repair", is_flag=True, help="Make shards again whose files are damaged, as `verify` names them.")

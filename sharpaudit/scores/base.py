@@ -46,12 +46,14 @@ class Metric:
     """needs: what it asks of the evidence. values: its value for each prompt of a batch, with shape (B,).
 
     learns: whether it reads the subspace that fit prompts teach, at the seed where it is asked for.
+    digest: see plugs.py.
     """
 
     name: str
     needs: tuple[Need, ...]
     values: Callable[[Evidence], torch.Tensor]
     learns: bool = False
+    digest: str = ""
 
 
 def point(denoiser: Denoiser, place: str, seed: int, k: int, step: float) -> tuple[torch.Tensor, int]:

@@ -7,11 +7,13 @@ before it ended. What only a user can have lies there beforehand: a model, promp
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import shlex
 import shutil
 import subprocess
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from pipelines.cli import cli
 from sharpaudit.config import LAB
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = ("sharpaudit", "make", "docker", "ray", "pip", ".ci/run", "sudo", "tail", "cp")
+PROGRAMS = ("sharpaudit", "make", "docker", "ray", "pip", ".ci/run", "sudo", "cp")
 ANALYTIC = LAB / "analytic"
 
 NOT_HERE = {
@@ -37,26 +39,33 @@ NOT_HERE = {
     r"make advisories": "not possible here: asks the internet",
     r"make (test|chaos)|\.ci/run": "calls this test",
     r"make (lint|lock)": "about the repository; .ci/run calls the first, the second rewrites a file of it",
-    r"(sharpaudit bench|make) tables.*": "over 5 minutes; in small in pipelines/test_bench_tables.py",
-    r"sharpaudit bench (detection|cascade|screens)\b.*": "over 5 minutes; in small in pipelines/test_bench.py",
-    r"sharpaudit bench (exactness|recombined)\b.*": "over 5 minutes; in small in pipelines/test_bench.py",
-    r"sharpaudit bench directions\b.*": "over 5 minutes on one core; in small in pipelines/test_bench_directions.py",
-    r"sharpaudit bench throughput\b.*": "over 5 minutes; in small in pipelines/test_bench_speed.py",
-    r"sharpaudit lab (train|label|detectors|card) .*": "over 5 minutes; in small in lab/test_training.py and others",
+    r"make tables.*": "over 5 minutes; calls `sharpaudit bench tables`, which is run in small",
     r"pip install (--require-hashes .*|--no-deps .*|\"sharpaudit\[cpu\]\")": "how the wheel's environment is built",
 }
 """Commands that no test runs as shown, by pattern, and why."""
 
+FEW = {"fit": 40, "calibration": 120, "development": 40, "test": 190}
+"""Harmless prompts of each split that the small lab keeps; of other labels 20."""
 _IN_SMALL = (
     "--out runs/quickstart --limit 20 --set samples.steps=4 --set samples.band_prompts=3 --set triage.controls=2"
 )
+_OF_THE_LAB = r"(bench (?:detection|screens|cascade|exactness|directions|throughput|recombined))"
 SMALLER = {
-    "make quickstart": f"sharpaudit run {shlex.quote(str(ROOT))}/configs/audits/quickstart.toml {_IN_SMALL}",
-    "sharpaudit run audits/quickstart.toml --out runs/quickstart": f"sharpaudit run audits/quickstart.toml {_IN_SMALL}",
-    "sharpaudit bench sql": "sharpaudit bench sql --rows 30000",
-    "sharpaudit bench ingest": "sharpaudit bench ingest --rows 3000 --near 1000",
+    r"make quickstart": f"sharpaudit run {shlex.quote(str(ROOT))}/configs/audits/quickstart.toml {_IN_SMALL}",
+    r"sharpaudit run audits/quickstart.toml --out runs/quickstart": (
+        f"sharpaudit run audits/quickstart.toml {_IN_SMALL}"
+    ),
+    r"sharpaudit bench sql": "sharpaudit bench sql --rows 30000",
+    r"sharpaudit bench ingest": "sharpaudit bench ingest --rows 3000 --near 1000",
+    r"sharpaudit bench throughput": "sharpaudit bench throughput small-lab --rounds 2 --no-sd1",
+    rf"sharpaudit {_OF_THE_LAB}(.*)": r"sharpaudit \1 small-lab\2",
+    r"sharpaudit bench tables": (
+        f"cp -r {shlex.quote(str(ROOT))}/docs docs && sharpaudit bench tables --only families"
+    ),
+    r"sharpaudit lab train (.*)": r"sharpaudit lab train \1 --miniature",
+    r"sharpaudit lab (detectors|card) \S+(.*)": r"sharpaudit lab \1 small-lab\2",
 }
-"""Commands that take over 5 minutes, and the smallest form of each, which is run instead."""
+"""Commands that take over 5 minutes by pattern, and the smallest form of each, which is run instead."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,8 @@ def form(text: str) -> str | None:
     """What is run for a command: itself, its smaller form, or nothing."""
     if any(re.fullmatch(pattern, text) for pattern in NOT_HERE):
         return None
-    return SMALLER.get(text, text)
+    found = [match.expand(small) for pattern, small in SMALLER.items() if (match := re.fullmatch(pattern, text))]
+    return found[0] if found else text
 
 
 def is_mention(entry: Shown) -> bool:
@@ -135,12 +145,38 @@ def users_folder(place: Path) -> Path:
     shutil.copy(ANALYTIC / "prompts/audit.csv", audits / "prompts.csv")
     shutil.copy(ANALYTIC / "prompts/harmless.csv", audits / "harmless.csv")
     (folder / "more.csv").write_text("prompt\na prompt that came later\nand another one\n", encoding="utf-8")
+    (folder / "later").mkdir()
+    (folder / "later/part-0.txt").write_text("a prompt in a folder\n", encoding="utf-8")
     pictures = folder / "pictures"
     pictures.mkdir()
     rows = pq.read_table(ANALYTIC / "index/references.parquet", columns=["reference_id", "thumbnail"]).to_pylist()
     for row in rows:
         (pictures / f"{row['reference_id']}.png").write_bytes(row["thumbnail"])
+    small_lab(folder / "small-lab")
     return folder
+
+
+def small_lab(folder: Path) -> None:
+    """The lab that ships with few of its prompts, in a new folder: what takes an hour there takes a minute here."""
+    shipped = LAB / "emoji"
+    shutil.copytree(shipped, folder, ignore=shutil.ignore_patterns("model", "truth.csv"))
+    (folder / "model").symlink_to(shipped / "model")
+    kept = set[str]()
+    with (shipped / "truth.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    with (folder / "truth.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer, taken = csv.DictWriter(stream, list(rows[0])), Counter[tuple[str, str]]()
+        writer.writeheader()
+        for row in rows:
+            taken[row["split"], row["label"]] += 1
+            most = FEW.get(row["split"], 0) if row["label"] == "harmless" else 20
+            if taken[row["split"], row["label"]] <= most:
+                writer.writerow(row)
+                kept.add(row["prompt"])
+    for path in (folder / "prompts").glob("*.csv"):
+        lines = list(csv.reader(path.open(newline="", encoding="utf-8")))
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows([lines[0], *[line for line in lines[1:] if line[0] in kept]])
 
 
 def user(folder: Path, programs: Path) -> dict[str, str]:
@@ -153,7 +189,7 @@ def user(folder: Path, programs: Path) -> dict[str, str]:
     return found
 
 
-PLACES = {"RUN": "runs/tonight", '"SQL"': '"select 1"', "COMMAND": "run"}
+PLACES = {"RUN": "runs/tonight", '"SQL"': '"select 1"', "COMMAND": "run", "FOLDER": "later"}
 """What stands for the words in capitals of a sentence."""
 
 

@@ -41,6 +41,9 @@ def test_excluding_calibration_prompts_redoes_triage_alone(config_path: Path, co
     listed = tmp_path / "out.txt"
     listed.write_text(f"{out}\n\n")
     (override,) = excluding((), listed)
+    for made in ('"prompt_id"\n"{}"\n', 'prompt,prompt_id\n"a, b",{}\n'):
+        listed.write_text(made.format(out))
+        assert excluding((), listed) == (override,)
     with pytest.raises(UserError, match=r"triage\.exclude_calibration"):
         audit(config_path, copy, override)
     audit(config_path, copy, override, update=True)
