@@ -14,7 +14,7 @@ change; that, the distribution and its version enter the identity of every stage
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -100,13 +100,17 @@ class Plugs(Generic[P]):
                 "but one of these"
             )
         if not sources:
-            hint = nearest(name, self.names()) or f"; known are {', '.join(self.names())}"
-            raise UserError(f'no {self.kind} is called "{printable(name)}"{hint}')
+            hint, known = nearest(name, self.names()), ", ".join(map(printable, self.names()))
+            raise UserError(f'no {self.kind} is called "{printable(name)}"{hint}; known are {known}')
         if name in self._added:
             return self._added[name]
         if name not in self._loaded:
             self._loaded[name] = _object(self._own[name]) if name in self._own else self._foreign(name, offered[0])
         return self._loaded[name]
+
+    def of(self, names: Iterable[str]) -> tuple[P, ...]:
+        """The plugs of these names, in their order. Raises UserError as for one."""
+        return tuple(self[name] for name in names)
 
     def origin(self, name: str) -> Origin | None:
         """Whose a plug is; None for ours."""

@@ -23,7 +23,7 @@ MAX_LINES = 400
 
 ORDER = [
     {"errors"},
-    {"encoding", "origin"},
+    {"encoding", "origin", "plugs"},
     {"config", "seeds", "images"},
     {"statistics", "tables"},
     {"denoisers", "embedders"},
@@ -38,9 +38,11 @@ FRONT_DOORS = (
     ("sharpaudit/__main__.py", "sharpaudit.origin.require_ours"),
     ("sharpaudit/__main__.py", "pipelines.cli.main"),
     ("sharpaudit/origin.py", "pipelines"),
+    ("sharpaudit/plugs.py", "sharpaudit.scores.base.Metric"),
 )
 """What the package offers under its own name, imported by the call, so that nothing that reads the version loads it;
-and the way to the command line, which begins in the package because only it can tell which `pipelines` is its own."""
+and the way to the command line, which begins in the package because only it can tell which `pipelines` is its own; and
+what the registry of plugs holds, named for the type checker alone."""
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms} | {"": -1}
 
 DOORS = {

@@ -115,7 +115,9 @@ def test_names_that_collide_are_refused(tools: Plugs[Tool], installed: Path) -> 
 
 
 def test_a_name_that_is_nearly_one_is_told(tools: Plugs[Tool]) -> None:
-    with pytest.raises(UserError, match=r'no tool is called "hamer" \(did you mean "hammer"\?\)'):
+    with pytest.raises(
+        UserError, match=r'no tool is called "hamer" \(did you mean "hammer"\?\); known are hammer, saw'
+    ):
         tools["hamer"]
 
 

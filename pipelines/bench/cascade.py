@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,13 +26,14 @@ from sharpaudit.errors import Status, UserError
 from sharpaudit.lab.detectors import Truth, read_truth
 from sharpaudit.scores.cascade import Tier, fit_seeds, scores_as_strangers, tiers, total_seeds
 from sharpaudit.scores.plan import evaluations, places
+from sharpaudit.scores.residual_gap import RESIDUAL_GAP
 from sharpaudit.scores.screen import ScreenConfig, screen, unconditional_predictions
 from sharpaudit.scores.subspace import fit_subspace
 from sharpaudit.statistics.conformal import lexicographic
 from sharpaudit.statistics.detection import Group, difference, figure, tpr_at_fpr
 
 SEEDS = 4
-METRICS: tuple[Literal["residual_gap"]] = ("residual_gap",)
+METRICS = (RESIDUAL_GAP.name,)
 DEFAULT = TierConfig().above
 ABOVE = {"development": (0.5, 0.8, 0.9, 0.95, 0.98), "test": (DEFAULT,)}
 WORST_LOSS = -0.05
@@ -108,7 +108,7 @@ def _evaluated(config: AuditConfig, cascade: Sequence[Tier], truth: Sequence[Tru
         return found
 
     moved_ND, families = fitted[0]
-    strangers = scores_as_strangers("residual_gap", [moved_ND], [len(subspaces[0].directions_KD)], families)
+    strangers = scores_as_strangers(RESIDUAL_GAP, [moved_ND], [len(subspaces[0].directions_KD)], families)
     return Evaluated(at(cascade[0]), at(cascade[-1]), strangers)
 
 

@@ -31,7 +31,8 @@ from sharpaudit.config import AuditConfig, ModelConfig
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.lab.detectors import CAPTIONS, INTERVALS, SEVERAL, Truth, balanced, columns, read_truth, table
-from sharpaudit.scores.metrics import METRICS, named
+from sharpaudit.plugs import METRICS
+from sharpaudit.scores.base import ATTENTION
 from sharpaudit.scores.plan import evaluations
 from sharpaudit.scores.screen import screen
 from sharpaudit.scores.sharpness import SHARPNESS_JVP
@@ -194,7 +195,7 @@ def audit_of(folder: Path, split: str, seed: int, *, every: bool, overrides: Seq
 def _able(model: ModelConfig, every: bool) -> list[str]:
     """The metrics that a model can give, all of them or those that share one evaluation."""
     maps = load_denoiser(model).records_attention
-    return [n for n in (*SHARED, *(OTHERS if every else ())) if maps or "attention" not in METRICS[n].needs]
+    return [n for n in (*SHARED, *(OTHERS if every else ())) if maps or ATTENTION not in METRICS[n].needs]
 
 
 def bench_lines(found: Detection, goals_of: Mapping[str, Mapping[str, float]]) -> Iterator[Line]:
@@ -283,7 +284,7 @@ def _costs(run: RunFolder, config: AuditConfig, prompts: Sequence[str]) -> Itera
     """Each metric alone: evaluations per prompt and seed, and milliseconds on this machine, after a first call."""
     denoiser, known, subspaces = load_denoiser(config.model), load_unconditional(run, config), load_subspaces(run)
     some = list(prompts[:TIMED_PROMPTS])
-    for metric in named(config.scores.metrics):
+    for metric in METRICS.of(config.scores.metrics):
         screen(denoiser, some, known, subspaces, screen_config(config), (metric,))
         begun = time.monotonic()
         rows = screen(denoiser, some, known, subspaces, screen_config(config), (metric,))

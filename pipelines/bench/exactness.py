@@ -25,15 +25,15 @@ from pipelines.bench.detection import audit_of
 from pipelines.bench.gathering import fitted_on
 from pipelines.bench.lines import Line, table
 from pipelines.stages.fit import screen_config
-from sharpaudit.config import FLOAT32_ONLY, AuditConfig, override
+from sharpaudit.config import AuditConfig, override
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.devices import cpu_has_bf16
 from sharpaudit.denoisers.diffusion import DiffusionDenoiser
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status, UserError
 from sharpaudit.lab.detectors import Truth, balanced, read_truth
+from sharpaudit.plugs import METRICS
 from sharpaudit.scores.base import Metric
-from sharpaudit.scores.metrics import METRICS, named
 from sharpaudit.scores.plan import places
 from sharpaudit.scores.residual_gap import RESIDUAL_GAP
 from sharpaudit.scores.screen import ScreenConfig, screen, unconditional_predictions
@@ -119,14 +119,14 @@ def steps(folder: Path, split: str, *, emulated: bool = False) -> list[Step]:
     rows = balanced(_rows(folder, split), FEW)
     few, families = [row.prompt for row in rows], np.array([row.family for row in rows])
     config = audit_of(folder, split, 0, every=False)
-    exact = _values(folder, config, few, named(["sharpness_jvp"]))["sharpness_jvp"]
+    exact = _values(folder, config, few, METRICS.of(["sharpness_jvp"]))["sharpness_jvp"]
     half = _in_bf16(folder) if emulated or cpu_has_bf16() else None
     found = {}
     for h in STEPS:
         scores = override(config, [f"scores.step={h}"])
-        found["fd", h] = _values(folder, scores, few, named(["sharpness"]))["sharpness"]
+        found["fd", h] = _values(folder, scores, few, METRICS.of(["sharpness"]))["sharpness"]
         if half:
-            found["fd_bf16", h] = _values(folder, scores, few, named(["sharpness"]), half)["sharpness"]
+            found["fd_bf16", h] = _values(folder, scores, few, METRICS.of(["sharpness"]), half)["sharpness"]
         found["common", h] = sharpness(load_denoiser(config.model), few, config.seed, h)
     return [_step(form, h, found[form, h], exact, families) for form in FORMS for h in STEPS if (form, h) in found]
 
@@ -149,7 +149,7 @@ def precisions(folder: Path, split: str, *, emulated: bool = False) -> list[Prec
     rows = _rows(folder, split)
     prompts = [row.prompt for row in rows]
     config = audit_of(folder, split, 0, every=True)
-    metrics = named([name for name in METRICS if name in config.scores.metrics])
+    metrics = METRICS.of(name for name in METRICS.ours() if name in config.scores.metrics)
     exact = _values(folder, config, prompts, metrics)
     rough = _values(folder, config, prompts, metrics, _in_bf16(folder))
     memorised = np.array([row.label == "memorised" for row in rows])
@@ -217,7 +217,7 @@ def _values(
 
 def _batched(settings: ScreenConfig, metrics: Sequence[Metric]) -> ScreenConfig:
     """Forward mode holds several times the memory of a forward."""
-    return replace(settings, batch_size=8) if any("tangent" in m.needs for m in metrics) else settings
+    return replace(settings, batch_size=8) if any(need.wide for m in metrics for need in m.needs) else settings
 
 
 def bench_lines(found: Sequence[Step], precise: Sequence[Precision]) -> Iterator[Line]:
@@ -230,7 +230,7 @@ def bench_lines(found: Sequence[Step], precise: Sequence[Precision]) -> Iterator
         yield Line(f"{name}.correlation_low", step.low, "Spearman", step.n, goal=goal)
         yield Line(f"{name}.median_error", step.median_error, "relative", step.n)
     for p in precise:
-        offered = p.metric not in FLOAT32_ONLY
+        offered = not METRICS[p.metric].float32_only
         name = f"exactness.bf16.{p.metric}"
         yield Line(f"{name}.correlation", p.correlation, "Spearman", p.n, p.correlation_low)
         yield Line(f"{name}.correlation_low", p.correlation_low, "Spearman", p.n, goal=least if offered else None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from sharpaudit.scores.base import Evidence, Metric
+from sharpaudit.scores.base import DISPLACED, FIRST, Evidence, Metric, at
 from sharpaudit.scores.noise_gap import delta_eps
 from sharpaudit.scores.subspace import Subspace
 
@@ -45,5 +45,5 @@ def _along_outside(evidence: Evidence) -> torch.Tensor:
     return found_B
 
 
-ALONG = Metric("sharpness_along_residual", ("first", "displaced"), _along, learns=True)
-ALONG_OUTSIDE = Metric("sharpness_along_residual_outside", ("first", "displaced"), _along_outside, learns=True)
+ALONG = Metric("sharpness_along_residual", (at(FIRST), DISPLACED), _along, learns=True)
+ALONG_OUTSIDE = Metric("sharpness_along_residual_outside", (at(FIRST), DISPLACED), _along_outside, learns=True)

@@ -33,9 +33,9 @@ from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status, UserError
 from sharpaudit.lab.detectors import read_truth
 from sharpaudit.lab.random_unet import RandomUNet
+from sharpaudit.plugs import METRICS
 from sharpaudit.scores.base import Known, Metric
 from sharpaudit.scores.cascade import fit_seeds, scores_as_strangers, screen_tiers, tiers, total_seeds
-from sharpaudit.scores.metrics import named
 from sharpaudit.scores.plan import evaluations, places
 from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
 from sharpaudit.scores.subspace import Subspaces, fit_subspace
@@ -48,7 +48,7 @@ CORPUS = 192
 """Prompts of the cascade's corpus."""
 FIT = 300
 """Fit prompts: how many there were costs a screen nothing afterwards."""
-METRICS = ("residual_gap", "noise_gap", "sharpness")
+SCREENED = ("residual_gap", "noise_gap", "sharpness")
 SD1_ROUNDS = 3
 
 
@@ -77,7 +77,7 @@ class Bench:
 
     def row(self, name: str, what: str, metric: str, n_prompts: int, n_seeds: int, batch: int = BATCH) -> Row:
         """A row that screens by one metric."""
-        metrics = named((metric,))
+        metrics = METRICS.of((metric,))
         nfe = sum(evaluations(metrics).values()) * n_seeds
         return Row(name, what, n_prompts, nfe, lambda: self.screened(metrics, n_prompts, n_seeds, batch))
 
@@ -85,7 +85,7 @@ class Bench:
 def bench_of(denoiser: Denoiser, prompts: Sequence[str], fit: Sequence[str]) -> Bench:
     """What an audit's fit stage leaves: empty prompts for SEEDS seeds, directions for the first."""
     config = ScreenConfig(SEEDS, 0, 1.0, BATCH)
-    known = unconditional_predictions(denoiser, config, places(named(METRICS)))
+    known = unconditional_predictions(denoiser, config, places(METRICS.of(SCREENED)))
     fitted = fit_subspace(_moved(denoiser, fit, known, config), ScoresConfig().components)
     return Bench(denoiser, known, {0: fitted}, list(prompts))
 
@@ -102,7 +102,7 @@ def cascade_row(bench: Bench, fit: Sequence[str], memorised: Sequence[str]) -> R
     known = unconditional_predictions(bench.denoiser, bench.config(total_seeds(cascade)))
     moved = {k: _moved(bench.denoiser, fit, known, replace(config, first_seed=k)) for k in fit_seeds(cascade)}
     subspaces = {k: fit_subspace(moved_ND, ScoresConfig().components) for k, moved_ND in moved.items()}
-    strangers = scores_as_strangers("residual_gap", [moved[0]], [len(subspaces[0].directions_KD)])
+    strangers = scores_as_strangers(METRICS["residual_gap"], [moved[0]], [len(subspaces[0].directions_KD)])
     threshold = float(np.quantile(strangers, DEFAULT))
     prompts = [*memorised[: round(0.01 * CORPUS)], *bench.prompts][:CORPUS]
     if len(prompts) < CORPUS:
@@ -122,8 +122,8 @@ def loop(config: AuditConfig, bench: Bench) -> Row:
     prompts = bench.prompts[: 2 * BATCH]
     ids = [f"{i:032x}" for i in range(len(prompts))]
     rows = pa.table({"prompt_id": ids, "prompt": prompts})
-    nfe = sum(evaluations(named(config.scores.metrics)).values())
-    return Row("loop", f"scoring stage, {', '.join(METRICS)}, n = 1", len(ids), nfe, lambda: worker.process(rows))
+    nfe = sum(evaluations(METRICS.of(config.scores.metrics)).values())
+    return Row("loop", f"scoring stage, {', '.join(SCREENED)}, n = 1", len(ids), nfe, lambda: worker.process(rows))
 
 
 def measure(
@@ -187,7 +187,7 @@ class Lab:
             for label in ("harmless", "memorised")
         )
         device = choose_device("auto")
-        names = ", ".join(f'"{name}"' for name in METRICS)
+        names = ", ".join(f'"{name}"' for name in SCREENED)
         settings = [f'model.device="{device.type}"', f"model.batch_size={BATCH}", f"scores.metrics=[{names}]"]
         config = override(audit_of(folder, "test", 0, every=False), settings)
         return Lab(

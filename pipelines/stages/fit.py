@@ -22,7 +22,7 @@ from pipelines.stages.admitted import admitted_model
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.errors import Status, UserError
-from sharpaudit.scores.base import PROBE, Known, Metric
+from sharpaudit.scores.base import Known, Metric, Place
 from sharpaudit.scores.cascade import fit_seeds, tiers, total_seeds
 from sharpaudit.scores.plan import places
 from sharpaudit.scores.screen import ScreenConfig, differences, noise_floor, require, unconditional_predictions
@@ -46,13 +46,14 @@ class UnconditionalStage(Stage):
     def outside(self, config: AuditConfig, facts: Facts) -> dict[str, Any]:
         """The model's weights, and where the metrics want the empty prompt evaluated."""
         wanted = _places(config)
-        probe = {"step of the probe": config.scores.step} if PROBE in wanted else {}
-        return {"model digest": facts.model_digest, "places": list(wanted)} | probe
+        probe = {"step of the probe": config.scores.step} if any(place.by_step for place in wanted) else {}
+        names = [place.name for place in wanted]
+        return {"model digest": facts.model_digest, "places": names} | probe
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
         """One shard with all seeds."""
         n_seeds = total_seeds(tiers(config.scores))
-        return [Work(self.name, "seeds", n_seeds, digest_of([n_seeds, *_places(config)]))]
+        return [Work(self.name, "seeds", n_seeds, digest_of([n_seeds, *(place.name for place in _places(config))]))]
 
     def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:
         """The seeds."""
@@ -266,7 +267,7 @@ def _seeds(config: AuditConfig) -> tuple[int, ...]:
     return fit_seeds(tiers(config.scores))
 
 
-def _places(config: AuditConfig) -> tuple[str, ...]:
+def _places(config: AuditConfig) -> tuple[Place, ...]:
     return places(_metrics(config))
 
 

@@ -59,7 +59,7 @@ class ThresholdsWorker:
             components = [self._components[k] for k in before.seeds]
             differences_SND = [stacked(found["difference"]) for found in by_seed]
             families = by_seed[0]["family_id"].to_pylist()
-            values_N = scores_as_strangers(before.deciding, differences_SND, components, families)
+            values_N = scores_as_strangers(before.metrics[0], differences_SND, components, families)
             row = {"tier": tier.number, "metric": before.deciding, "quantile": tier.above, "n": len(values_N)}
             threshold = float(np.quantile(values_N, tier.above))
             made.append(row | {"threshold": threshold, "status": Status.OK, "reason": None})

@@ -5,7 +5,6 @@ from __future__ import annotations
 from sharpaudit.config.earlier import RENAMED, under_todays_names
 from sharpaudit.config.reading import LAB, PATHS, fields, load, override, parse, resolve_paths, value
 from sharpaudit.config.sections import (
-    FLOAT32_ONLY,
     AuditConfig,
     CalibrationConfig,
     CorpusConfig,
@@ -23,7 +22,6 @@ from sharpaudit.config.sections import (
 )
 
 __all__ = [
-    "FLOAT32_ONLY",
     "LAB",
     "PATHS",
     "RENAMED",

@@ -14,7 +14,10 @@ import re
 from datetime import date, datetime, time, timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from sharpaudit.errors import UserError
+from sharpaudit.plugs import METRICS
 
 
 def identity(*stages: str, default: Any = ..., **limits: Any) -> Any:
@@ -132,23 +135,14 @@ class CalibrationConfig(Section):
         return self
 
 
-MetricName = Literal[
-    "residual_gap",
-    "noise_gap",
-    "sharpness",
-    "sharpness_jvp",
-    "mean_free_gap",
-    "attention_entropy",
-    "norm_cosine",
-    "one_step",
-    "score_norm",
-    "hessian_trace",
-]
+def _known_metric(name: str) -> str:
+    try:
+        return METRICS[name].name
+    except UserError as error:
+        raise ValueError(str(error)) from error
 
 
-FLOAT32_ONLY = ("hessian_trace", "sharpness_jvp")
-"""Metrics not shown to be as good in bfloat16 by the rule of `sharpaudit bench exactness`, which fails where its result
-and this list differ; and the reference path."""
+MetricName = Annotated[str, AfterValidator(_known_metric)]
 
 
 class TierConfig(Section):
@@ -163,8 +157,6 @@ class TierConfig(Section):
 
 
 MAX_COMPONENTS = 1000
-GATES = ("residual_gap", "noise_gap")
-"""Metrics whose quantiles the fit prompts' differences give without another evaluation."""
 
 
 class ScoresConfig(Section):
@@ -198,10 +190,11 @@ class ScoresConfig(Section):
             if len(set(metrics)) < len(metrics):
                 raise ValueError("metrics names one twice; name each once")
         for metric in [self.metrics[0], *(tier.metrics[0] for tier in self.then)][:-1]:
-            if metric not in GATES:
+            if METRICS[metric].strangers is None:
+                gates = " or ".join(name for name in METRICS.ours() if METRICS[name].strangers)
                 raise ValueError(
-                    f"a tier before another decides by {' or '.join(GATES)}, this one by {metric}: its threshold comes "
-                    "from what fit evaluates"
+                    f"a tier before another decides by {gates}, this one by {metric}: its threshold comes from what "
+                    "fit evaluates"
                 )
         return self
 
@@ -345,7 +338,7 @@ class AuditConfig(Section):
     @model_validator(mode="after")
     def _precision(self) -> AuditConfig:
         asked = [*self.scores.metrics, *(name for tier in self.scores.then for name in tier.metrics)]
-        exact = [name for name in asked if name in FLOAT32_ONLY]
+        exact = [name for name in asked if METRICS[name].float32_only]
         if not exact or self.model.dtype == "float32":
             return self
         if self.model.dtype == "auto":

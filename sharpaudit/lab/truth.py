@@ -32,8 +32,9 @@ from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.errors import Status
 from sharpaudit.lab.pictures import card_box
 from sharpaudit.lab.trainingset import Plan, Prompt
+from sharpaudit.plugs import METRICS
 from sharpaudit.samples.generate import generate
-from sharpaudit.scores.metrics import METRICS
+from sharpaudit.scores.base import ATTENTION
 from sharpaudit.scores.plan import places
 from sharpaudit.scores.residual_gap import RESIDUAL_GAP, residual_gap
 from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
@@ -53,7 +54,7 @@ N_OTHERS = 200
 STEPS, GUIDANCE, BATCH = 25, 5.0, 64
 SCORES = ScoresConfig()
 """An audit's defaults."""
-RANKING = tuple(metric for metric in METRICS.values() if metric not in (RESIDUAL_GAP, SHARPNESS_JVP))
+RANKING = tuple(metric for metric in METRICS.of(METRICS.ours()) if metric not in (RESIDUAL_GAP, SHARPNESS_JVP))
 """Metrics by which never-planted prompts are ranked, beside the residual gap; the exact path of sharpness ranks as the
 other does."""
 COMPONENTS: tuple[int | str, ...] = (20, "auto")
@@ -171,7 +172,7 @@ def _screened(denoiser: Denoiser, prompts: Sequence[Prompt], seed: int) -> npt.N
     """
     config = ScreenConfig(1, seed, SCORES.step, BATCH)
     captions, families = [prompt.caption for prompt in prompts], [prompt.family.name for prompt in prompts]
-    metrics = [m for m in RANKING if denoiser.records_attention or "attention" not in m.needs]
+    metrics = [m for m in RANKING if denoiser.records_attention or ATTENTION not in m.needs]
     known = unconditional_predictions(denoiser, config, places([*metrics, RESIDUAL_GAP]))
     found = differences(denoiser, captions, known, config)
     moved_ND = np.stack([row for row in found if not isinstance(row, Status)])

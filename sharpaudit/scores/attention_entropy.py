@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import torch
 
-from sharpaudit.scores.base import Evidence, Metric
+from sharpaudit.scores.base import ATTENTION, FIRST, Evidence, Metric, at
 
 
 def attention_entropy(attention_BL: torch.Tensor) -> torch.Tensor:
@@ -28,4 +28,4 @@ def _values(evidence: Evidence) -> torch.Tensor:
     return attention_entropy(evidence.attention())
 
 
-ATTENTION_ENTROPY = Metric("attention_entropy", ("first", "attention"), _values)
+ATTENTION_ENTROPY = Metric("attention_entropy", (at(FIRST), ATTENTION), _values)

@@ -3,71 +3,127 @@
 A metric is a function of the evaluations of one batch of prompts at one seed; larger means more memorised. It names
 what it needs, and `Evidence` makes each evaluation when a metric first asks for it, once for all metrics. Evaluations
 happen at *places*, (x, t) that depend on the seed alone, never on the prompt: so the prediction for the empty prompt
-there is made once per run and handed in.
+there is made once per run and handed in. A metric that looks elsewhere declares a place of its own.
 
-    first       x_T at the first sampling timestep: where the screen looks
-    late        x_T at the third-last of 50 sampling timesteps (Asthana and Belagiannis)
-    noisiest    sigma x_T at the last training timestep (Webster)
-    probe       x_T and random signs of total length h at the first sampling timestep (Hutchinson)
-
-Shapes: B prompts, K seeds, C H W latent, L tokens.
+Shapes: B prompts, K seeds, N fit prompts, C H W latent, D = C*H*W, L tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from sharpaudit.denoisers.base import SCREEN_STEPS, Conditioning, Denoiser, NoiseLevel
 from sharpaudit.scores.subspace import Subspace
 from sharpaudit.seeds import screen_latent, screen_signs
 
-FIRST, LATE, NOISIEST, PROBE = "first", "late", "noisiest", "probe"
-Need = Literal["first", "attention", "displaced", "tangent", "late", "noisiest", "probe"]
 Known = dict[str, torch.Tensor]
-"""x0_hat(x, empty) by place, float32, each with shape (K, C, H, W)."""
+"""x0_hat(x, empty) by the name of its place, float32, each with shape (K, C, H, W)."""
+Strangers = Callable[[npt.NDArray[np.float32], int, Sequence[str] | None], npt.NDArray[np.float64]]
+"""Values (N,) of fit prompts as if they had not been fit prompts, from their differences (N, D), the number of
+directions that are removed and their families."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where all prompts are evaluated at one seed, and the prediction for the empty prompt there."""
+    """Where prompts are evaluated.
 
-    x_CHW: torch.Tensor
-    t: int
-    level: NoiseLevel
-    x0_empty_CHW: torch.Tensor
+    at: gives x (C, H, W) and the timestep, of a model, the run's seed, the number of the draw and the length of finite
+    displacements in units of the latent. by_step: whether that length moves it.
+    """
+
+    name: str
+    at: Callable[[Denoiser, int, int, float], tuple[torch.Tensor, int]]
+    by_step: bool = False
+
+
+@dataclass(frozen=True)
+class Need:
+    """Evaluations that metrics share: made once for all that name it.
+
+    evaluations: of each prompt and seed. places: where the empty prompt must be known. attention: whether the model
+    must record its maps. wide: whether it takes several times the memory of a forward.
+    """
+
+    name: str
+    evaluations: int
+    places: tuple[Place, ...] = ()
+    attention: bool = False
+    wide: bool = False
 
 
 @dataclass(frozen=True)
 class Metric:
     """needs: what it asks of the evidence. values: its value for each prompt of a batch, with shape (B,).
 
-    learns: whether it reads the subspace that fit prompts teach, at the seed where it is asked for.
-    digest: see plugs.py.
+    learns: whether it reads the subspace that fit prompts teach, at the seed where it is asked for. strangers: of a
+    metric by which a tier of a cascade may decide who goes on: its threshold comes from what fit evaluates.
+    float32_only: not shown to be as good in bfloat16 by the rule of `sharpaudit bench exactness`. digest: see plugs.py.
     """
 
     name: str
     needs: tuple[Need, ...]
     values: Callable[[Evidence], torch.Tensor]
     learns: bool = False
+    strangers: Strangers | None = None
+    float32_only: bool = False
     digest: str = ""
 
 
-def point(denoiser: Denoiser, place: str, seed: int, k: int, step: float) -> tuple[torch.Tensor, int]:
-    """x (C, H, W) and timestep of a place at seed k. step: length of the probe, in units of the latent."""
-    x_CHW = screen_latent(seed, k, denoiser.latent_shape).to(denoiser.device)
-    if place == LATE:
-        return x_CHW, denoiser.timesteps(SCREEN_STEPS)[-3]
-    if place == NOISIEST:
-        t = denoiser.noisiest_timestep()
-        return denoiser.level(t).sigma * x_CHW, t
-    if place == PROBE:
-        signs_CHW = screen_signs(seed, k, denoiser.latent_shape).to(denoiser.device)
-        x_CHW = x_CHW + signs_CHW * (step / signs_CHW.numel() ** 0.5)
-    return x_CHW, denoiser.first_timestep()
+def _first(denoiser: Denoiser, seed: int, k: int, _step: float) -> tuple[torch.Tensor, int]:
+    return screen_latent(seed, k, denoiser.latent_shape).to(denoiser.device), denoiser.first_timestep()
+
+
+def _late(denoiser: Denoiser, seed: int, k: int, step: float) -> tuple[torch.Tensor, int]:
+    return _first(denoiser, seed, k, step)[0], denoiser.timesteps(SCREEN_STEPS)[-3]
+
+
+def _noisiest(denoiser: Denoiser, seed: int, k: int, step: float) -> tuple[torch.Tensor, int]:
+    t = denoiser.noisiest_timestep()
+    return denoiser.level(t).sigma * _first(denoiser, seed, k, step)[0], t
+
+
+def _probe(denoiser: Denoiser, seed: int, k: int, step: float) -> tuple[torch.Tensor, int]:
+    x_CHW, t = _first(denoiser, seed, k, step)
+    signs_CHW = screen_signs(seed, k, denoiser.latent_shape).to(denoiser.device)
+    return x_CHW + signs_CHW * (step / signs_CHW.numel() ** 0.5), t
+
+
+FIRST = Place("first", _first)
+"""x_T at the first sampling timestep: where the screen looks."""
+LATE = Place("late", _late)
+"""x_T at the third-last of 50 sampling timesteps (Asthana and Belagiannis)."""
+NOISIEST = Place("noisiest", _noisiest)
+"""sigma x_T at the last training timestep (Webster)."""
+PROBE = Place("probe", _probe, by_step=True)
+"""x_T and random signs of total length h at the first sampling timestep (Hutchinson)."""
+
+
+def at(place: Place) -> Need:
+    """The evaluation of every prompt at a place."""
+    return Need(place.name, 1, (place,))
+
+
+ATTENTION = Need("attention", 0, attention=True)
+"""Maps of the first evaluation."""
+DISPLACED = Need("displaced", 2)
+"""Both branches at x + h u, where u is the prompt's own direction."""
+TANGENT = Need("tangent", 6, wide=True)
+"""Both branches by forward-mode differentiation, each worth about three forwards."""
+
+
+@dataclass(frozen=True)
+class KnownPlace:
+    """A place at one seed, and the prediction for the empty prompt there."""
+
+    x_CHW: torch.Tensor
+    t: int
+    level: NoiseLevel
+    x0_empty_CHW: torch.Tensor
 
 
 class Evidence:
@@ -81,7 +137,7 @@ class Evidence:
         denoiser: Denoiser,
         conditioning: Conditioning,
         empty: Conditioning,
-        places: Mapping[str, Place],
+        places: Mapping[str, KnownPlace],
         subspace: Subspace,
         step: float,
         *,
@@ -92,30 +148,30 @@ class Evidence:
         self._places, self._record = places, attention
         self._made: dict[str, torch.Tensor] = {}
 
-    def level(self, place: str = FIRST) -> NoiseLevel:
+    def level(self, place: Place = FIRST) -> NoiseLevel:
         """The noise level of a place."""
-        return self._places[place].level
+        return self._places[place.name].level
 
-    def x(self, place: str = FIRST) -> torch.Tensor:
+    def x(self, place: Place = FIRST) -> torch.Tensor:
         """The latents that are evaluated, the same for all prompts, with shape (B, C, H, W)."""
-        x_CHW = self._places[place].x_CHW
+        x_CHW = self._places[place.name].x_CHW
         return x_CHW.expand(len(self._conditioning), *x_CHW.shape).contiguous()
 
-    def x0_empty(self, place: str = FIRST) -> torch.Tensor:
+    def x0_empty(self, place: Place = FIRST) -> torch.Tensor:
         """x0_hat(x, empty), with shape (C, H, W)."""
-        return self._places[place].x0_empty_CHW
+        return self._places[place.name].x0_empty_CHW
 
-    def x0(self, place: str = FIRST) -> torch.Tensor:
+    def x0(self, place: Place = FIRST) -> torch.Tensor:
         """x0_hat(x, c), one evaluation, with shape (B, C, H, W)."""
-        if place not in self._made:
-            record, t = self._record and place == FIRST, self._places[place].t
+        if place.name not in self._made:
+            record, t = self._record and place == FIRST, self._places[place.name].t
             found = self._denoiser.predict(self.x(place), t, self._conditioning, record_attention=record)
-            self._made[place] = found.x0_hat
+            self._made[place.name] = found.x0_hat
             if found.attention is not None:
                 self._made["attention"] = found.attention
-        return self._made[place]
+        return self._made[place.name]
 
-    def delta_x0(self, place: str = FIRST) -> torch.Tensor:
+    def delta_x0(self, place: Place = FIRST) -> torch.Tensor:
         """x0_hat(x, c) - x0_hat(x, empty), with shape (B, C, H, W)."""
         return self.x0(place) - self.x0_empty(place)
 
@@ -127,11 +183,11 @@ class Evidence:
     def difference(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """delta_x0 at any x and the first timestep: two evaluations."""
         both = Conditioning.stack([self._conditioning, self._empty.select([0] * len(self._conditioning))])
-        x_2BCHW, t = torch.cat([x_BCHW, x_BCHW]), self._places[FIRST].t
+        x_2BCHW, t = torch.cat([x_BCHW, x_BCHW]), self._places[FIRST.name].t
         x0_c, x0_0 = self._denoiser.predict(x_2BCHW, t, both).x0_hat.chunk(2)
         return x0_c - x0_0
 
     def probed(self) -> tuple[torch.Tensor, torch.Tensor]:
         """A displacement (C, H, W) and the change of delta_x0 along it (B, C, H, W): one evaluation."""
-        moved_CHW = self._places[PROBE].x_CHW - self._places[FIRST].x_CHW
+        moved_CHW = self._places[PROBE.name].x_CHW - self._places[FIRST.name].x_CHW
         return moved_CHW, self.delta_x0(PROBE) - self.delta_x0()

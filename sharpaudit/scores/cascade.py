@@ -19,10 +19,10 @@ import numpy.typing as npt
 from sharpaudit.config import ScoresConfig
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.errors import Status, UserError
+from sharpaudit.plugs import METRICS
 from sharpaudit.scores.base import Known, Metric
-from sharpaudit.scores.metrics import named
 from sharpaudit.scores.screen import PromptScores, ScreenConfig, screen
-from sharpaudit.scores.subspace import MIN_FIT, Subspaces, energy_as_strangers
+from sharpaudit.scores.subspace import MIN_FIT, Subspaces
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Tier:
 
 def tiers(config: ScoresConfig) -> tuple[Tier, ...]:
     """The tiers of a configuration; seeds are numbered through them."""
-    found = [Tier(1, named(config.metrics), 0, config.n_seeds, 0.0)]
+    found = [Tier(1, METRICS.of(config.metrics), 0, config.n_seeds, 0.0)]
     for later in config.then:
         last = found[-1]
         first = last.first_seed + last.n_seeds
-        found.append(Tier(last.number + 1, named(later.metrics), first, later.n_seeds, later.above))
+        found.append(Tier(last.number + 1, METRICS.of(later.metrics), first, later.n_seeds, later.above))
     return tuple(found)
 
 
@@ -112,25 +112,21 @@ def _passes(entry: PromptScores | Status, metric: str, threshold: float) -> Stat
 
 
 def scores_as_strangers(
-    metric: str,
+    metric: Metric,
     differences_SND: Sequence[npt.NDArray[np.float32]],
     components_S: Sequence[int],
     families: Sequence[str] | None = None,
 ) -> npt.NDArray[np.float64]:
     """The metric of each fit prompt, mean over seeds, as if it had not been a fit prompt, with shape (N,).
 
-    differences, components: of each seed. The noise gap learns nothing from fit prompts; the residual gap of k
-    directions is that of `subspace.energy_as_strangers`. Raises UserError for fewer than 20 fit prompts.
+    differences, components: of each seed. Raises UserError for fewer than 20 fit prompts, ValueError for a metric that
+    no tier before another decides by.
     """
+    if metric.strangers is None:
+        raise ValueError(f"{metric.name} gives no threshold from what fit evaluates")
     n = len(differences_SND[0])
     if n < 2 * MIN_FIT:
         raise UserError(f"{n} fit prompts could be evaluated; a cascade needs at least {2 * MIN_FIT} for its threshold")
-    energies_SN = []
-    for differences_ND, k in zip(differences_SND, components_S, strict=True):
-        if metric == "noise_gap":
-            energies_SN.append(np.array([np.square(row.astype(np.float64)).sum() for row in differences_ND]))
-        else:
-            energies_SN.append(energy_as_strangers(differences_ND, [k], families)[0])
-    # Rounding may leave a vector inside the subspace a little below zero.
-    norms_N: npt.NDArray[np.float64] = np.sqrt(np.maximum(np.stack(energies_SN), 0)).mean(axis=0)
-    return norms_N
+    by_seed = [metric.strangers(rows_ND, k, families) for rows_ND, k in zip(differences_SND, components_S, strict=True)]
+    mean_N: npt.NDArray[np.float64] = np.stack(by_seed).mean(axis=0)
+    return mean_N

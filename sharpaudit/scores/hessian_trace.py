@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 
 from sharpaudit.denoisers.base import NoiseLevel
-from sharpaudit.scores.base import Evidence, Metric
+from sharpaudit.scores.base import FIRST, PROBE, Evidence, Metric, at
 
 
 def hutchinson(moved_CHW: torch.Tensor, change_BCHW: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
@@ -40,4 +40,4 @@ def _values(evidence: Evidence) -> torch.Tensor:
     return hutchinson(*evidence.probed(), evidence.level())
 
 
-HESSIAN_TRACE = Metric("hessian_trace", ("first", "probe"), _values)
+HESSIAN_TRACE = Metric("hessian_trace", (at(FIRST), at(PROBE)), _values, float32_only=True)

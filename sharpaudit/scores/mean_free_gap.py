@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 
 from sharpaudit.denoisers.base import NoiseLevel
-from sharpaudit.scores.base import Evidence, Metric
+from sharpaudit.scores.base import FIRST, Evidence, Metric, at
 
 
 def mean_free_gap(delta_x0_BCHW: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
@@ -26,4 +26,4 @@ def _values(evidence: Evidence) -> torch.Tensor:
     return mean_free_gap(evidence.delta_x0(), evidence.level())
 
 
-MEAN_FREE_GAP = Metric("mean_free_gap", ("first",), _values)
+MEAN_FREE_GAP = Metric("mean_free_gap", (at(FIRST),), _values)

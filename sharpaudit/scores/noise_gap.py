@@ -9,10 +9,14 @@ Shapes: B prompts, C H W latent.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from sharpaudit.denoisers.base import NoiseLevel
-from sharpaudit.scores.base import Evidence, Metric
+from sharpaudit.scores.base import FIRST, Evidence, Metric, at
 
 
 def delta_eps(delta_x0_BCHW: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
@@ -30,4 +34,12 @@ def _values(evidence: Evidence) -> torch.Tensor:
     return noise_gap(evidence.delta_x0(), evidence.level())
 
 
-NOISE_GAP = Metric("noise_gap", ("first",), _values)
+def _as_strangers(
+    differences_ND: npt.NDArray[np.float32], _components: int, _families: Sequence[str] | None
+) -> npt.NDArray[np.float64]:
+    """It learns nothing from fit prompts."""
+    energy_N: npt.NDArray[np.float64] = np.array([np.square(row.astype(np.float64)).sum() for row in differences_ND])
+    return np.sqrt(energy_N)
+
+
+NOISE_GAP = Metric("noise_gap", (at(FIRST),), _values, strangers=_as_strangers)

@@ -20,7 +20,7 @@ import math
 import torch
 
 from sharpaudit.denoisers.base import NoiseLevel
-from sharpaudit.scores.base import LATE, Evidence, Metric
+from sharpaudit.scores.base import FIRST, LATE, Evidence, Metric, at
 from sharpaudit.scores.noise_gap import noise_gap
 
 G1, G2 = 1.0, 2.0
@@ -47,4 +47,4 @@ def _values(evidence: Evidence) -> torch.Tensor:
     return G1 * scaled_norm(evidence.delta_x0(), evidence.level()) + G2 * pixel_cosine(*late)
 
 
-NORM_COSINE = Metric("norm_cosine", ("first", "late"), _values)
+NORM_COSINE = Metric("norm_cosine", (at(FIRST), at(LATE)), _values)

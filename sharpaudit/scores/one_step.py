@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 
 from sharpaudit.denoisers.base import NoiseLevel
-from sharpaudit.scores.base import NOISIEST, Evidence, Metric
+from sharpaudit.scores.base import NOISIEST, Evidence, Metric, at
 
 GUIDANCE = 7.5
 
@@ -35,4 +35,4 @@ def _values(evidence: Evidence) -> torch.Tensor:
     return one_step(evidence.x(place), evidence.x0_empty(place), evidence.delta_x0(place), evidence.level(place))
 
 
-ONE_STEP = Metric("one_step", ("noisiest",), _values)
+ONE_STEP = Metric("one_step", (at(NOISIEST),), _values)

@@ -6,21 +6,11 @@ unconditional prediction is made once for the whole run and costs a prompt nothi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
-from sharpaudit.scores.base import FIRST, LATE, NOISIEST, PROBE, Metric, Need
-
-COST: dict[Need, int] = {
-    "first": 1,
-    "attention": 0,  # maps of the first evaluation
-    "displaced": 2,  # both branches at x + h u, where u is the prompt's own direction
-    "tangent": 6,  # both branches by forward-mode differentiation, each worth about three forwards
-    "late": 1,
-    "noisiest": 1,
-    "probe": 1,
-}
-"""Evaluations per prompt and seed."""
-PLACES: dict[Need, tuple[str, ...]] = {"late": (LATE,), "noisiest": (NOISIEST,), "probe": (PROBE,)}
+from sharpaudit.errors import UserError
+from sharpaudit.scores.base import FIRST, Metric, Need, Place
 
 
 def evaluations(metrics: Sequence[Metric]) -> dict[str, int]:
@@ -29,11 +19,17 @@ def evaluations(metrics: Sequence[Metric]) -> dict[str, int]:
     for metric in metrics:
         new = [need for need in metric.needs if need not in met]
         met.update(new)
-        found[metric.name] = sum(COST[need] for need in new)
+        found[metric.name] = sum(need.evaluations for need in new)
     return found
 
 
-def places(metrics: Sequence[Metric]) -> tuple[str, ...]:
-    """Where the empty prompt is evaluated; always at the first step, which every screen begins with."""
-    needs = [need for metric in metrics for need in metric.needs]
-    return (FIRST, *dict.fromkeys(place for need in needs for place in PLACES.get(need, ())))
+def places(metrics: Sequence[Metric]) -> tuple[Place, ...]:
+    """Where the empty prompt is evaluated; always at the first step, which every screen begins with.
+
+    Raises UserError where two metrics call two places by one name.
+    """
+    found = dict.fromkeys([FIRST, *(place for metric in metrics for need in metric.needs for place in need.places)])
+    for name, n in Counter(place.name for place in found).items():
+        if n > 1:
+            raise UserError(f'scores.metrics: {n} different places are called "{name}"; leave out one of the metrics')
+    return tuple(found)

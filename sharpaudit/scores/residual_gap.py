@@ -18,11 +18,15 @@ Shapes: B prompts, K directions, D latent elements.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from sharpaudit.scores.base import Evidence, Metric
+from sharpaudit.scores.base import FIRST, Evidence, Metric, at
 from sharpaudit.scores.noise_gap import delta_eps
-from sharpaudit.scores.subspace import Subspace
+from sharpaudit.scores.subspace import Subspace, energy_as_strangers
 
 
 def residual_gap(delta_eps_BD: torch.Tensor, subspace: Subspace) -> torch.Tensor:
@@ -44,4 +48,12 @@ def _values(evidence: Evidence) -> torch.Tensor:
     return residual_gap(delta_eps(evidence.delta_x0(), evidence.level()), evidence.subspace)
 
 
-RESIDUAL_GAP = Metric("residual_gap", ("first",), _values, learns=True)
+def _as_strangers(
+    differences_ND: npt.NDArray[np.float32], components: int, families: Sequence[str] | None
+) -> npt.NDArray[np.float64]:
+    # Rounding may leave a vector inside the subspace a little below zero.
+    energy_N: npt.NDArray[np.float64] = np.maximum(energy_as_strangers(differences_ND, [components], families)[0], 0)
+    return np.sqrt(energy_N)
+
+
+RESIDUAL_GAP = Metric("residual_gap", (at(FIRST),), _values, learns=True, strangers=_as_strangers)

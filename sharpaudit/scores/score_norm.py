@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 
 from sharpaudit.denoisers.base import NoiseLevel
-from sharpaudit.scores.base import Evidence, Metric
+from sharpaudit.scores.base import FIRST, Evidence, Metric, at
 
 
 def score_norm(x_BCHW: torch.Tensor, x0_BCHW: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
@@ -25,4 +25,4 @@ def _values(evidence: Evidence) -> torch.Tensor:
     return score_norm(evidence.x(), evidence.x0(), evidence.level())
 
 
-SCORE_NORM = Metric("score_norm", ("first",), _values)
+SCORE_NORM = Metric("score_norm", (at(FIRST),), _values)

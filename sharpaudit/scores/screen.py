@@ -21,8 +21,9 @@ import torch
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.batching import in_batches
 from sharpaudit.errors import Status, UserError
-from sharpaudit.scores.base import FIRST, Evidence, Known, Metric, Place, point
+from sharpaudit.scores.base import FIRST, Evidence, Known, KnownPlace, Metric, Place
 from sharpaudit.scores.noise_gap import delta_eps, noise_gap
+from sharpaudit.scores.plan import places as places_of
 from sharpaudit.scores.subspace import NOTHING, Subspaces
 
 
@@ -54,14 +55,14 @@ class PromptScores:
         return sum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
 
 
-def unconditional_predictions(denoiser: Denoiser, config: ScreenConfig, places: Sequence[str] = (FIRST,)) -> Known:
+def unconditional_predictions(denoiser: Denoiser, config: ScreenConfig, places: Sequence[Place] = (FIRST,)) -> Known:
     """x0_hat(x, empty) at each place and seed, float32 on the CPU, each with shape (K, C, H, W)."""
     empty = denoiser.encode([""])
     known = {}
     with torch.no_grad():
         for place in places:
-            at = [point(denoiser, place, config.seed, k, config.step) for k in config.seeds]
-            known[place] = torch.cat([denoiser.predict(x[None], t, empty).x0_hat for x, t in at]).cpu()
+            at = [place.at(denoiser, config.seed, k, config.step) for k in config.seeds]
+            known[place.name] = torch.cat([denoiser.predict(x[None], t, empty).x0_hat for x, t in at]).cpu()
     return known
 
 
@@ -72,22 +73,22 @@ def noise_floor(denoiser: Denoiser, config: ScreenConfig, known: Known) -> float
     """
     empty = denoiser.encode([""])
 
-    def batch(rows: list[int], places: dict[str, Place]) -> list[float]:
+    def batch(rows: list[int], places: dict[str, KnownPlace]) -> list[float]:
         evidence = Evidence(denoiser, empty.select([0] * len(rows)), empty, places, NOTHING, config.step)
         return noise_gap(evidence.delta_x0(), evidence.level()).tolist()
 
     gaps: list[float | Status] = []
     with torch.no_grad():
-        for places in _places(denoiser, config, known):
+        for places in _places(denoiser, config, known, (FIRST,)):
             gaps += in_batches(partial(batch, places=places), range(config.batch_size), config.batch_size)
     return max(gap for gap in gaps if not isinstance(gap, Status))
 
 
 def differences(
-    denoiser: Denoiser, prompts: Sequence[str], known: Known, config: ScreenConfig, place: str = FIRST
+    denoiser: Denoiser, prompts: Sequence[str], known: Known, config: ScreenConfig, place: Place = FIRST
 ) -> list[npt.NDArray[np.float32] | Status]:
     """delta_eps of each prompt at the config's first seed, flattened (D,), or why there is none."""
-    empty, places = denoiser.encode([""]), _places(denoiser, replace(config, n_seeds=1), known)[0]
+    empty, places = denoiser.encode([""]), _places(denoiser, replace(config, n_seeds=1), known, (place,))[0]
 
     def batch(rows: list[str]) -> list[npt.NDArray[np.float32] | Status]:
         evidence = Evidence(denoiser, denoiser.encode(rows), empty, places, NOTHING, config.step)
@@ -111,10 +112,10 @@ def screen(
     subspaces: of every seed of the screen where a metric learns; else none are read.
     """
     require(denoiser, metrics)
-    attention = any("attention" in metric.needs for metric in metrics)
+    attention = any(need.attention for metric in metrics for need in metric.needs)
     learns = any(metric.learns for metric in metrics)
     learnt = [subspaces[k] if learns else NOTHING for k in config.seeds]
-    empty, places = denoiser.encode([""]), _places(denoiser, config, known)
+    empty, places = denoiser.encode([""]), _places(denoiser, config, known, places_of(metrics))
 
     def batch(rows: list[str]) -> list[PromptScores]:
         conditioning = denoiser.encode(rows)
@@ -132,19 +133,22 @@ def screen(
 def require(denoiser: Denoiser, metrics: Sequence[Metric]) -> None:
     """Refuse metrics that the model cannot give, with a UserError that names one."""
     for metric in metrics:
-        if "attention" in metric.needs and not denoiser.records_attention:
+        if any(need.attention for need in metric.needs) and not denoiser.records_attention:
             raise UserError(
                 f"scores.metrics: {metric.name} reads cross-attention maps, and this model has none; leave it out"
             )
 
 
-def _places(denoiser: Denoiser, config: ScreenConfig, known: Known) -> list[dict[str, Place]]:
-    """The known places of each seed. known: of all seeds from 0 on."""
-    found: list[dict[str, Place]] = []
+def _places(
+    denoiser: Denoiser, config: ScreenConfig, known: Known, places: Sequence[Place]
+) -> list[dict[str, KnownPlace]]:
+    """The places of each seed by name. known: of all seeds from 0 on."""
+    found: list[dict[str, KnownPlace]] = []
     for k in config.seeds:
         here = {}
-        for name, x0_KCHW in known.items():
-            x_CHW, t = point(denoiser, name, config.seed, k, config.step)
-            here[name] = Place(x_CHW, t, denoiser.level(t), x0_KCHW[k].to(denoiser.device))
+        for place in places:
+            x_CHW, t = place.at(denoiser, config.seed, k, config.step)
+            x0_CHW = known[place.name][k].to(denoiser.device)
+            here[place.name] = KnownPlace(x_CHW, t, denoiser.level(t), x0_CHW)
         found.append(here)
     return found

@@ -22,7 +22,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sharpaudit.denoisers.base import NoiseLevel
-from sharpaudit.scores.base import Evidence, Metric
+from sharpaudit.scores.base import DISPLACED, FIRST, TANGENT, Evidence, Metric, at
 
 Difference = Callable[[torch.Tensor], torch.Tensor]
 """delta_x0 as a function of x, for fixed prompts."""
@@ -64,5 +64,5 @@ def _exact(evidence: Evidence) -> torch.Tensor:
     return exact(evidence.difference, evidence.x(), evidence.delta_x0(), evidence.level())
 
 
-SHARPNESS = Metric("sharpness", ("first", "displaced"), _finite)
-SHARPNESS_JVP = Metric("sharpness_jvp", ("first", "tangent"), _exact)
+SHARPNESS = Metric("sharpness", (at(FIRST), DISPLACED), _finite)
+SHARPNESS_JVP = Metric("sharpness_jvp", (at(FIRST), TANGENT), _exact, float32_only=True)

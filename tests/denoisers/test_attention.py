@@ -9,7 +9,7 @@ from diffusers.models.attention_processor import AttnProcessor
 
 from sharpaudit.denoisers.attention import LAYER, cross_attention_layers
 from sharpaudit.denoisers.diffusion import DiffusionDenoiser
-from sharpaudit.scores.metrics import named
+from sharpaudit.plugs import METRICS
 from sharpaudit.scores.screen import ScreenConfig, screen, unconditional_predictions
 from sharpaudit.seeds import latents, screen_latent
 
@@ -100,7 +100,7 @@ def test_the_screen_reads_it_from_the_evaluation_that_it_makes_anyway(model):
         calls.clear()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(model, "predict", counting)
-            rows = screen(model, PROMPTS, known, {}, config, named(names))
+            rows = screen(model, PROMPTS, known, {}, config, METRICS.of(names))
         assert sum(calls) == len(PROMPTS) * config.n_seeds
         found.append([row.seed_values for row in rows])
     assert found[0] == found[1]

@@ -8,7 +8,7 @@ import torch
 from test_diffusion import OptimalNetwork, open_model
 from tiny_models import PREDICTIONS
 
-from sharpaudit.scores.metrics import METRICS, named
+from sharpaudit.plugs import METRICS
 from sharpaudit.scores.plan import places
 from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
 from sharpaudit.scores.subspace import fit_subspace
@@ -46,7 +46,7 @@ def metrics_of(folder, prediction):
     model = open_model(folder)
     model._unet = OptimalConditionalNetwork(model, prediction)
     model.records_attention = False
-    metrics = named(NAMES)
+    metrics = METRICS.of(NAMES)
     with torch.no_grad():
         known = unconditional_predictions(model, CONFIG, places(metrics))
         fit = np.stack(differences(model, [f"fit {i}" for i in range(12)], known, CONFIG))

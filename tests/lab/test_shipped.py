@@ -28,8 +28,8 @@ from sharpaudit.lab.trainingset import Plan, picture, plan
 from sharpaudit.lab.truth import GUIDANCE, MAX_RATIO, NEAREST, STEPS, Judged, normalised
 from sharpaudit.lab.truth import split as deal
 from sharpaudit.matches.index import open_index
+from sharpaudit.plugs import METRICS
 from sharpaudit.samples.generate import generate
-from sharpaudit.scores.metrics import named
 from sharpaudit.scores.plan import places
 from sharpaudit.scores.residual_gap import residual_gap
 from sharpaudit.scores.screen import PromptScores, ScreenConfig, differences, screen, unconditional_predictions
@@ -178,7 +178,7 @@ def test_batches_of_any_size_give_the_same_values(truth: list[Truth], denoiser: 
     """Within 1e-4, a difference of differences of a trained network as well."""
     prompts = [row.prompt for row in truth if row.label == "harmless"][:16]
     prompts += [row.prompt for row in truth if row.label == "memorised"][:8]
-    metrics = named(["residual_gap", "noise_gap", "sharpness"])
+    metrics = METRICS.of(["residual_gap", "noise_gap", "sharpness"])
     flat = math.prod(denoiser.latent_shape)
     directions = torch.linalg.qr(latents([("directions", i) for i in range(8)], (flat,)).T).Q.T
     found = []

@@ -22,8 +22,8 @@ from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.lab import training
 from sharpaudit.lab.detectors import Truth, names_colour
 from sharpaudit.lab.trainingset import MINIATURE, plan
-from sharpaudit.scores.base import Evidence, Place, point
-from sharpaudit.scores.metrics import named
+from sharpaudit.plugs import METRICS
+from sharpaudit.scores.base import FIRST, Evidence, KnownPlace
 from sharpaudit.scores.noise_gap import delta_eps
 from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
 from sharpaudit.scores.subspace import fit_subspace
@@ -140,7 +140,7 @@ def test_what_is_gathered_is_what_a_screen_evaluates(tmp_path: Path) -> None:
     for seed in range(2):
         config = ScreenConfig(1, seed, 1.0, 8)
         known = unconditional_predictions(denoiser, config)
-        made = screen(denoiser, prompts, known, {}, config, named(["noise_gap"]))
+        made = screen(denoiser, prompts, known, {}, config, METRICS.of(["noise_gap"]))
         gaps = [row.mean("noise_gap") for row in made]  # type: ignore[union-attr]
         np.testing.assert_allclose(np.linalg.norm(found.moved_SND[seed], axis=1), gaps, rtol=1e-4)
     assert (found.fit_SFD.shape[1], found.fit_beside_SFD.shape, found.text_FE.shape[0]) == (24, found.fit_SFD.shape, 24)
@@ -158,8 +158,8 @@ def test_sharpness_along_the_residual_is_the_jacobian_applied_to_it(tmp_path: Pa
     known = unconditional_predictions(denoiser, config)
     fit = np.stack(list(differences(denoiser, [f"cat {i}" for i in range(24)], known, config)))  # type: ignore[arg-type]
     subspace = fit_subspace(fit, 3)
-    (x_CHW, t), empty = point(denoiser, "first", 0, 0, 0.01), denoiser.encode([""])
-    place = Place(x_CHW, t, denoiser.level(t), known["first"][0])
+    (x_CHW, t), empty = FIRST.at(denoiser, 0, 0, 0.01), denoiser.encode([""])
+    place = KnownPlace(x_CHW, t, denoiser.level(t), known["first"][0])
     evidence = Evidence(denoiser, denoiser.encode(["a planted dog"]), empty, {"first": place}, subspace, 0.01)
     with torch.no_grad():
         near, rest = (float(metric.values(evidence)[0]) for metric in PROJECTED)

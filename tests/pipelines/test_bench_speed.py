@@ -29,7 +29,7 @@ from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import UserError
 from sharpaudit.lab.detectors import TOUCHES, Truth
 from sharpaudit.lab.random_unet import RandomUNet
-from sharpaudit.scores.metrics import named
+from sharpaudit.plugs import METRICS
 from sharpaudit.scores.screen import ScreenConfig, unconditional_predictions
 from sharpaudit.seeds import screen_latent
 from sharpaudit.statistics.intervals import upper_bound
@@ -65,8 +65,8 @@ def bench(folder: Path) -> Bench:
 @pytest.mark.parametrize(("practice", "metric"), [(wen, "noise_gap"), (jeon, "sharpness_jvp")])
 def test_the_practice_computes_the_metric_that_ours_does(bench: Bench, practice: Practice, metric: str) -> None:
     theirs = practised("", practice, bench.denoiser, bench.prompts, 4).run()
-    assert bench.screened(named([metric]), 3, 4) == pytest.approx(theirs, rel=1e-3)
-    assert bench.screened(named([metric]), 3, 4, batch=1) == pytest.approx(theirs, rel=1e-3)
+    assert bench.screened(METRICS.of([metric]), 3, 4) == pytest.approx(theirs, rel=1e-3)
+    assert bench.screened(METRICS.of([metric]), 3, 4, batch=1) == pytest.approx(theirs, rel=1e-3)
 
 
 @pytest.mark.parametrize("practice", [wen, jeon])
@@ -98,7 +98,7 @@ def test_a_bigger_network_is_behind_the_same_contract() -> None:
     with torch.no_grad():
         x_KCHW = screen_latent(0, 0, denoiser.latent_shape)[None]
         theirs = [jeon(denoiser, prompt, x_KCHW) for prompt in bench.prompts]
-    assert bench.screened(named(["sharpness_jvp"]), 2, 1, 2) == pytest.approx(theirs, rel=1e-3)
+    assert bench.screened(METRICS.of(["sharpness_jvp"]), 2, 1, 2) == pytest.approx(theirs, rel=1e-3)
     assert theirs[0] != theirs[1]
 
 

@@ -18,7 +18,7 @@ from pipelines.rehearsal import rehearse
 from pipelines.stages.fit import load_subspaces, load_unconditional, screen_config
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import UserError
-from sharpaudit.scores.metrics import named
+from sharpaudit.plugs import METRICS
 from sharpaudit.scores.screen import PromptScores, screen
 from sharpaudit.scores.subspace import fit_subspace
 from sharpaudit.tables.runs import RunFolder
@@ -71,7 +71,7 @@ def test_every_seed_of_residual_gap_is_measured_on_directions_of_its_own(config_
     some = [row["prompt"] for row in made["corpus"] if row["prompt_id"] in {row["prompt_id"] for row in on}]
     settings = replace(screen_config(config), n_seeds=3, first_seed=1)
     known = load_unconditional(run, config)
-    again = screen(load_denoiser(config.model), some, known, subspaces, settings, named(["residual_gap"]))
+    again = screen(load_denoiser(config.model), some, known, subspaces, settings, METRICS.of(["residual_gap"]))
     values = sorted(entry.mean("residual_gap") for entry in again if isinstance(entry, PromptScores))
     assert values == pytest.approx(sorted(row["value"] for row in on))
 

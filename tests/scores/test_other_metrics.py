@@ -11,10 +11,11 @@ from scipy.linalg import hadamard
 
 from sharpaudit.denoisers.base import NoiseLevel
 from sharpaudit.errors import UserError
+from sharpaudit.plugs import METRICS
 from sharpaudit.scores.attention_entropy import attention_entropy
+from sharpaudit.scores.base import ATTENTION
 from sharpaudit.scores.hessian_trace import exact_trace, hutchinson
 from sharpaudit.scores.mean_free_gap import mean_free_gap
-from sharpaudit.scores.metrics import METRICS, named
 from sharpaudit.scores.noise_gap import noise_gap
 from sharpaudit.scores.norm_cosine import scaled_norm
 from sharpaudit.scores.plan import places
@@ -35,7 +36,7 @@ def model():
 @pytest.fixture(scope="module")
 def found(model):
     """Every metric that the analytic model can give, by name, at seed 1 of 2."""
-    metrics = [metric for metric in METRICS.values() if "attention" not in metric.needs]
+    metrics = [metric for metric in METRICS.of(METRICS.ours()) if ATTENTION not in metric.needs]
     config = ScreenConfig(2, 0, STEP, 3)
     known = unconditional_predictions(model, config, places(metrics))
     nothing = dict.fromkeys(config.seeds, Subspace(torch.zeros(192), torch.zeros(0, 192), None))
@@ -144,7 +145,7 @@ def test_the_entropy_of_attention():
 
 
 def test_a_model_without_attention_is_told_so(model):
-    metrics = named(["residual_gap", "attention_entropy"])
+    metrics = METRICS.of(["residual_gap", "attention_entropy"])
     config = ScreenConfig(1, 0, 1.0, 4)
     known = unconditional_predictions(model, config)
     with pytest.raises(UserError, match="attention_entropy reads cross-attention maps"):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from itertools import combinations
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
 
-from sharpaudit.config import MetricName, ScoresConfig
+from sharpaudit.config import ScoresConfig
 from sharpaudit.errors import UserError
-from sharpaudit.scores.metrics import METRICS, named
+from sharpaudit.plugs import METRICS
+from sharpaudit.scores.base import FIRST
 from sharpaudit.scores.plan import evaluations as planned
 from sharpaudit.scores.plan import places
 from sharpaudit.scores.screen import ScreenConfig, screen, unconditional_predictions
@@ -28,7 +28,7 @@ SUBSETS = [*((name,) for name in COUNTED), *combinations(DEFAULT, 2), DEFAULT, t
 @pytest.mark.parametrize("n_seeds", [1, 3])
 @pytest.mark.parametrize("names", SUBSETS, ids="+".join)
 def test_the_planned_evaluations_are_those_made(names, n_seeds):
-    model, metrics = Wrapped(analytic((0.9,))), named(names)
+    model, metrics = Wrapped(analytic((0.9,))), METRICS.of(names)
     config = ScreenConfig(n_seeds, 0, 1.0, 4)
     known = unconditional_predictions(model, config, places(metrics))
     assert sum(model.rows) == n_seeds * len(places(metrics))
@@ -39,23 +39,22 @@ def test_the_planned_evaluations_are_those_made(names, n_seeds):
     assert sum(model.rows) == len(prompts) * n_seeds * sum(planned(metrics).values())
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", METRICS.ours())
 def test_what_each_metric_costs_alone(name):
-    assert planned(named([name])) == {name: ALONE[name]}
+    assert planned(METRICS.of([name])) == {name: ALONE[name]}
 
 
 def test_all_together_share_what_they_can():
     # The first serves all but one; then both branches at x + h u, the jvp, the late, the noisiest and the probe's one.
-    assert sum(planned(named(list(METRICS))).values()) == 1 + 2 + 6 + 1 + 1 + 1
-    assert sum(planned(named(DEFAULT)).values()) == 3
-    assert places(named(DEFAULT)) == ("first",)
+    assert sum(planned(METRICS.of(list(METRICS))).values()) == 1 + 2 + 6 + 1 + 1 + 1
+    assert sum(planned(METRICS.of(DEFAULT)).values()) == 3
+    assert places(METRICS.of(DEFAULT)) == (FIRST,)
 
 
-def test_the_config_names_every_metric():
-    assert set(get_args(MetricName)) == set(METRICS)
-    assert all(metric.name == name for name, metric in METRICS.items())
+def test_the_config_knows_every_metric():
+    assert ScoresConfig(metrics=METRICS.names()).metrics == tuple(METRICS)
     with pytest.raises(UserError, match=r'"sharpnes".*sharpness'):
-        named(["sharpnes"])
+        METRICS.of(["sharpnes"])
 
 
 def test_the_docs_state_every_metric_and_its_cost():
@@ -63,5 +62,5 @@ def test_the_docs_state_every_metric_and_its_cost():
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
     assert {row[0].strip("`"): int(row[2]) for row in rows} == {name: ALONE[name] for name in METRICS}
     for name, _, _, beside, _ in rows:
-        both = planned(named(["noise_gap", name.strip("`")] if name != "`noise_gap`" else ["noise_gap"]))
+        both = planned(METRICS.of(["noise_gap", name.strip("`")] if name != "`noise_gap`" else ["noise_gap"]))
         assert int(beside) == sum(both.values()) - 1 or name == "`noise_gap`"

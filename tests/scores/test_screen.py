@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sharpaudit.errors import Status
-from sharpaudit.scores.metrics import METRICS as EVERY
-from sharpaudit.scores.metrics import named
+from sharpaudit.plugs import METRICS
+from sharpaudit.scores.base import ATTENTION, TANGENT
 from sharpaudit.scores.plan import places
 from sharpaudit.scores.screen import ScreenConfig, differences, noise_floor, screen, unconditional_predictions
 from sharpaudit.scores.subspace import fit_subspace
@@ -24,7 +24,7 @@ PLANTED = [f"planted {i}" for i in range(len(SHARES))]
 PROMPTS = ["a cat", "planted 0", "", "a dog", "planted 3", "a cat by the sea", "planted 11"]
 CONFIG = ScreenConfig(2, 0, 1.0, 4)
 DEFAULT = ("residual_gap", "noise_gap", "sharpness")
-METRICS = tuple(m for m in EVERY.values() if "attention" not in m.needs and "tangent" not in m.needs)
+PLAIN = tuple(m for m in METRICS.of(METRICS.ours()) if not {ATTENTION, TANGENT} & set(m.needs))
 """All that the analytic model gives by plain evaluations."""
 
 
@@ -35,7 +35,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def known(model):
-    return unconditional_predictions(model, CONFIG, places(METRICS))
+    return unconditional_predictions(model, CONFIG, places(PLAIN))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def subspaces(model, known):
 
 @pytest.fixture(scope="module")
 def scores(model, known, subspaces):
-    return screen(model, PROMPTS, known, subspaces, CONFIG, METRICS)
+    return screen(model, PROMPTS, known, subspaces, CONFIG, PLAIN)
 
 
 @settings(deadline=None, max_examples=15)
@@ -56,7 +56,7 @@ def test_order_batch_size_and_threads_change_no_bit(model, known, subspaces, sco
     torch.set_num_threads(threads)
     try:
         config = replace(CONFIG, batch_size=batch_size)
-        found = screen(model, [PROMPTS[i] for i in order], known, subspaces, config, METRICS)
+        found = screen(model, [PROMPTS[i] for i in order], known, subspaces, config, PLAIN)
     finally:
         torch.set_num_threads(before)
     assert found == [scores[i] for i in order]
@@ -64,14 +64,14 @@ def test_order_batch_size_and_threads_change_no_bit(model, known, subspaces, sco
 
 def test_a_seed_has_the_same_value_whatever_others_are_asked_for(model, known, subspaces, scores):
     one = screen(
-        model, PROMPTS, {place: x0[:1] for place, x0 in known.items()}, subspaces, replace(CONFIG, n_seeds=1), METRICS
+        model, PROMPTS, {place: x0[:1] for place, x0 in known.items()}, subspaces, replace(CONFIG, n_seeds=1), PLAIN
     )
     for few, many in zip(one, scores, strict=True):
         assert few.seed_values == {metric: values[:1] for metric, values in many.seed_values.items()}
 
 
 def test_a_metric_has_the_same_value_alone(model, known, subspaces, scores):
-    for metric in METRICS:
+    for metric in PLAIN:
         alone = screen(model, PROMPTS, known, subspaces, CONFIG, (metric,))
         assert [s.seed_values for s in alone] == [{metric.name: s.seed_values[metric.name]} for s in scores]
 
@@ -87,7 +87,7 @@ def test_sharpness_is_the_closed_form_of_both_branches():
     known = unconditional_predictions(model, config)
     x = screen_latent(0, 0, model.latent_shape).expand(3, 3, 2, 2)
     expected = exact_sharpness(model, prompts, x, model.level(model.first_timestep()))
-    found = screen(model, prompts, known, {}, config, named(["sharpness_jvp"]))
+    found = screen(model, prompts, known, {}, config, METRICS.of(["sharpness_jvp"]))
     np.testing.assert_allclose([s.seed_values["sharpness_jvp"][0] for s in found], expected, rtol=1e-5)
 
 
@@ -98,7 +98,7 @@ def test_finite_differences_agree_with_forward_mode(model, known, subspaces):
     prompts, config = PLANTED + [f"harmless {i}" for i in range(40)], replace(CONFIG, batch_size=64)
     values = []
     for name, step in (("sharpness_jvp", 1.0), ("sharpness", 0.03), ("sharpness", 1.0)):
-        found = screen(model, prompts, known, subspaces, replace(config, step=step), named([name]))
+        found = screen(model, prompts, known, subspaces, replace(config, step=step), METRICS.of([name]))
         values.append([np.mean(s.seed_values[name]) for s in found])
     np.testing.assert_allclose(values[1], values[0], rtol=0.03)
     assert spearmanr(values[0], values[2]).statistic > 0.95
@@ -106,14 +106,14 @@ def test_finite_differences_agree_with_forward_mode(model, known, subspaces):
 
 def test_the_prompts_are_encoded_once_a_batch(model, known, subspaces):
     counting = Wrapped(model)
-    screen(counting, PROMPTS, known, subspaces, CONFIG, METRICS)
+    screen(counting, PROMPTS, known, subspaces, CONFIG, PLAIN)
     assert sorted(counting.encoded) == [1, 3, 4]
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 def test_a_prompt_without_a_finite_prediction_spoils_no_other(model, known, subspaces, scores, poison):
     sick = Wrapped(model, poisoned={"a dog"}, poison=poison)
-    found = screen(sick, PROMPTS, known, subspaces, CONFIG, METRICS)
+    found = screen(sick, PROMPTS, known, subspaces, CONFIG, PLAIN)
     bad = PROMPTS.index("a dog")
     assert not any(np.isfinite(values).any() for values in found[bad].seed_values.values())
     assert [s for i, s in enumerate(found) if i != bad] == [s for i, s in enumerate(scores) if i != bad]
@@ -124,8 +124,8 @@ def test_a_prompt_without_a_finite_prediction_spoils_no_other(model, known, subs
 
 def test_short_memory_changes_no_bit(model, known, subspaces, scores):
     # Sharpness asks for both branches, so two prompts make four rows.
-    assert screen(Wrapped(model, most_rows=4), PROMPTS, known, subspaces, CONFIG, METRICS) == scores
-    none = screen(Wrapped(model, most_rows=1), PROMPTS, known, subspaces, CONFIG, METRICS)
+    assert screen(Wrapped(model, most_rows=4), PROMPTS, known, subspaces, CONFIG, PLAIN) == scores
+    none = screen(Wrapped(model, most_rows=1), PROMPTS, known, subspaces, CONFIG, PLAIN)
     assert none == [Status.OUT_OF_MEMORY] * len(PROMPTS)
 
 
@@ -159,7 +159,7 @@ def auc(positive, negative):
 
 def test_memorised_prompts_stand_out_by_the_residual_gap_and_less_by_the_noise_gap(model, known, subspaces):
     prompts = PLANTED + [f"harmless {i}" for i in range(200)]
-    found = screen(model, prompts, known, subspaces, replace(CONFIG, batch_size=64), METRICS)
+    found = screen(model, prompts, known, subspaces, replace(CONFIG, batch_size=64), PLAIN)
     value = {m: np.array([np.mean(s.seed_values[m]) for s in found]) for m in DEFAULT}
     n = len(PLANTED)
     assert auc(value["residual_gap"][:n], value["residual_gap"][n:]) > 0.999

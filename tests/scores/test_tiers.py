@@ -10,6 +10,7 @@ import torch
 
 from sharpaudit.config import ScoresConfig
 from sharpaudit.errors import Status, UserError
+from sharpaudit.plugs import METRICS
 from sharpaudit.scores.cascade import fit_seeds, scores_as_strangers, screen_tiers, tiers, total_seeds
 from sharpaudit.scores.residual_gap import residual_gap
 from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
@@ -28,6 +29,8 @@ THREE = ScoresConfig.model_validate(
         ],
     }
 )
+
+GAP = METRICS["residual_gap"]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +93,7 @@ def harmless(rng, n):
 
 def test_a_fit_prompt_is_measured_as_a_stranger():
     rows = harmless(np.random.default_rng(0), 60)
-    found = scores_as_strangers("residual_gap", [rows], [9])
+    found = scores_as_strangers(GAP, [rows], [9])
     own = residual_gap(torch.from_numpy(rows), fit_subspace(rows, 9)).numpy()
     strangers = residual_gap(torch.from_numpy(harmless(np.random.default_rng(1), 4000)), fit_subspace(rows[12:], 9))
     assert own.mean() < found.mean()
@@ -100,7 +103,7 @@ def test_a_fit_prompt_is_measured_as_a_stranger():
     by_hand = residual_gap(torch.from_numpy(rows[fold]), fit_subspace(rows[~fold], 9)).numpy()
     np.testing.assert_allclose(found[fold], by_hand, rtol=1e-5)
     np.testing.assert_allclose(
-        scores_as_strangers("noise_gap", [rows], [9]), np.linalg.norm(rows.astype(float), axis=1)
+        scores_as_strangers(METRICS["noise_gap"], [rows], [9]), np.linalg.norm(rows.astype(float), axis=1)
     )
 
 
@@ -108,15 +111,15 @@ def test_one_like_it_teaches_a_stranger_nothing():
     """Twins of every prompt: in folds of rows each would be measured on directions that its twin taught."""
     rows = np.repeat(harmless(np.random.default_rng(3), 40), 2, axis=0)
     families = [f"{i // 2:02d}" for i in range(80)]
-    apart = scores_as_strangers("residual_gap", [rows], [15])
-    together = scores_as_strangers("residual_gap", [rows], [15], families)
+    apart = scores_as_strangers(GAP, [rows], [15])
+    together = scores_as_strangers(GAP, [rows], [15], families)
     assert together.mean() > 1.1 * apart.mean()
-    np.testing.assert_allclose(together[::2], scores_as_strangers("residual_gap", [rows[::2]], [15]), rtol=1e-6)
+    np.testing.assert_allclose(together[::2], scores_as_strangers(GAP, [rows[::2]], [15]), rtol=1e-6)
 
 
 def test_too_few_fit_prompts_are_refused():
     with pytest.raises(UserError, match="19 fit prompts could be evaluated; a cascade needs at least 20"):
-        scores_as_strangers("residual_gap", [harmless(np.random.default_rng(0), 19)], [10])
+        scores_as_strangers(GAP, [harmless(np.random.default_rng(0), 19)], [10])
 
 
 def realised_rate(*, shared, alpha=0.05, repeats=60):
@@ -125,7 +128,7 @@ def realised_rate(*, shared, alpha=0.05, repeats=60):
     for _ in range(repeats):
         fit, calibration, audited = harmless(rng, 99), harmless(rng, 99), harmless(rng, 200)
         subspace = fit_subspace(fit, 15)
-        threshold = np.quantile(scores_as_strangers("residual_gap", [fit], [15]), 0.8)
+        threshold = np.quantile(scores_as_strangers(GAP, [fit], [15]), 0.8)
 
         def score(rows, subspace=subspace, threshold=threshold):
             first = residual_gap(torch.from_numpy(rows), subspace).numpy()
@@ -178,6 +181,11 @@ def test_fit_prompts_are_evaluated_where_something_is_learned_and_nowhere_else()
 
 def test_a_stranger_of_several_seeds_has_the_mean_of_their_scores():
     several = [harmless(np.random.default_rng(i), 40) for i in range(3)]
-    found = scores_as_strangers("residual_gap", several, [3, 5, 8])
-    alone = [scores_as_strangers("residual_gap", [rows], [k]) for rows, k in zip(several, (3, 5, 8), strict=True)]
+    found = scores_as_strangers(GAP, several, [3, 5, 8])
+    alone = [scores_as_strangers(GAP, [rows], [k]) for rows, k in zip(several, (3, 5, 8), strict=True)]
     np.testing.assert_allclose(found, np.mean(alone, axis=0))
+
+
+def test_a_metric_that_gives_no_threshold_lets_nobody_pass() -> None:
+    with pytest.raises(ValueError, match="sharpness gives no threshold"):
+        scores_as_strangers(METRICS["sharpness"], [np.zeros((40, 8), np.float32)], [1])
