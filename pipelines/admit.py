@@ -17,8 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pipelines.stage import Facts
-from pipelines.stages import STAGES, ingest
+from pipelines.stage import Facts, Stage
+from pipelines.stages import flow, ingest
 from pipelines.survey import identities
 from sharpaudit import __version__
 from sharpaudit import config as configuration
@@ -122,7 +122,7 @@ def admit(
         _refuse_other_inputs(run, before, record, extend=extend)
         found = changes(before, made)
         if found:
-            lines = _plan(run, found)
+            lines = _plan(run, flow(config), found)
             for line in lines:
                 say(line)
             if not update:
@@ -187,11 +187,11 @@ def _refuse_other_inputs(run: RunFolder, before: Mapping[str, Any], now: Mapping
             )
 
 
-def _plan(run: RunFolder, found: list[Change]) -> list[str]:
+def _plan(run: RunFolder, stages: Mapping[str, Stage], found: list[Change]) -> list[str]:
     """One line a stage: what stays and what is redone, with rows and the time they took."""
     redone = {change.stage: change for change in found}
     lines = []
-    for stage in STAGES.values():
+    for stage in stages.values():
         manifests = run.table(stage.table).manifests()
         rows, seconds = sum(m.rows for m in manifests), sum(m.duration_s for m in manifests)
         work = f"{rows:,} rows, {seconds:,.0f} s of work"

@@ -29,7 +29,7 @@ from pipelines.execute import Run, executor
 from pipelines.progress import Reporter
 from pipelines.signals import InterruptedRunError
 from pipelines.stage import Receipt, Stage, Work, table_commit
-from pipelines.stages import STAGES, ingest
+from pipelines.stages import flow, ingest
 from pipelines.stages.fit import role_of
 from pipelines.stages.report import write_report
 from pipelines.survey import survey
@@ -88,6 +88,7 @@ def run_audit(
         # Left in the opposite order: workers end, then the run is sealed, then the lock is given back.
         stack.enter_context(resealed(root, whole=until is None, signer=signer, guard=guard))
         config = with_extensions(run, config)
+        stages = flow(config)
         with admitted(run, config, survey(config), update=update, extend=extend, say=reporter.say):
             for line in beside_model(config.model).not_applied:
                 reporter.say(f"note: {line}")
@@ -95,7 +96,7 @@ def run_audit(
                 repair(run, reporter.say)
             _sweep(run)
             if retry:
-                retry_failed(run, reporter.say)
+                retry_failed(run, stages.values(), reporter.say)
             added = ingest.ingest(run, config, load_tokenizer(config.model))
         if config.run.executor == "local" and config.run.workers > 1:
             reporter.say(f"run.workers = {config.run.workers}: without Ray one process works alone; add --executor ray")
@@ -105,8 +106,8 @@ def run_audit(
         audited = _styles(run, "audit") if config.corpus.style_column else ONE_STYLE
         reporter.say(allowed(config, _styles(run, "calibration"), audited))
         # The executor starts with its first piece of work, so that a finished run starts none.
-        start = cache(lambda: stack.enter_context(executor(root, config, driver, STAGES)))
-        wanted = list(STAGES.values())[: None if until is None else list(STAGES).index(until) + 1]
+        start = cache(lambda: stack.enter_context(executor(root, config, driver)))
+        wanted = list(stages.values())[: None if until is None else list(stages).index(until) + 1]
         results = []
         for stage in wanted:
             results.append(_run_stage(stage, run, config, start, reporter, deadline))

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pipelines.cluster import in_use, joined_cluster, own_cluster
 from pipelines.pool import Pool
-from pipelines.stage import TRANSIENT_TRIES, Receipt, ShardWorker, Stage, Work
+from pipelines.stage import TRANSIENT_TRIES, Receipt, ShardWorker, Work
+from pipelines.stages import flow
 from sharpaudit.config import AuditConfig, RunConfig
 from sharpaudit.denoisers.devices import places_on, room_for, share_threads, usable_cores, use_threads
 from sharpaudit.denoisers.pulse import on_answer
 from sharpaudit.errors import TransientError, UserError
+from sharpaudit.plugs import require
 from sharpaudit.tables.files import CRASH
 from sharpaudit.tables.lock import Driver, Guard, end_with_driver, record_worker, show_life
 from sharpaudit.tables.runs import RunFolder
@@ -30,18 +32,18 @@ NODES_JOIN_WITHIN_S = 60.0
 
 
 @contextmanager
-def executor(root: Path, config: AuditConfig, driver: Driver, stages: Mapping[str, Stage]) -> Iterator[Run]:
+def executor(root: Path, config: AuditConfig, driver: Driver) -> Iterator[Run]:
     """The executor that the configuration names."""
     chosen = run_ray if config.run.executor == "ray" else run_local
-    with chosen(root, config, driver, stages) as run:
+    with chosen(root, config, driver) as run:
         yield run
 
 
 @contextmanager
-def run_local(root: Path, config: AuditConfig, driver: Driver, stages: Mapping[str, Stage]) -> Iterator[Run]:
+def run_local(root: Path, config: AuditConfig, driver: Driver) -> Iterator[Run]:
     """Serial, in this process."""
     use_threads(share_threads([usable_cores()], 1, config.run.threads))
-    worker = ShardWorker(RunFolder(root, guard=Guard(root, driver.id)), stages)
+    worker = ShardWorker(RunFolder(root, guard=Guard(root, driver.id)), flow(config))
 
     def run(work: Iterable[Work]) -> Iterator[Receipt]:
         for item in work:
@@ -63,19 +65,24 @@ def _tried(worker: ShardWorker, item: Work) -> Receipt:
 class ShardActor:
     """A Ray actor's body: a ShardWorker that ends with its driver."""
 
-    def __init__(self, root: str, driver: Driver, threads: int, stages: Mapping[str, Stage]) -> None:
+    def __init__(self, root: str, driver: Driver, threads: int) -> None:
         use_threads(threads)
         self._record = record_worker(Path(root))
         end_with_driver(Path(root), driver, self._record)
         on_answer(show_life(self._record))
-        self._worker = ShardWorker(RunFolder(Path(root), guard=Guard(Path(root), driver.id)), stages)
+        self._run = RunFolder(Path(root), guard=Guard(Path(root), driver.id))
+        self._worker: ShardWorker | None = None
 
     def ready(self) -> Path:
         """The record that shows this worker's life, once the constructor is through."""
         return self._record
 
     def do(self, work: Work) -> Manifest:
-        """Process and commit one shard."""
+        """Process and commit one shard. Raises UserError where a foreign plug is another than the run began with."""
+        if self._worker is None:
+            # Not as the actor starts: what is refused then comes to the driver as an actor that died.
+            require(self._run.foreign_plugs(), same=True)
+            self._worker = ShardWorker(self._run, flow(self._run.config()))
         return self._worker.do(work)
 
     def leave(self) -> None:
@@ -84,7 +91,7 @@ class ShardActor:
 
 
 @contextmanager
-def run_ray(root: Path, config: AuditConfig, driver: Driver, stages: Mapping[str, Stage]) -> Iterator[Run]:
+def run_ray(root: Path, config: AuditConfig, driver: Driver) -> Iterator[Run]:
     """Ray actors: on the cluster that this process uses already, the one at `run.address`, or one of our own."""
     with _cluster(config.run) as threads:
         import ray
@@ -97,7 +104,7 @@ def run_ray(root: Path, config: AuditConfig, driver: Driver, stages: Mapping[str
             max_task_retries=0,
             runtime_env={"env_vars": _environment(config.run, threads)},
         )
-        pool = Pool(lambda: actor.remote(str(root), driver, threads, stages), config.run)
+        pool = Pool(lambda: actor.remote(str(root), driver, threads), config.run)
         try:
             yield pool.run
         finally:

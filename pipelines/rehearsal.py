@@ -20,9 +20,11 @@ import torch
 
 from pipelines.calibration import allowed, fitted, wanted
 from pipelines.stage import Facts
+from pipelines.stages import flow
 from pipelines.stages.fit import screen_config
 from pipelines.stages.ingest import require_audited, sources
 from pipelines.stages.search import SampleSearch
+from pipelines.stages.selection import expected_pictures
 from pipelines.survey import survey
 from sharpaudit.config import AuditConfig, ModelConfig, RunConfig
 from sharpaudit.corpus.assign import USES, assign
@@ -34,11 +36,10 @@ from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.images import encode_png
 from sharpaudit.matches.index import open_index
 from sharpaudit.samples.generate import generate
-from sharpaudit.scores.cascade import fit_seeds, tiers, total_seeds
+from sharpaudit.scores.cascade import fit_seeds, tiers
 from sharpaudit.scores.plan import evaluations, places
 from sharpaudit.scores.screen import PromptScores, require, screen, unconditional_predictions
 from sharpaudit.scores.subspace import Subspace
-from sharpaudit.statistics.conformal import rank_at
 from sharpaudit.tables.pictures import store_image
 
 MEASURE_S = 20.0
@@ -179,27 +180,9 @@ def _rate(config: AuditConfig, denoiser: Denoiser, audited: pa.Table, measure_s:
 
 
 def _plan(config: AuditConfig, counts: dict[str, int], rate: float, denoiser: Denoiser) -> Plan:
-    """rate: evaluations a second of all workers together."""
-    cascade = tiers(config.scores)
-    per_prompt, share = 0.0, 1.0
-    for tier in cascade:
-        # At most as many of the harmless go on as of the fit prompts; memorised ones are few.
-        share = min(share, 1 - tier.above)
-        per_prompt += share * tier.n_seeds * sum(evaluations(tier.metrics).values())
-    wanted = places([metric for tier in cascade for metric in tier.metrics])
-    scored = sum(n for role, n in counts.items() if role != "fit")
-    flagged = math.ceil(config.triage.alpha * counts["audit"])
-    checked = rank_at(config.triage.alpha, counts["calibration"])
-    controls = min(config.triage.controls, counts["audit"])
-    band = min(config.samples.band_prompts, counts["fit"])
-    generated = flagged + checked + counts.get("positive_control", 0) + controls + band
-    samples = generated * config.samples.per_prompt
-    n_fitted = counts["fit"] * len(fit_seeds(cascade))
-    cost = {
-        "fit": total_seeds(cascade) * len(wanted) + n_fitted,
-        "score": round(scored * per_prompt),
-        "sample": samples * 2 * config.samples.steps,
-    }
+    """rate: evaluations a second of all workers together. counts: prompts by role."""
+    cost = {stage.name: n for stage in flow(config).values() if (n := stage.cost(config, counts))}
+    samples, n_fitted = expected_pictures(config, counts), counts["fit"] * len(fit_seeds(tiers(config.scores)))
     pixels = denoiser.decode(torch.zeros(1, *denoiser.latent_shape))[0].numel()
     disk = sum(counts.values()) * BYTES_PER_ROW + n_fitted * math.prod(denoiser.latent_shape) * 4 + samples * pixels
     return Plan(cost, samples, sum(cost.values()) / rate, disk)

@@ -1,7 +1,8 @@
 """What a stage is, and how one shard of it is done.
 
-A stage names its table, its upstream stages and the outside digests that change its rows. The driver asks
-it for work (which shards there should be, from committed tables only); whoever does a shard asks it to read
+A stage is one declaration: its table, its upstream stages, the keys of the configuration that it reads, the outside
+digests that change its rows, what it costs, what is tried again, and what it says in SQL and in the report. The driver
+asks it for work (which shards there should be, from committed tables only); whoever does a shard asks it to read
 the shard's input and to open a worker, whose `process` is pure: a table in, a table out, no file of its own
 but pictures by digest. Executors know nothing of stages beyond `ShardWorker.do`.
 """
@@ -12,13 +13,15 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 from pydantic import BaseModel
 
 from sharpaudit import config as configuration
-from sharpaudit.config import RENAMED, AuditConfig
+from sharpaudit.config import RENAMED, AuditConfig, Section
+from sharpaudit.plugs import STAGES
 from sharpaudit.tables.files import crash_point
 from sharpaudit.tables.runs import Identity, RunFolder
 from sharpaudit.tables.schemas import Table
@@ -30,13 +33,15 @@ TRANSIENT_TRIES = 3
 
 @dataclass(frozen=True)
 class Work:
-    """One shard of one stage. payload: what the stage needs to find its input, JSON only."""
+    """One shard of one stage. payload: what the stage needs to find its input, JSON only. about: what its manifest says
+    of its rows, for whoever looks for them."""
 
     stage: str
     shard: str
     rows: int
     input_digest: str
     payload: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,8 @@ class Facts:
 
     model_files: what the model's digest covers, relative to its folder; none in the record of an older run.
     index_holds: what part of the training set the index says it holds (matches.index.IndexManifest.holding); no
-    identity names it, since the digest covers it.
+    identity names it, since the digest covers it. plugs: the foreign ones that the configuration names, as
+    `plugs.foreign` tells them.
     """
 
     model_digest: str
@@ -64,6 +70,7 @@ class Facts:
     dtype: str
     model_files: Sequence[str] = ()
     index_holds: dict[str, Any] | None = None
+    plugs: Sequence[Mapping[str, str]] = ()
 
 
 class Worker(Protocol):
@@ -74,18 +81,37 @@ class Worker(Protocol):
 class Stage(ABC):
     """One step of the flow.
 
-    key: a column whose values must be the same set in the input and the output of `process`, or None. keyed: whether
-    manifests list their keys, for a stage whose work is "what no manifest lists". whole: whether what it learns is
-    worth nothing unless all of its input is there.
+    reads: dotted keys of the configuration that change its rows, and through their fingerprints those of the stages
+    after it: they are redone when one changes. uses: kinds of plugs that its rows depend on, likewise. settings: of a
+    foreign stage, its own section [stages.NAME]; every key of it counts as read. tells: sections of the configuration
+    that the report states for it. key: a column whose values must be the same set in the input and the output of
+    `process`, or None. keyed: whether manifests list their keys, for a stage whose work is "what no manifest lists".
+    whole: whether what it learns is worth nothing unless all of its input is there. retried: whether rows that failed
+    may succeed another time. views: beside the tables in SQL, each a select by its name. digest: see plugs.py.
     """
 
     name: str
     table: Table
     scope: Literal["row", "corpus"]
     upstream: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
+    settings: type[Section] = Section
+    tells: tuple[str, ...] = ()
     key: str | None = None
     keyed: bool = False
     whole: bool = False
+    retried: bool = False
+    views: Mapping[str, str] = MappingProxyType({})
+    digest: str = ""
+
+    def own(self, config: AuditConfig) -> Any:
+        """The settings of its own section, an instance of `settings`."""
+        return self.settings.model_validate(config.stages.get(self.name, {}))
+
+    def cost(self, config: AuditConfig, counts: Mapping[str, int]) -> int:
+        """Network evaluations that it will make if no audited prompt is memorised. counts: prompts by role."""
+        return 0
 
     def outside(self, config: AuditConfig, facts: Facts) -> dict[str, Any]:
         """Identity values that are no field of the configuration and of no upstream stage; none, for most."""
@@ -107,16 +133,18 @@ class Stage(ABC):
 def identity(
     stage: Stage, config: AuditConfig, facts: Facts, upstream: Mapping[str, str], earlier: Mapping[str, Any]
 ) -> Identity:
-    """The stage's identity: its configuration fields, outside digests, table version and upstream fingerprints.
+    """The stage's identity: the fields it reads, outside digests, foreign plugs, table version, upstream fingerprints.
 
     Where the configuration says "auto", the choice made on this machine counts. earlier: `RunFolder.earlier` of a run
     that is held against what it was made with, {} of one that is to be made.
     """
     resolved = {"model.dtype": facts.dtype, "model.device": facts.device}
-    chosen = {
-        name: resolved.get(name, _plain(configuration.value(config, name)))
-        for name, info in configuration.fields().items()
-        if stage.name in info.get("stages", ())
+    chosen = {name: resolved.get(name, _plain(configuration.value(config, name))) for name in stage.reads}
+    chosen |= {f"stages.{stage.name}.{key}": value for key, value in stage.own(config).model_dump(mode="json").items()}
+    chosen |= {
+        f"{plug['kind']} {plug['name']}": {key: plug[key] for key in ("distribution", "version", "digest")}
+        for plug in facts.plugs
+        if plug["kind"] in stage.uses or (plug["kind"], plug["name"]) == (STAGES.kind, stage.name)
     }
     told_then = {old: value for old, value in earlier.items() if RENAMED[old] in chosen}
     chosen = {name: chosen[name] for name in chosen.keys() - {RENAMED[old] for old in told_then}} | told_then
@@ -166,5 +194,10 @@ class ShardWorker:
             raise AssertionError(f"{stage.name}/{work.shard}: the outcomes are not those of the rows that came in")
         crash_point("work.processed", f"{work.stage}/{work.shard}")
         return folder.commit(
-            work.shard, made, input_digest=work.input_digest, duration_s=time.monotonic() - begun, keyed=stage.keyed
+            work.shard,
+            made,
+            input_digest=work.input_digest,
+            duration_s=time.monotonic() - begun,
+            keyed=stage.keyed,
+            about=work.about,
         )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipelines.stage import Facts, identity
-from pipelines.stages import STAGES, ingest
+from pipelines.stages import flow, ingest
+from sharpaudit import plugs
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import load_tokenizer, model_digest, model_files, placement
 from sharpaudit.errors import UserError
 from sharpaudit.matches.index import open_index
+from sharpaudit.plugs import METRICS, STAGES, Plugs
 from sharpaudit.tables.runs import Identity
 
 
@@ -37,7 +39,15 @@ def survey(config: AuditConfig, *, alone: bool = False) -> Facts:
         dtype=str(dtype).removeprefix("torch."),
         model_files=model_files(config.model),
         index_holds=index.holding,
+        plugs=plugs.foreign(named_plugs(config)),
     )
+
+
+def named_plugs(config: AuditConfig) -> Iterator[tuple[Plugs[Any], str]]:
+    """Every plug that a configuration names, with its kind."""
+    metrics = [*config.scores.metrics, *(name for tier in config.scores.then for name in tier.metrics)]
+    yield from ((METRICS, name) for name in metrics)
+    yield from ((STAGES, name) for name in config.stages)
 
 
 def identities(config: AuditConfig, facts: Facts, earlier: Mapping[str, Any] | None = None) -> dict[str, Identity]:
@@ -46,7 +56,7 @@ def identities(config: AuditConfig, facts: Facts, earlier: Mapping[str, Any] | N
     earlier: of a run that is there, its `RunFolder.earlier`: an older run is held against what it was made with.
     """
     found = {ingest.NAME: ingest.identity(facts.tokenizer_digest)}
-    for stage in STAGES.values():
+    for stage in flow(config).values():
         prints = {name: made.fingerprint for name, made in found.items()}
         found[stage.name] = identity(stage, config, facts, prints, earlier or {})
     return found

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from securesystemslib.signer import Signer
 
+from pipelines.stage import Stage
 from sharpaudit.errors import IntegrityError, Status, UserError
 from sharpaudit.evidence.seal import MANIFEST
 from sharpaudit.evidence.sealing import resealed
 from sharpaudit.tables.lock import Guard, hold
 from sharpaudit.tables.pictures import is_whole, sweep_images
 from sharpaudit.tables.runs import UNSEALED, RunFolder
-from sharpaudit.tables.schemas import DIFFERENCES, MATCHES, RUN_TABLES, SAMPLES, SCORES, Table
+from sharpaudit.tables.schemas import RUN_TABLES, Table
 from sharpaudit.tables.shards import Manifest, TableFolder
-
-RETRIED = (DIFFERENCES, SCORES, SAMPLES, MATCHES)
-"""Tables of row stages; what is made of them is made again by itself, since its name holds their digests."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +29,12 @@ class Pruned:
     bytes: int
 
 
-def retry_failed(run: RunFolder, say: Callable[[str], None]) -> None:
-    """Forget the shards that hold rows which failed, so that they are done again. Only the holder of the lock may."""
-    for table in RETRIED:
+def retry_failed(run: RunFolder, stages: Iterable[Stage], say: Callable[[str], None]) -> None:
+    """Forget the shards that hold rows which failed, so that they are done again. Only the holder of the lock may.
+
+    What is made of them is made again by itself, since its name holds their digests.
+    """
+    for table in (stage.table for stage in stages if stage.retried):
         folder = run.table(table)
         failed = [manifest for manifest in folder.manifests() if _failed(manifest)]
         for manifest in failed:

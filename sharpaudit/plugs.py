@@ -15,7 +15,7 @@ change; that, the distribution and its version enter the identity of every stage
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from sharpaudit.errors import UserError, nearest, printable
 
 if TYPE_CHECKING:
+    from pipelines.stage import Stage
     from sharpaudit.scores.base import Metric
 
 HERE = "this program"
@@ -182,3 +183,50 @@ METRICS: Plugs[Metric] = Plugs(
         "hessian_trace": "sharpaudit.scores.hessian_trace:HESSIAN_TRACE",
     },
 )
+STAGES: Plugs[Stage] = Plugs(
+    "stage",
+    "sharpaudit.stages",
+    "pipelines.stage:Stage",
+    {
+        "fit_unconditional": "pipelines.stages.fit:UNCONDITIONAL_STAGE",
+        "fit_differences": "pipelines.stages.fit:DIFFERENCES_STAGE",
+        "fit_subspace": "pipelines.stages.fit:SUBSPACE_STAGE",
+        "fit_thresholds": "pipelines.stages.thresholds:STAGE",
+        "score": "pipelines.stages.score:STAGE",
+        "triage": "pipelines.stages.triage:STAGE",
+        "selection": "pipelines.stages.selection:STAGE",
+        "sample": "pipelines.stages.sample:STAGE",
+        "bands": "pipelines.stages.bands:STAGE",
+        "match": "pipelines.stages.match:STAGE",
+    },
+)
+"""In the order of the flow."""
+KINDS: Mapping[str, Plugs[Any]] = {plugs.kind: plugs for plugs in (METRICS, STAGES)}
+
+
+def foreign(named: Iterable[tuple[Plugs[Any], str]]) -> list[dict[str, str]]:
+    """What a run records of the plugs among those named that are not ours: kind, name, and the fields of Origin."""
+    found = [(plugs.kind, name, plugs.origin(name)) for plugs, name in dict.fromkeys(named)]
+    return [{"kind": kind, "name": name} | asdict(origin) for kind, name, origin in found if origin is not None]
+
+
+def require(recorded: Iterable[Mapping[str, str]], *, same: bool = False) -> None:
+    """Raise UserError, naming the distribution, where a foreign plug that a run was made with is not here.
+
+    recorded: as `foreign` gives it. same: refuse one of another version or digest as well.
+    """
+    for told in recorded:
+        plugs, name, source = KINDS.get(told["kind"]), told["name"], told["distribution"]
+        what = f'{told["kind"]} "{printable(name)}"'
+        if plugs is None or name not in plugs:
+            if source == HERE:
+                raise UserError(f"{what}: was added by the program that made this run, and is not known here")
+            package = f"{printable(source)}=={printable(told['version'])}"
+            raise UserError(f'{what}: comes from {package}, which is not installed here: pip install "{package}"')
+        here = plugs.origin(name)
+        if same and here != Origin(source, told["version"], told["digest"]):
+            found = "ours" if here is None else f"version {printable(here.version)}, digest {printable(here.digest)}"
+            raise UserError(
+                f"{what}: the run was made with {printable(source)} {printable(told['version'])}, digest "
+                f"{printable(told['digest'])}; here is {found}: install the same on every machine"
+            )

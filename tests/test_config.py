@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sharpaudit import config
 from sharpaudit.config import LAB, load
 from sharpaudit.errors import UserError
+from sharpaudit.plugs import STAGES
 
 BASE = """
 [model]
@@ -22,19 +23,6 @@ file = "harmless.csv"
 [matches]
 index = "index"
 """
-STAGES = {
-    "fit_unconditional",
-    "fit_differences",
-    "fit_subspace",
-    "fit_thresholds",
-    "score",
-    "triage",
-    "sample",
-    "bands",
-    "match",
-}
-
-
 SECOND_TIER = 'scores.then=[{above=0.5, metrics=["sharpness_jvp"]}]'
 
 
@@ -47,12 +35,15 @@ def write(folder: Path, text: str = BASE) -> Path:
 def test_every_field_is_classified() -> None:
     for name, info in config.fields().items():
         assert info.get("class") in {"identity", "given", "runtime"}, (
-            f"{name}: say what a change of it means: identity(stages) if it changes rows, given() if it says what is "
-            "audited, runtime() if it changes no result"
+            f"{name}: say what a change means: identity() if it changes rows, given() if it says what is audited, "
+            "runtime() if it changes no result"
         )
-        if info["class"] == "identity":
-            assert info["stages"], name
-            assert set(info["stages"]) <= STAGES, name
+
+
+def test_what_changes_rows_is_read_by_a_stage_and_nothing_else_is() -> None:
+    read = {key for stage in STAGES.of(STAGES.ours()) for key in stage.reads}
+    # Of [stages] each stage reads its own section.
+    assert read == {name for name, info in config.fields().items() if info["class"] == "identity"} - {"stages"}
 
 
 def test_paths_are_relative_to_the_config_and_lab_paths_to_the_package(tmp_path: Path) -> None:

@@ -28,12 +28,12 @@ def status(run_folder: Path, as_json: bool) -> None:
 
 def describe(run: Any) -> dict[str, Any]:
     """State, driver, and per table the committed rows by status."""
-    from pipelines.stages import STAGES
+    from pipelines.stages import flow
+    from pipelines.stages import tables as tables_of
     from sharpaudit.tables.lock import holder
-    from sharpaudit.tables.schemas import CORPUS
 
     tables = {}
-    for table in (CORPUS, *(stage.table for stage in STAGES.values())):
+    for table in tables_of(flow(run.config()))[1:]:
         folder = run.table(table)
         commit = folder.table_commit()
         manifests = folder.manifests() if commit is None else folder.current()

@@ -1,27 +1,38 @@
-"""The stages, one file each; `STAGES` is the order of the flow after ingest and before the report."""
+"""The stages, one file each, and the flow that they make of an audit: what comes after ingest and before the report."""
 
 from __future__ import annotations
 
-from pipelines.stage import Stage
-from pipelines.stages.bands import BandsStage
-from pipelines.stages.fit import DifferencesStage, SubspaceStage, UnconditionalStage
-from pipelines.stages.match import MatchStage
-from pipelines.stages.sample import SampleStage
-from pipelines.stages.score import ScoreStage
-from pipelines.stages.thresholds import ThresholdsStage
-from pipelines.stages.triage import TriageStage
+from collections.abc import Mapping
 
-STAGES: dict[str, Stage] = {
-    stage.name: stage
-    for stage in (
-        UnconditionalStage(),
-        DifferencesStage(),
-        SubspaceStage(),
-        ThresholdsStage(),
-        ScoreStage(),
-        TriageStage(),
-        SampleStage(),
-        BandsStage(),
-        MatchStage(),
-    )
-}
+from pipelines.stage import Stage
+from sharpaudit.config import AuditConfig
+from sharpaudit.errors import UserError, printable
+from sharpaudit.plugs import STAGES
+from sharpaudit.tables.schemas import CORPUS, ORIGINS, Table
+
+INGESTED = (ORIGINS, CORPUS)
+"""The tables that are there before the first stage."""
+
+
+def flow(config: AuditConfig) -> dict[str, Stage]:
+    """The stages of an audit in their order: ours, then those that [stages] names.
+
+    Raises UserError for a stage whose upstream stage does not come before it, or whose table another has.
+    """
+    found = {name: STAGES[name] for name in [*STAGES.ours(), *config.stages]}
+    done, taken = list[str](), {table.name: "ingest" for table in INGESTED}
+    for name, stage in found.items():
+        for before in stage.upstream:
+            if before not in done:
+                raise UserError(f"stages.{printable(name)}: comes after {printable(before)}; name that one before it")
+        if stage.table.name in taken:
+            owner = taken[stage.table.name]
+            raise UserError(f"stages.{printable(name)}: writes the table {stage.table.name}, which {owner} writes")
+        done.append(name)
+        taken[stage.table.name] = name
+    return found
+
+
+def tables(stages: Mapping[str, Stage]) -> list[Table]:
+    """Every table of a run with these stages, in the order in which they are written."""
+    return [*INGESTED, *(stage.table for stage in stages.values())]

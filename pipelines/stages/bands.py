@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 
 from pipelines.stage import Facts, Stage, Work, Worker
 from pipelines.stages.admitted import admitted_index
-from pipelines.stages.sample import sample_id, selection
+from pipelines.stages.sample import sample_id
 from pipelines.stages.search import SampleSearch
+from pipelines.stages.selection import selected
 from sharpaudit.config import AuditConfig
 from sharpaudit.errors import Status, UserError
 from sharpaudit.matches.decide import learn_bands
@@ -30,6 +31,8 @@ class BandsStage(Stage):
     table = BANDS
     scope = "corpus"
     upstream = ("sample",)
+    reads = ("matches.profile", "matches.near_quantile", "matches.band_exceptions")
+    tells = ("matches",)
     whole = True
 
     def outside(self, config: AuditConfig, facts: Facts) -> dict[str, Any]:
@@ -39,7 +42,7 @@ class BandsStage(Stage):
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
         """One shard, named by the band samples that it learns from and the shards that hold them."""
         folder = run.table(SAMPLES)
-        ids = {sample_id(*key, folder.fingerprint) for key in selection(run, ("band",))["band"]}
+        ids = set(_wanted(run))
         holding = [(m.sha256, sorted(ids & {key[0] for key in m.keys})) for m in folder.current()]
         digest = digest_of(sorted([sha256, held] for sha256, held in holding if held))
         return [Work(self.name, f"all-{digest[:8]}", 1, digest)]
@@ -47,15 +50,20 @@ class BandsStage(Stage):
     def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:
         """The band samples that were made."""
         folder = run.table(SAMPLES)
-        wanted = pa.array(
-            [sample_id(*key, folder.fingerprint) for key in selection(run, ("band",))["band"]], pa.string()
-        )
+        wanted = pa.array(_wanted(run), pa.string())
         rows = folder.read_all(folder.current())
         return rows.filter(pc.is_in(rows["sample_id"], wanted)).filter(pc.field("status") == Status.OK)
 
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker that holds the index."""
         return BandsWorker(run, config)
+
+
+def _wanted(run: RunFolder) -> list[str]:
+    """The samples that set the bands."""
+    rows, fingerprint = selected(run, ("band",)), run.table(SAMPLES).fingerprint
+    keys = zip(rows["prompt_id"].to_pylist(), rows["seed_index"].to_pylist(), strict=True)
+    return [sample_id(*key, fingerprint) for key in keys]
 
 
 class BandsWorker:
@@ -86,3 +94,6 @@ class BandsWorker:
             "reason": None,
         }
         return pa.Table.from_pylist([row], BANDS.schema)
+
+
+STAGE = BandsStage()

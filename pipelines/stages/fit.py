@@ -8,7 +8,7 @@ prompts pass. Fit prompts serve nothing else but the match bands.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -41,7 +41,14 @@ class UnconditionalStage(Stage):
     name = "fit_unconditional"
     table = UNCONDITIONAL
     scope = "corpus"
+    reads = ("seed", "model.dtype", "model.device", "scores.n_seeds", "scores.then")
+    uses = ("metric",)
+    tells = ("seed", "scores")
     key = "seed_index"
+
+    def cost(self, config: AuditConfig, counts: Mapping[str, int]) -> int:
+        """The empty prompt at every seed and place."""
+        return total_seeds(tiers(config.scores)) * len(_places(config))
 
     def outside(self, config: AuditConfig, facts: Facts) -> dict[str, Any]:
         """The model's weights, and where the metrics want the empty prompt evaluated."""
@@ -102,6 +109,11 @@ class DifferencesStage(Stage):
     scope = "row"
     upstream = ("fit_unconditional",)
     key = "prompt_id"
+    retried = True
+
+    def cost(self, config: AuditConfig, counts: Mapping[str, int]) -> int:
+        """Every fit prompt at every seed where something is learned."""
+        return counts["fit"] * len(_seeds(config))
 
     def outside(self, config: AuditConfig, facts: Facts) -> dict[str, Any]:
         """The seeds at which something is learned."""
@@ -111,7 +123,7 @@ class DifferencesStage(Stage):
         """For every seed a shard for each corpus shard of fit prompts."""
         shards = corpus_work(self.name, run, ("fit",))
         return [
-            replace(work, shard=f"{work.shard}-seed{k}", payload=work.payload | {"seed": k})
+            replace(work, shard=f"{work.shard}-seed{k}", payload=work.payload | {"seed": k}, about={"seed": k})
             for k in _seeds(config)
             for work in shards
         ]
@@ -153,6 +165,7 @@ class SubspaceStage(Stage):
     table = SUBSPACE
     scope = "corpus"
     upstream = ("fit_differences",)
+    reads = ("scores.components",)
     whole = True
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
@@ -201,8 +214,7 @@ def differences_work(stage: str, run: RunFolder, seeds: Collection[int]) -> Work
 
 
 def _differences_at(run: RunFolder, seeds: Collection[int]) -> list[Manifest]:
-    # A shard's name ends in its seed.
-    return [m for m in run.table(DIFFERENCES).current() if int(m.shard.rpartition("-seed")[2]) in seeds]
+    return [m for m in run.table(DIFFERENCES).current() if m.about["seed"] in seeds]
 
 
 def read_differences(run: RunFolder, seeds: Collection[int]) -> pa.Table:
@@ -248,8 +260,7 @@ def corpus_work(stage: str, run: RunFolder, roles: tuple[str, ...], made_with: t
 
 def role_of(manifest: Manifest) -> str:
     """The role of a corpus shard's prompts."""
-    # A corpus shard is named role-number-digest, and a role holds no hyphen.
-    return manifest.shard.split("-")[0]
+    return str(manifest.about["role"])
 
 
 def read_prompts(run: RunFolder, work: Work) -> pa.Table:
@@ -302,3 +313,6 @@ def load_subspaces(run: RunFolder) -> Subspaces:
 def reason(status: Status) -> str | None:
     """The sentence of a rejection, null for a result."""
     return status.describe() if status.is_rejection else None
+
+
+UNCONDITIONAL_STAGE, DIFFERENCES_STAGE, SUBSPACE_STAGE = UnconditionalStage(), DifferencesStage(), SubspaceStage()

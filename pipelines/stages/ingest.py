@@ -133,12 +133,11 @@ def ingest(run: RunFolder, config: AuditConfig, tokenizer: Tokenizer) -> int:
         size = config.run.rows_per_shard
         sizes = {role: size or rows_per_shard(n) for role, n in made.counts.items()}
         parts = ((role, part) for role in made.counts for part in made.corpus(role, sizes[role]))
-        shards = [
-            _commit(corpus, f"{role}-{i:05d}", part) for i, (role, part) in enumerate(parts, len(corpus.current()))
-        ]
+        numbered = enumerate(parts, len(corpus.current()))
+        shards = [_commit(corpus, f"{role}-{i:05d}", part, {"role": role}) for i, (role, part) in numbered]
         listed = [manifest.shard for manifest in corpus.current()]
         all_rows = enumerate(made.origins(size or rows_per_shard(made.n_rows)), len(before.shards))
-        of_origins = [_commit(origins, f"rows-{i:05d}", part) for i, part in all_rows]
+        of_origins = [_commit(origins, f"rows-{i:05d}", part, {}) for i, part in all_rows]
         here = made.represented()
         read = done | {name: done.get(name, 0) + n for name, n in made.rows_of_sources().items()}
     # The corpus first: origins records how far the files are read, so a kill in between repeats the reading.
@@ -186,10 +185,10 @@ def _known(corpus: TableFolder) -> Iterator[pa.Table]:
         yield rows.set_column(3, "prompt", rows["prompt"].cast(pa.binary()))
 
 
-def _commit(folder: TableFolder, name: str, rows: pa.Table) -> str:
+def _commit(folder: TableFolder, name: str, rows: pa.Table, about: Mapping[str, str]) -> str:
     """Commit under a name that holds the digest of the keys, so another cut can never meet this one."""
     digest = keys_digest(rows, folder.table.key)
     shard = f"{name}-{digest[:8]}"
     if folder.manifest(shard) is None:
-        folder.commit(shard, rows, input_digest=digest)
+        folder.commit(shard, rows, input_digest=digest, about=about)
     return shard

@@ -29,6 +29,9 @@ class MatchStage(Stage):
     table = MATCHES
     scope = "row"
     upstream = ("bands",)
+    reads = ("matches.neighbours",)
+    tells = ("matches",)
+    retried = True
     key = "sample_id"
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
@@ -95,3 +98,6 @@ class MatchWorker:
 
     def _thumbnail(self, reference_id: str) -> str:
         return store_image(self._run.root, self._search.index.thumbnail(reference_id), self._run.files)
+
+
+STAGE = MatchStage()

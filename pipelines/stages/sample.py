@@ -1,21 +1,20 @@
 """Sample: pictures of the selected prompts.
 
-Its work is the (prompt, seed) pairs of the current selection that no manifest of its fingerprint lists, so a
+Its work is the pictures of the current selection that no manifest of its fingerprint lists, so a
 changed alpha generates what is newly selected and nothing else.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipelines.stage import Facts, Stage, Work, Worker
 from pipelines.stages.admitted import admitted_model
+from pipelines.stages.selection import Key, expected_pictures, groups, selected
 from sharpaudit.config import AuditConfig
 from sharpaudit.errors import Status
 from sharpaudit.images import encode_png
@@ -23,27 +22,12 @@ from sharpaudit.samples.generate import generate
 from sharpaudit.tables.pictures import store_image
 from sharpaudit.tables.records import digest_of
 from sharpaudit.tables.runs import RunFolder
-from sharpaudit.tables.schemas import CORPUS, SAMPLES, TRIAGE
-
-SELECTIONS = ("flagged", "uncalibrated", "positive_control", "control", "calibration_check", "band")
-
-Key = tuple[str, int]
+from sharpaudit.tables.schemas import SAMPLES
 
 
 def sample_id(prompt_id: str, seed_index: int, fingerprint: str) -> str:
     """The name of one generation: prompt, seed, and everything that determines the picture."""
     return hashlib.sha256(f"{prompt_id} {seed_index} {fingerprint}".encode()).hexdigest()[:32]
-
-
-def selection(run: RunFolder, chosen: tuple[str, ...] = SELECTIONS) -> dict[str, list[Key]]:
-    """The current selection: the (prompt_id, seed_index) pairs of each group, in a fixed order."""
-    folder = run.table(TRIAGE)
-    rows = folder.read_all(folder.current(), ["prompt_id", "selected_for", "n_samples"])
-    found: dict[str, list[Key]] = {}
-    for group in chosen:
-        part = rows.filter(pc.field("selected_for") == group).sort_by("prompt_id").to_pydict()
-        found[group] = [(p, k) for p, n in zip(part["prompt_id"], part["n_samples"], strict=True) for k in range(n)]
-    return found
 
 
 class SampleStage(Stage):
@@ -52,8 +36,15 @@ class SampleStage(Stage):
     name = "sample"
     table = SAMPLES
     scope = "row"
+    reads = ("seed", "model.dtype", "model.device", "samples.steps", "samples.guidance")
+    tells = ("samples",)
     key = "sample_id"
     keyed = True
+    retried = True
+
+    def cost(self, config: AuditConfig, counts: Mapping[str, int]) -> int:
+        """Both branches of every step."""
+        return expected_pictures(config, counts) * 2 * config.samples.steps
 
     def outside(self, config: AuditConfig, facts: Facts) -> dict[str, Any]:
         """The model's weights."""
@@ -65,28 +56,20 @@ class SampleStage(Stage):
         print_ = folder.fingerprint
         owner = {key[0]: manifest for manifest in folder.manifests() for key in manifest.keys}
         found: dict[str, Work] = {}
-        where = cache(lambda: _shard_of_prompt(run))
-        for keys in _chunks(selection(run), config.run.samples_per_shard):
+        for keys in _chunks(groups(selected(run)), config.run.samples_per_shard):
             ids = [sample_id(*key, print_) for key in keys]
             for manifest in (owner[i] for i in ids if i in owner):
                 found[manifest.shard] = Work(self.name, manifest.shard, manifest.rows, manifest.input_digest)
             missing = [key for key, i in zip(keys, ids, strict=True) if i not in owner]
             if missing:
-                new = self._shard(missing, where())
-                found[new.shard] = new
+                digest = digest_of(missing)
+                found[digest[:16]] = Work(self.name, digest[:16], len(missing), digest, {"keys": missing})
         return list(found.values())
-
-    def _shard(self, keys: list[Key], where: dict[str, str]) -> Work:
-        digest = digest_of(keys)
-        parts = sorted({where[prompt_id] for prompt_id, _ in keys})
-        return Work(self.name, digest[:16], len(keys), digest, {"keys": keys, "corpus": parts})
 
     def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:
         """One row a sample to be made, with its prompt."""
-        folder = run.table(CORPUS)
-        shards = set(work.payload["corpus"])
-        rows = folder.read_all([m for m in folder.current() if m.shard in shards], ["prompt_id", "prompt"]).to_pydict()
-        prompts = dict(zip(rows["prompt_id"], rows["prompt"], strict=True))
+        rows = selected(run)
+        texts = dict(zip(rows["prompt_id"].to_pylist(), rows["prompt"].to_pylist(), strict=True))
         keys = [(str(prompt_id), int(index)) for prompt_id, index in work.payload["keys"]]
         print_ = run.table(SAMPLES).fingerprint
         return pa.table(
@@ -94,7 +77,7 @@ class SampleStage(Stage):
                 "sample_id": [sample_id(*key, print_) for key in keys],
                 "prompt_id": [prompt_id for prompt_id, _ in keys],
                 "seed_index": pa.array([index for _, index in keys], pa.int32()),
-                "prompt": [prompts[prompt_id] for prompt_id, _ in keys],
+                "prompt": [texts[prompt_id] for prompt_id, _ in keys],
             }
         )
 
@@ -153,12 +136,4 @@ def _chunks(groups: dict[str, list[Key]], size: int) -> Iterator[list[Key]]:
             yield keys[start : start + size]
 
 
-def _shard_of_prompt(run: RunFolder) -> dict[str, str]:
-    """Corpus shard of each prompt that is selected for anything."""
-    folder = run.table(CORPUS)
-    chosen = {prompt_id for keys in selection(run).values() for prompt_id, _ in keys}
-    found = {}
-    for manifest in folder.current():
-        ids = folder.read(manifest, ["prompt_id"])["prompt_id"].to_pylist()
-        found.update({prompt_id: manifest.shard for prompt_id in ids if prompt_id in chosen})
-    return found
+STAGE = SampleStage()

@@ -7,7 +7,7 @@ row `cleared` for each metric of the later ones, so that every prompt has a row 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -37,6 +37,20 @@ class ScoreStage(Stage):
     table = SCORES
     scope = "row"
     upstream = ("fit_thresholds",)
+    reads = ("scores.metrics", "scores.step")
+    uses = ("metric",)
+    tells = ("scores",)
+    retried = True
+
+    def cost(self, config: AuditConfig, counts: Mapping[str, int]) -> int:
+        """Every prompt but the fit prompts by the first tier, and of each later one the share that it lets in."""
+        per_prompt, share = 0.0, 1.0
+        for tier in tiers(config.scores):
+            # At most as many of the harmless go on as of the fit prompts; memorised ones are few.
+            share = min(share, 1 - tier.above)
+            per_prompt += share * tier.n_seeds * sum(evaluations(tier.metrics).values())
+        return round(sum(counts.get(role, 0) for role in ROLES) * per_prompt)
+
     key = "prompt_id"
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
@@ -93,3 +107,6 @@ class ScoreWorker:
             status = Status.NON_FINITE if None in finite else Status.OK
             value = None if None in finite else scores.mean(metric)
             yield row | {"value": value, "seed_values": finite, "status": status, "reason": reason(status)}
+
+
+STAGE = ScoreStage()

@@ -26,6 +26,9 @@ class ThresholdsStage(Stage):
     table = THRESHOLDS
     scope = "corpus"
     upstream = ("fit_subspace",)
+    reads = ("scores.metrics",)
+    uses = ("metric",)
+    tells = ("scores",)
     whole = True
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
@@ -78,3 +81,6 @@ def load_thresholds(run: RunFolder) -> dict[int, float]:
     folder = run.table(THRESHOLDS)
     rows = folder.read_all(folder.current())
     return dict(zip(rows["tier"].to_pylist(), rows["threshold"].to_pylist(), strict=True))
+
+
+STAGE = ThresholdsStage()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from functools import reduce
 from operator import or_
 
@@ -9,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.stage import Stage, Work, Worker
-from sharpaudit.config import AuditConfig
+from sharpaudit.config import AuditConfig, TriageConfig
 from sharpaudit.errors import Status
 from sharpaudit.scores.cascade import tiers
+from sharpaudit.statistics.conformal import rank_at
 from sharpaudit.tables.records import digest_of
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import CORPUS, SCORES, TRIAGE
@@ -28,6 +31,13 @@ class TriageStage(Stage):
     table = TRIAGE
     scope = "corpus"
     upstream = ("score",)
+    reads = (
+        "seed",
+        *(f"triage.{name}" for name in TriageConfig.model_fields),
+        "samples.per_prompt",
+        "samples.band_prompts",
+    )
+    tells = ("seed", "triage")
     key = "prompt_id"
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
@@ -46,6 +56,17 @@ class TriageStage(Stage):
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker that decides and selects."""
         return TriageWorker(config)
+
+
+def generated(config: AuditConfig, counts: Mapping[str, int]) -> dict[str, int]:
+    """Prompts that will be generated, by what for, if no audited prompt is memorised. counts: prompts by role."""
+    return {
+        "flagged": math.ceil(config.triage.alpha * counts["audit"]),
+        "positive_control": counts.get("positive_control", 0),
+        "control": min(config.triage.controls, counts["audit"]),
+        "calibration_check": rank_at(config.triage.alpha, counts["calibration"]),
+        "band": min(config.samples.band_prompts, counts["fit"]),
+    }
 
 
 class TriageWorker:
@@ -69,3 +90,6 @@ def _deciding(run: RunFolder, config: AuditConfig) -> pa.Table:
     found = pa.concat_tables(parts or [SCORES.schema.empty_table().select(["prompt_id", *SCORE])])
     last = found.group_by("prompt_id").aggregate([("tier", "max")]).rename_columns({"tier_max": "tier"})
     return last.join(found, ["prompt_id", "tier"])
+
+
+STAGE = TriageStage()

@@ -25,7 +25,7 @@ LAB = Path(__file__).parents[1] / "lab" / "data"
 
 
 def fields(model: type[BaseModel] = AuditConfig, prefix: str = "") -> dict[str, dict[str, Any]]:
-    """Every leaf field by its dotted name, with its class ("identity", "given", "runtime") and stages."""
+    """Every leaf field by its dotted name, with its class ("identity", "given", "runtime")."""
     found: dict[str, dict[str, Any]] = {}
     for name, info in model.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):

@@ -2,8 +2,8 @@
 
 Every field is of one class, and a test keeps it so:
 
-- `identity(*stages)`: it changes results; it enters the fingerprint of the stages named, and those are
-  redone when it changes;
+- `identity`: it changes results; it enters the fingerprints of the stages that read it, and those are redone when it
+  changes;
 - `given`: what is audited. A run is bound to it; another corpus is another run;
 - `runtime`: how the work is done; free to change at any time.
 """
@@ -14,15 +14,24 @@ import re
 from datetime import date, datetime, time, timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from sharpaudit.errors import UserError
-from sharpaudit.plugs import METRICS
+from sharpaudit.plugs import METRICS, STAGES
 
 
-def identity(*stages: str, default: Any = ..., **limits: Any) -> Any:
-    """A field that changes the rows of `stages`, and through their fingerprints those of the stages after them."""
-    return Field(default, json_schema_extra={"class": "identity", "stages": list(stages)}, **limits)
+def identity(*, default: Any = ..., **limits: Any) -> Any:
+    """A field that changes the rows of the stages that say they read it."""
+    return Field(default, json_schema_extra={"class": "identity"}, **limits)
 
 
 def given(default: Any = ..., **limits: Any) -> Any:
@@ -48,10 +57,10 @@ class ModelConfig(Section):
     """Hub repository, together with `revision`; used where `path` is absent."""
     revision: str | None = runtime(None, pattern=r"^[0-9a-f]{40}$")
     """Commit of `repo`, 40 hex digits."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = identity("fit_unconditional", "sample", default="auto")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = identity(default="auto")
     """Precision of the network; differences and norms are always float32. "auto" is bfloat16 where the device has it
     and every metric allows it, else float32."""
-    device: Literal["auto", "cpu", "cuda"] = identity("fit_unconditional", "sample", default="auto")
+    device: Literal["auto", "cpu", "cuda"] = identity(default="auto")
     batch_size: int = runtime(32, ge=1, le=4096)
     """Latents in one forward pass; halved by itself when the device's memory is short."""
 
@@ -162,19 +171,17 @@ MAX_COMPONENTS = 1000
 class ScoresConfig(Section):
     """What the screen measures at the first step, of every prompt and then of what stands out."""
 
-    n_seeds: int = identity("fit_unconditional", default=1, ge=1, le=64)
+    n_seeds: int = identity(default=1, ge=1, le=64)
     """Noise draws per prompt; the score is the mean over them."""
-    components: int | str = identity("fit_subspace", default="auto")
+    components: int | str = identity(default="auto")
     """Directions of harmless change that residual_gap removes: a number, never more than a fifth of the fit prompts, or
     "auto": the most of 1, 2, 5, 10, 20, 50, 100 and 200 that the fit prompts allow, fewer where more leave no less
     noise (cross-validation inside the fit set)."""
-    metrics: tuple[MetricName, ...] = identity(
-        "fit_thresholds", "score", default=("residual_gap", "noise_gap", "sharpness"), min_length=1
-    )
+    metrics: tuple[MetricName, ...] = identity(default=("residual_gap", "noise_gap", "sharpness"), min_length=1)
     """First-step metrics. The first decides, the others are recorded beside it."""
-    step: float = identity("score", default=1.0, gt=0, le=1e3)
+    step: float = identity(default=1.0, gt=0, le=1e3)
     """h of finite differences, in units of the latent."""
-    then: tuple[TierConfig, ...] = identity("fit_unconditional", default=())
+    then: tuple[TierConfig, ...] = identity(default=())
     """Later tiers. A prompt that does not reach one is cleared; p ranks by the last tier reached, then by the score."""
 
     @field_validator("components")
@@ -202,30 +209,30 @@ class ScoresConfig(Section):
 class TriageConfig(Section):
     """Which prompts are flagged, and which others are looked at to learn what the flags miss."""
 
-    flag_by: Literal["p", "q"] = identity("triage", default="p")
-    alpha: float = identity("triage", default=0.01, gt=0, lt=1)
+    flag_by: Literal["p", "q"] = identity(default="p")
+    alpha: float = identity(default=0.01, gt=0, lt=1)
     """False-positive rate at which a prompt is flagged: of a random prompt of a random harmless family."""
-    q: float = identity("triage", default=0.1, gt=0, lt=1)
+    q: float = identity(default=0.1, gt=0, lt=1)
     """False-discovery rate, where flag_by = "q"."""
-    procedure: Literal["benjamini-hochberg", "benjamini-yekutieli"] = identity("triage", default="benjamini-hochberg")
+    procedure: Literal["benjamini-hochberg", "benjamini-yekutieli"] = identity(default="benjamini-hochberg")
     """How q comes from p. The second holds under any dependence among the prompts, and finds less."""
-    exclude_calibration: tuple[str, ...] = identity("triage", default=())
+    exclude_calibration: tuple[str, ...] = identity(default=())
     """Ids of calibration prompts that shall not calibrate, since their pictures showed them to be memorised."""
-    controls: int = identity("triage", default=60, ge=0, le=1_000_000)
+    controls: int = identity(default=60, ge=0, le=1_000_000)
     """Unflagged prompts that are generated as well, drawn by strata of p."""
 
 
 class SamplesConfig(Section):
     """Generation of the selected prompts."""
 
-    steps: int = identity("sample", default=25, ge=2, le=999)
+    steps: int = identity(default=25, ge=2, le=999)
     """DDIM steps."""
-    guidance: float = identity("sample", default=5.0, ge=0, le=100)
+    guidance: float = identity(default=5.0, ge=0, le=100)
     """Classifier-free guidance scale."""
-    per_prompt: int = identity("triage", default=4, ge=1, le=64)
+    per_prompt: int = identity(default=4, ge=1, le=64)
     """Pictures of each prompt that is generated, flagged or drawn as a control, calibrating or setting the bands alike:
     what is said of one group holds for another only where both had as many chances to copy."""
-    band_prompts: int = identity("triage", default=100, ge=1, le=100_000)
+    band_prompts: int = identity(default=100, ge=1, le=100_000)
     """Fit prompts whose samples set the bands of a match."""
 
 
@@ -234,13 +241,13 @@ class MatchesConfig(Section):
 
     index: str = runtime()
     """Folder of the reference index. Its content counts (its digest is an identity), not its place."""
-    profile: str = identity("bands", default="pixels-16")
+    profile: str = identity(default="pixels-16")
     """Descriptor profile; the index must have been built with the same one."""
-    neighbours: int = identity("match", default=3, ge=1, le=100)
+    neighbours: int = identity(default=3, ge=1, le=100)
     """Training pictures recorded per sample."""
-    near_quantile: float = identity("bands", default=0.95, gt=0, lt=1)
+    near_quantile: float = identity(default=0.95, gt=0, lt=1)
     """Band `near` begins at this quantile of the band samples; band `copy` above all of them but the exceptions."""
-    band_exceptions: int = identity("bands", default=1, ge=0, le=100)
+    band_exceptions: int = identity(default=1, ge=0, le=100)
     """Band prompts, at most one in 50, that may lie above the copy line and are named in the report: a fit prompt may
     be memorised without anybody knowing, and would hide the copies of others."""
 
@@ -323,7 +330,7 @@ class AuditConfig(Section):
     """A whole audit."""
 
     name: str = runtime("audit", min_length=1, max_length=200)
-    seed: int = identity("fit_unconditional", "triage", "sample", default=0, ge=0, lt=2**31)
+    seed: int = identity(default=0, ge=0, lt=2**31)
     """Seed of all random numbers of the run."""
     model: ModelConfig
     corpus: CorpusConfig
@@ -334,6 +341,24 @@ class AuditConfig(Section):
     matches: MatchesConfig
     report: ReportConfig = runtime(ReportConfig())
     run: RunConfig = runtime(RunConfig())
+    stages: dict[str, dict[str, Any]] = identity(default={})
+    """Stages of other distributions that are done after ours, in this order, each by its name with its own settings."""
+
+    @field_validator("stages")
+    @classmethod
+    def _known_stages(cls, asked: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name, settings in asked.items():
+            if name in STAGES.ours():
+                raise ValueError(f"{name} is part of every audit; name stages of other distributions only")
+            try:
+                STAGES[name].settings.model_validate(settings)
+            except UserError as error:
+                raise ValueError(str(error)) from error
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join([name, *(str(part) for part in first["loc"])])
+                raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
+        return asked
 
     @model_validator(mode="after")
     def _precision(self) -> AuditConfig:

@@ -19,6 +19,7 @@ import tomli_w
 
 from sharpaudit.config import AuditConfig, parse, under_todays_names
 from sharpaudit.errors import DISK_ERRORS, IntegrityError, UserError
+from sharpaudit.plugs import require
 from sharpaudit.tables.files import IN_PROGRESS, Files
 from sharpaudit.tables.records import digest_of, replace_file, sealed, unseal
 from sharpaudit.tables.schemas import RUN_TABLES, Table
@@ -118,8 +119,16 @@ class RunFolder:
         if not path.exists() or path.read_bytes() != data:
             replace_file(path, data, self.files)
 
+    def foreign_plugs(self) -> list[dict[str, str]]:
+        """The plugs of other distributions that the run was made with, as `plugs.foreign` tells them."""
+        return list((self.record() or {}).get("facts", {}).get("plugs", ()))
+
     def config(self) -> AuditConfig:
-        """The resolved configuration of the last call, under today's names."""
+        """The resolved configuration of the last call, under today's names.
+
+        Raises UserError, naming the distribution, where a foreign plug that it names is not here.
+        """
+        require(self.foreign_plugs())
         return parse(self._settings()[0], str(self.root / SETTINGS))
 
     def earlier(self) -> dict[str, Any]:

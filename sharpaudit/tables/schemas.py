@@ -139,6 +139,12 @@ TRIAGE = _table(
     },
     version=2,
 )
+SELECTION = _table(
+    "selection",
+    "selection",
+    ("prompt_id", "seed_index"),
+    {"prompt_id": pa.string(), "seed_index": pa.int32(), "purpose": pa.string(), "prompt": pa.string()},
+)
 SAMPLES = _table(
     "samples",
     "sample",
@@ -203,5 +209,5 @@ REFERENCES = _table(
 )
 
 FIT_TABLES = (UNCONDITIONAL, DIFFERENCES, SUBSPACE, THRESHOLDS)
-RUN_TABLES = (ORIGINS, CORPUS, *FIT_TABLES, SCORES, TRIAGE, SAMPLES, BANDS, MATCHES)
+RUN_TABLES = (ORIGINS, CORPUS, *FIT_TABLES, SCORES, TRIAGE, SELECTION, SAMPLES, BANDS, MATCHES)
 ROLES = ("audit", "positive_control", "calibration", "fit")

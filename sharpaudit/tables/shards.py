@@ -19,9 +19,10 @@ import errno
 import hashlib
 import re
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -39,7 +40,10 @@ IMAGE = re.compile(r"images/([0-9a-f]{2})/\1[0-9a-f]{62}\.png")
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a committed shard holds. `keys_digest` is over the key columns in row order."""
+    """What a committed shard holds.
+
+    keys_digest: over the key columns in row order. about: what all its rows share, such as their role.
+    """
 
     table: str
     fingerprint: str
@@ -56,6 +60,7 @@ class Manifest:
     keys: list[list[Any]] = field(default_factory=list)
     evaluations: int = 0
     duration_s: float = 0.0
+    about: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,14 @@ class TableFolder:
         return pa.concat_tables(parts or [empty.select(list(columns)) if columns is not None else empty])
 
     def commit(
-        self, shard: str, rows: pa.Table, *, input_digest: str, duration_s: float = 0.0, keyed: bool = False
+        self,
+        shard: str,
+        rows: pa.Table,
+        *,
+        input_digest: str,
+        duration_s: float = 0.0,
+        keyed: bool = False,
+        about: Mapping[str, Any] = MappingProxyType({}),
     ) -> Manifest:
         """Publish the rows of a shard and return its manifest; the earlier one if another attempt won.
 
@@ -158,6 +170,7 @@ class TableFolder:
             input_digest=input_digest,
             duration_s=round(duration_s, 3),
             keys=[list(key) for key in zip(*columns, strict=True)],
+            about=dict(about),
         )
         return self._publish_manifest(manifest)
 
