@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
@@ -11,7 +10,7 @@ from sharpaudit.config import AuditConfig, TriageConfig
 from sharpaudit.errors import UserError, printable
 from sharpaudit.scores.cascade import tiers
 from sharpaudit.scores.subspace import ENOUGH_FIT
-from sharpaudit.statistics.conformal import TOLERANCE, fpr_interval, rank_at, smallest_p
+from sharpaudit.statistics.conformal import fpr_interval, least_calibration, rank_at, smallest_p
 from sharpaudit.statistics.fdr import PREVALENCES, calibration_needed, penalty
 from sharpaudit.statistics.missed import RATES, Drawn, missed, seen
 from sharpaudit.statistics.power import SHIFT, power_by_p, power_by_q
@@ -34,9 +33,9 @@ def allowed(config: AuditConfig, calibrating: Mapping[str | None, int], audited:
     if config.triage.flag_by == "p" and rank_at(alpha, n) == 0:
         raise UserError(
             f"triage.alpha = {alpha}: {n} calibration prompts give no p below {smallest_p(n):.3g}, so nothing could be "
-            f"flagged; give at least {math.ceil(1 / alpha) - 1} calibration prompts or raise triage.alpha"
+            f"flagged; give at least {least_calibration(alpha)} calibration prompts or raise triage.alpha"
         )
-    sizes, needed = _sizes(config, calibrating, audited), _needed(config)
+    sizes, needed = _sizes(config, calibrating, audited), least_calibration(alpha)
     intervals = [fpr_interval(alpha, size) for size in sizes]
     among = "" if sizes == [n] else f", of which a style ranks among {sizes[0]:,} to {sizes[-1]:,}"
     left = uncalibrated(audited, calibrating, needed)
@@ -60,17 +59,13 @@ def _styles(counts: Mapping[str | None, int]) -> str:
     return ", ".join([*told, *(["…"] if len(largest) > 4 else [])])
 
 
-def _needed(config: AuditConfig) -> int:
-    """Calibration prompts without which a style can flag nothing."""
-    return math.ceil(1 / config.triage.alpha - TOLERANCE) - 1
-
-
 def _sizes(config: AuditConfig, calibrating: Mapping[str | None, int], audited: Mapping[str | None, int]) -> list[int]:
     """How many calibration prompts audited prompts rank among, smallest first. Raises UserError where all are apart."""
-    found = ranked_among(audited, calibrating, _needed(config))
+    needed = least_calibration(config.triage.alpha)
+    found = ranked_among(audited, calibrating, needed)
     if not found:
         raise UserError(
-            f"no style of the audited prompts has the {_needed(config)} calibration prompts that triage.alpha = "
+            f"no style of the audited prompts has the {needed} calibration prompts that triage.alpha = "
             f"{config.triage.alpha} needs ({_styles(calibrating)}), so no error rate could be claimed: give "
             "calibration prompts of these styles, or leave corpus.style_column out, which takes all for one style"
         )

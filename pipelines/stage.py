@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from sharpaudit import config as configuration
 from sharpaudit.config import RENAMED, AuditConfig, Section
 from sharpaudit.plugs import STAGES
+from sharpaudit.report.sections.base import ReportSection
 from sharpaudit.tables.files import crash_point
 from sharpaudit.tables.runs import Identity, RunFolder
 from sharpaudit.tables.schemas import Table
@@ -87,7 +88,8 @@ class Stage(ABC):
     that the report states for it. key: a column whose values must be the same set in the input and the output of
     `process`, or None. keyed: whether manifests list their keys, for a stage whose work is "what no manifest lists".
     whole: whether what it learns is worth nothing unless all of its input is there. retried: whether rows that failed
-    may succeed another time. views: beside the tables in SQL, each a select by its name. digest: see plugs.py.
+    may succeed another time. views: beside the tables in SQL, each a select by its name. report: its section of the
+    page. digest: see plugs.py.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Stage(ABC):
     whole: bool = False
     retried: bool = False
     views: Mapping[str, str] = MappingProxyType({})
+    report: ReportSection | None = None
     digest: str = ""
 
     def own(self, config: AuditConfig) -> Any:

@@ -24,7 +24,7 @@ from sharpaudit.config import AuditConfig
 from sharpaudit.scores.residual_gap import residual_gap
 from sharpaudit.scores.subspace import fit_subspace
 from sharpaudit.seeds import generator
-from sharpaudit.statistics.conformal import TOLERANCE, fpr_interval, p_values
+from sharpaudit.statistics.conformal import at_most, fpr_interval, p_values
 from sharpaudit.statistics.fdr import Procedure, q_values
 from sharpaudit.statistics.missed import Drawn, least_recall, missed
 from sharpaudit.statistics.power import SHIFT
@@ -131,7 +131,7 @@ def power_by_size(draws: int = DRAWS) -> Iterator[tuple[int, Mean, Mean]]:
         rng, power, wrong = generator(0, "power", str(size)), [], []
         for _ in range(draws):
             p = p_values(rng.standard_normal(LARGE) + SHIFT * memorised, rng.standard_normal(size))
-            flagged = q_values(p) <= Q + TOLERANCE
+            flagged = at_most(q_values(p), Q)
             power.append(float(flagged[memorised].mean()))
             wrong.append(float((flagged & ~memorised).sum() / max(1, flagged.sum())))
         yield size, mean(power), mean(wrong)
@@ -152,7 +152,7 @@ def shared_sets(draws: int = DRAWS) -> dict[str, Mean]:
         audited_M = residual_gap(torch.from_numpy(audited_MD), subspace).numpy()
         for name, rows in zip(found, (calibration_CD, fit_ND), strict=True):
             p_M = p_values(audited_M, residual_gap(torch.from_numpy(rows), subspace).numpy())
-            found[name].append(float((p_M <= ALPHA + TOLERANCE).mean()))
+            found[name].append(float(at_most(p_M, ALPHA).mean()))
     return {name: mean(values) for name, values in found.items()}
 
 

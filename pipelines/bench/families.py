@@ -21,7 +21,7 @@ from pipelines.bench.decisions import ALPHA, CALIBRATION, Mean, Q, mean
 from pipelines.bench.lines import Line, table
 from sharpaudit.config import AuditConfig
 from sharpaudit.seeds import generator
-from sharpaudit.statistics.conformal import TOLERANCE, p_values
+from sharpaudit.statistics.conformal import at_most, p_values
 from sharpaudit.statistics.fdr import Procedure, family_p_values, q_values
 from sharpaudit.statistics.power import SHIFT
 from sharpaudit.triage.decide import decide
@@ -133,9 +133,9 @@ def _ruled(level: str, rule: str, singles_N: Values, grouped_N: Values, at: tupl
     p_FM = grouped_N.reshape(-1, MEMBERS)
     of_family_FM = p_FM if rule == EACH else np.broadcast_to(MERGED[rule](p_FM)[:, None], p_FM.shape)
     if level == "p":
-        single_N, grouped_FM = singles_N <= ALPHA + TOLERANCE, of_family_FM <= ALPHA + TOLERANCE
+        single_N, grouped_FM = at_most(singles_N, ALPHA), at_most(of_family_FM, ALPHA)
     else:
-        q_N = q_values(np.concatenate([singles_N, of_family_FM[:, 0]])) <= Q + TOLERANCE
+        q_N = at_most(q_values(np.concatenate([singles_N, of_family_FM[:, 0]])), Q)
         single_N, grouped_FM = q_N[: len(singles_N)], np.repeat(q_N[len(singles_N) :, None], MEMBERS, axis=1)
     shares = np.concatenate([single_N.astype(float), grouped_FM.mean(axis=1)])
     harmless = np.concatenate([single_N[:SINGLES].astype(float), grouped_FM[:FAMILIES].mean(axis=1)])
@@ -167,10 +167,10 @@ def styled(draws: int = DRAWS) -> Iterator[Styled]:
             other, own = rng.standard_normal(CALIBRATION), rng.standard_normal(CALIBRATION) + shift
             audited = rng.standard_normal(OF_STYLE) + shift
             half = CALIBRATION // 2
-            merged = p_values(audited, np.concatenate([other[:half], own[:half]])) <= ALPHA + TOLERANCE
+            merged = at_most(p_values(audited, np.concatenate([other[:half], own[:half]])), ALPHA)
             alike = _decided(audited, own, ["own"] * OF_STYLE, ["own"] * CALIBRATION)
             strange = _decided(audited, other, ["own"] * OF_STYLE, ["other"] * CALIBRATION)
-            ranked = strange["p_value"].to_numpy() <= ALPHA + TOLERANCE
+            ranked = at_most(strange["p_value"].to_numpy(), ALPHA)
             rates = (alike["flagged"].to_numpy(), merged, ranked, strange["flagged"].to_numpy())
             found.append([float(rate.mean()) for rate in rates])
         yield Styled(shift, *(mean([one[i] for one in found]) for i in range(4)))

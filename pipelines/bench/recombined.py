@@ -31,7 +31,7 @@ from sharpaudit.config import AuditConfig, CalibrationConfig
 from sharpaudit.corpus.recombine import recombine
 from sharpaudit.errors import UserError
 from sharpaudit.lab.detectors import Truth, read_truth
-from sharpaudit.statistics.conformal import TOLERANCE, fpr_interval
+from sharpaudit.statistics.conformal import fpr_interval, rank_at
 from sharpaudit.statistics.intervals import Interval, clopper_pearson
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import CORPUS, TRIAGE
@@ -110,7 +110,7 @@ def chance_to_fail(rate: float, n_harmless: int, n_calibration: int) -> float:
 
 
 def _rank(n_calibration: int) -> int:
-    k = int(ALPHA * (n_calibration + 1) + TOLERANCE)
+    k = rank_at(ALPHA, n_calibration)
     if not k:
         raise UserError(f"{n_calibration} calibration prompts flag nothing at {ALPHA:g}; the bench needs 99 at least")
     return k

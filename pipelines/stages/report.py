@@ -6,15 +6,19 @@ It has no identity: it is written again whenever what it is made of has changed,
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines.stage import Stage
+from pipelines.stages import flow
 from pipelines.stages.admitted import admitted_index
 from pipelines.stages.ingest import rows_read
 from sharpaudit.config import AuditConfig
+from sharpaudit.plugs import STAGES
 from sharpaudit.report.facts import collect
 from sharpaudit.report.html import findings_csv, render
+from sharpaudit.report.sections.base import ReportSection
 from sharpaudit.tables.files import crash_point
 from sharpaudit.tables.query import materialise
 from sharpaudit.tables.reading import current_files, open_connection
@@ -28,24 +32,35 @@ OUTPUTS = ("inputs.json", "findings.csv", "audit.duckdb")
 
 def write_report(run: RunFolder, config: AuditConfig, quarantined: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Write what is missing or out of date, and return the facts."""
-    told = _told(run, config, quarantined)
+    told, sections = _told(run, config, quarantined), sections_of(flow(config))
     digest = made_of(run, told)
     stamp, facts_path = run.root / "report" / "made_of.json", run.root / "report" / "facts.json"
     outputs = [facts_path, facts_path.with_name("index.html"), *map(run.root.joinpath, OUTPUTS)]
     if stamp.exists() and unseal(stamp) == {"digest": digest} and all(path.exists() for path in outputs):
         return dict(json.loads(facts_path.read_bytes()))
     with open_connection(run, lean=True) as connection:
-        facts = collect(connection, told)
+        facts = collect(connection, told, sections)
     run.files.make_folder(facts_path.parent)
     run.write_json("inputs.json", told["inputs"])
     run.write_json("report/facts.json", facts)
-    page = render(facts, lambda path: (run.root / path).read_bytes())
+    page = render(facts, lambda path: (run.root / path).read_bytes(), sections)
     replace_file(facts_path.with_name("index.html"), page.encode(), run.files)
     replace_file(run.root / "findings.csv", findings_csv(facts).encode(), run.files)
     materialise(current_files(run), run.root / "audit.duckdb")
     crash_point("report.written")
     replace_file(stamp, sealed({"digest": digest}), run.files)
     return dict(json.loads(facts_path.read_bytes()))
+
+
+def sections_of(stages: Mapping[str, Stage]) -> list[ReportSection]:
+    """What the stages add to the page."""
+    return [stage.report for stage in stages.values() if stage.report is not None]
+
+
+def told_sections(stages: Mapping[str, Stage]) -> list[str]:
+    """The sections of the configuration that the page states: those that its stages tell, and its own."""
+    foreign = ["stages"] if any(name not in STAGES.ours() for name in stages) else []
+    return [*dict.fromkeys(name for stage in stages.values() for name in stage.tells), *foreign, "report"]
 
 
 def made_of(run: RunFolder, told: dict[str, Any]) -> str:
@@ -71,7 +86,7 @@ def _told(run: RunFolder, config: AuditConfig, quarantined: Sequence[dict[str, A
             "dtype": facts["dtype"],
             "device": facts["device"],
         },
-        "settings": {name: settings[name] for name in ("seed", "scores", "triage", "samples", "matches", "report")},
+        "settings": {name: settings[name] for name in told_sections(flow(config))},
         "inputs": [entry | {"rows": read.get(entry["source"], 0)} for entry in record["inputs"]],
         "index": {
             "digest": facts["index_digest"],

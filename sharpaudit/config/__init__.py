@@ -5,6 +5,7 @@ from __future__ import annotations
 from sharpaudit.config.earlier import RENAMED, under_todays_names
 from sharpaudit.config.reading import LAB, PATHS, fields, load, override, parse, resolve_paths, value
 from sharpaudit.config.sections import (
+    MIN_FIT,
     AuditConfig,
     CalibrationConfig,
     CorpusConfig,
@@ -24,6 +25,7 @@ from sharpaudit.config.sections import (
 
 __all__ = [
     "LAB",
+    "MIN_FIT",
     "PATHS",
     "RENAMED",
     "AuditConfig",

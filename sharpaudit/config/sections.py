@@ -166,6 +166,8 @@ class TierConfig(Section):
 
 
 MAX_COMPONENTS = 1000
+MIN_FIT = 10
+"""Fit prompts without which nothing is learned of what harmless prompts change."""
 
 
 class ScoresConfig(Section):

@@ -29,6 +29,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from sharpaudit.config import MIN_FIT
 from sharpaudit.corpus.check import check
 from sharpaudit.corpus.dedup import family_id, names_family, prompt_id
 from sharpaudit.corpus.ledger import ROWS_PER_BATCH, Ledger, cut
@@ -40,8 +41,6 @@ from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.seeds import rank_hash
 from sharpaudit.tables.schemas import CORPUS, ORIGINS, ROLES
 
-MIN_FIT = 10
-"""Fit prompts without which no subspace and no threshold can be learnt."""
 HARMLESS = ("fit", "calibration")
 USES = ("audit", "positive_control", "fit", "calibration", "harmless")
 """What a file of prompts is for."""

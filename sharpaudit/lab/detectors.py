@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from sharpaudit.errors import UserError
 from sharpaudit.lab.captions import COLOURS
-from sharpaudit.statistics.conformal import TOLERANCE, p_values
+from sharpaudit.statistics.conformal import at_most, p_values
 from sharpaudit.statistics.detection import Figure, Group, Statistic, auc, figure, tpr_at_fpr
 
 SEVERAL = 4
@@ -121,7 +121,7 @@ def table(
         values_SN, flagged_SN = _averaged(scores_SN[metric], n), None
         if metric in calibration_SC:
             both = zip(values_SN, _averaged(calibration_SC[metric], n), strict=True)
-            flagged_SN = np.stack([p_values(row, known) <= ALPHA + TOLERANCE for row, known in both]).astype(np.float64)
+            flagged_SN = np.stack([at_most(p_values(row, known), ALPHA) for row, known in both]).astype(np.float64)
         for plants, wording in product(("exact", "template"), captions):
             rows = _rows(truth, plants, wording)
             if all(len(chosen) for chosen in rows):

@@ -11,10 +11,10 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
@@ -23,8 +23,21 @@ from sharpaudit.config import PATHS
 from sharpaudit.errors import IntegrityError, printable
 from sharpaudit.images import decode, sha256_hex, thumbnail
 from sharpaudit.report.chart import histogram
+from sharpaudit.report.sections.base import ReportSection
 from sharpaudit.tables.query import csv_text
 
+OURS = {
+    "scope": "Scope",
+    "flow": "From prompts to copies",
+    "screen": "The screen",
+    "findings": "Findings",
+    "missed": "What the flags may have missed",
+    "errors": "Errors and exclusions",
+    "limits": "Limits",
+}
+"""The sections of every report, in their order."""
+BEHIND = 5
+"""How many of them come before those of foreign stages."""
 PICTURE_SIDE_PX = 256
 PROMPT_CHARACTERS = 600
 
@@ -49,11 +62,25 @@ FINDING_COLUMNS = (
 )
 
 
-def render(facts: Mapping[str, Any], read_image: Callable[[str], bytes]) -> str:
-    """The page. read_image: bytes of a picture by its path within the run; asked only where pictures are shown."""
-    settings = facts["run"]["settings"]["report"]
-    return _template().render(
+class Shown(NamedTuple):
+    """A section of the page."""
+
+    name: str
+    title: str
+    template: Template
+
+
+def render(facts: Mapping[str, Any], read_image: Callable[[str], bytes], more: Sequence[ReportSection] = ()) -> str:
+    """The page. more: sections of foreign stages, whose facts are among these.
+
+    read_image: bytes of a picture by its path within the run; asked only where pictures are shown.
+    """
+    settings, environment = facts["run"]["settings"]["report"], _environment()
+    foreign = [Shown(section.name, section.title, environment.from_string(section.template)) for section in more]
+    sections = [Shown(name, title, environment.get_template(f"sections/{name}.html")) for name, title in OURS.items()]
+    return environment.get_template("page.html").render(
         facts=facts,
+        sections=[*sections[:BEHIND], *foreign, *sections[BEHIND:]],
         run=facts["run"],
         steps={step["step"]: step for step in facts["flow"]},
         findings=facts["findings"]["rows"][: settings["max_findings"]],
@@ -63,9 +90,9 @@ def render(facts: Mapping[str, Any], read_image: Callable[[str], bytes]) -> str:
 
 
 @cache
-def _template() -> Template:
+def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("sharpaudit.report"),
+        loader=PackageLoader("sharpaudit.report", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -81,7 +108,7 @@ def _template() -> Template:
         "listed": listed,
         "clean": _clean,
     }
-    return environment.get_template("report.html")
+    return environment
 
 
 def findings_csv(facts: Mapping[str, Any]) -> str:

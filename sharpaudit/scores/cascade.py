@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from sharpaudit.config import ScoresConfig
+from sharpaudit.config import MIN_FIT, ScoresConfig
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.errors import Status, UserError
 from sharpaudit.plugs import METRICS
 from sharpaudit.scores.base import Known, Metric
 from sharpaudit.scores.screen import PromptScores, ScreenConfig, screen
-from sharpaudit.scores.subspace import MIN_FIT, Subspaces
+from sharpaudit.scores.subspace import Subspaces
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from sharpaudit.config import MIN_FIT
 from sharpaudit.errors import UserError
 
-MIN_FIT = 10
 ENOUGH_FIT = 400
 """Fewer lose true positives: `sharpaudit bench screens` measures what 100 to 400 of 1,000 fit prompts cost."""
 PROMPTS_PER_DIRECTION = 5

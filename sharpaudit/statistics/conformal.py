@@ -50,6 +50,16 @@ def rank_at(alpha: float, n: int) -> int:
     return math.floor((alpha + TOLERANCE) * (n + 1))
 
 
+def least_calibration(alpha: float) -> int:
+    """The fewest calibration prompts among which a prompt can be flagged at alpha."""
+    return math.ceil(1 / alpha - TOLERANCE) - 1
+
+
+def at_most(values: npt.NDArray[np.float64], level: float) -> npt.NDArray[np.bool_]:
+    """Whether a p- or q-value is at or below the level at which a prompt is flagged; False for NaN."""
+    return values <= level + TOLERANCE
+
+
 def fpr_interval(alpha: float, n: int, level: float = 0.95) -> Interval:
     """Where the false-positive rate of "p <= alpha" lies for one calibration set of n, with equal tails.
 

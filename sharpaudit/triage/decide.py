@@ -21,7 +21,6 @@ is a decision, `triage.exclude_calibration`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,7 +31,7 @@ import pyarrow.compute as pc
 
 from sharpaudit.config import AuditConfig, TriageConfig
 from sharpaudit.errors import Status, UserError, printable
-from sharpaudit.statistics.conformal import TOLERANCE, lexicographic
+from sharpaudit.statistics.conformal import at_most, least_calibration, lexicographic
 from sharpaudit.statistics.fdr import family_q_values
 from sharpaudit.triage.calibrators import UNCALIBRATED, among_themselves, ranked, strata
 
@@ -54,7 +53,7 @@ def decide(corpus: pa.Table, scores: pa.Table, config: AuditConfig) -> pa.Table:
     scored = ~np.isnan(score)
     calibrates = _calibrates((role == "calibration") & scored)
     decided = np.isin(role, DECIDED) & scored
-    needed = math.ceil(1 / config.triage.alpha - TOLERANCE) - 1
+    needed = least_calibration(config.triage.alpha)
     stratum = strata(corpus["style"].to_pylist(), role == "audit", calibrates, needed)
     ranks = ranked(score, stratum, calibrates)
     apart = decided & (role == "audit") & (stratum == UNCALIBRATED)
@@ -85,7 +84,7 @@ def _at_line(
 ) -> npt.NDArray[np.bool_]:
     """Calibration prompts that stand where prompts are flagged. ranks: of them among themselves."""
     line = triage.alpha if triage.flag_by == "p" else flagged_p.max(initial=0.0)
-    return ranks <= line + TOLERANCE
+    return at_most(ranks, line)
 
 
 def flags(
@@ -98,8 +97,8 @@ def flags(
     """
     q = np.full(len(p), np.nan)
     q[claimed] = family_q_values(p[claimed], families[claimed], triage.procedure)
-    by_p = p <= triage.alpha + TOLERANCE
-    return q, np.where(claimed, q <= triage.q + TOLERANCE, by_p) if triage.flag_by == "q" else by_p
+    by_p = at_most(p, triage.alpha)
+    return q, np.where(claimed, at_most(q, triage.q), by_p) if triage.flag_by == "q" else by_p
 
 
 def _calibrates(rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

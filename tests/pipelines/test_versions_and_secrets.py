@@ -24,7 +24,9 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def test_a_run_of_every_version_is_kept_here() -> None:
-    assert sorted(path.name for path in GOLDEN.iterdir() if path.is_dir()) == [f"run-version-{n}" for n in range(1, RUN_VERSION + 1)]
+    assert sorted(path.name for path in GOLDEN.iterdir() if path.is_dir()) == [
+        f"run-version-{n}" for n in range(1, RUN_VERSION + 1)
+    ]
 
 
 @pytest.mark.parametrize("number", range(1, RUN_VERSION))

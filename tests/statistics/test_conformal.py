@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sharpaudit.statistics.conformal import TOLERANCE, fpr_interval, p_values, rank_at, smallest_p
+from sharpaudit.statistics.conformal import (
+    TOLERANCE,
+    at_most,
+    fpr_interval,
+    least_calibration,
+    p_values,
+    rank_at,
+    smallest_p,
+)
 
 quick = settings(deadline=None, max_examples=60)
 # Few distinct values, so that ties are the rule.
@@ -118,3 +126,11 @@ def test_too_few_calibrators_can_flag_nothing_and_alpha_one_flags_all():
 @pytest.mark.parametrize("n", [0, 1, 99])
 def test_the_smallest_p_is_that_of_an_unbeaten_score(n):
     assert p_values(np.array([np.inf]), np.zeros(n)).tolist() == [smallest_p(n)]
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.3, 0.1, 0.07, 0.05, 0.02, 0.01, 1 / 3, 1 / 49, 0.001])
+def test_the_least_calibration_set_is_the_first_that_can_flag(alpha: float) -> None:
+    n = least_calibration(alpha)
+    assert rank_at(alpha, n) == 1
+    assert rank_at(alpha, n - 1) == 0
+    assert at_most(np.array([smallest_p(n), smallest_p(n - 1), np.nan]), alpha).tolist() == [True, False, False]

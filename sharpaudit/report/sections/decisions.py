@@ -13,7 +13,7 @@ import numpy as np
 
 from sharpaudit.config import TriageConfig
 from sharpaudit.report.reading import Row, one, rows_of
-from sharpaudit.report.screening import CALIBRATED
+from sharpaudit.report.sections.screen import CALIBRATED
 from sharpaudit.statistics.conformal import TOLERANCE, lexicographic, smallest_p
 from sharpaudit.statistics.fdr import HALF, PREVALENCES, calibration_needed, penalty, share_of_harmless
 from sharpaudit.tables.query import Connection

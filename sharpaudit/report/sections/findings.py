@@ -1,0 +1,20 @@
+"""Findings: audited prompts with a copy, the most similar first."""
+
+from __future__ import annotations
+
+from sharpaudit.report.reading import Row, rows_of
+from sharpaudit.tables.query import Connection
+
+
+def findings(connection: Connection) -> Row:
+    """All of them, the most similar first; the page shows as many as the configuration says."""
+    rows = rows_of(
+        connection,
+        """
+        SELECT f.*, coalesce(c.n_copies, 0) AS source_rows,
+               (SELECT list(o.external_id ORDER BY o.source, o.source_row) FROM origins o
+                WHERE o.prompt_id = f.prompt_id AND o.external_id IS NOT NULL) AS external_ids
+        FROM findings f LEFT JOIN copies c USING (prompt_id)
+        ORDER BY best_similarity DESC, prompt_id""",
+    )
+    return {"total": len(rows), "rows": rows}
