@@ -102,7 +102,10 @@ class Denoiser(Protocol):
         """Whether `predict` can give attention."""
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """The conditioning of the prompts; the empty string gives the unconditional one."""
+        """The conditioning of the prompts, one row each."""
+
+    def unconditional(self, n: int = 1) -> Conditioning:
+        """n rows of the conditioning for "no prompt", as the model was trained with it: an empty prompt, zeros, ..."""
 
     def predict(
         self, x_BCHW: torch.Tensor, t: int, conditioning: Conditioning, *, record_attention: bool = False

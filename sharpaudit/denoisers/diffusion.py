@@ -229,6 +229,10 @@ class DiffusionDenoiser:
         hidden_BLE = self._text_encoder(inputs["input_ids"], attention_mask=mask, return_dict=False)[0]
         return Conditioning({"prompt": hidden_BLE}).select([unique[prompt] for prompt in prompts])
 
+    def unconditional(self, n: int = 1) -> Conditioning:
+        """The empty prompt, which Stable Diffusion is trained with."""
+        return self.encode([""] * n)
+
     def predict(
         self, x_BCHW: torch.Tensor, t: int, conditioning: Conditioning, *, record_attention: bool = False
     ) -> Prediction:

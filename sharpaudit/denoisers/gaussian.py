@@ -187,6 +187,10 @@ class GaussianDenoiser:
             {name: torch.stack([row[name] for row in rows]) for name in ("log_weights", "means", "variances")}
         )
 
+    def unconditional(self, n: int = 1) -> Conditioning:
+        """The empty prompt: everything at once."""
+        return self.encode([""] * n)
+
     def mixture(self, prompts: Sequence[str]) -> Mixture:
         """The prompts' distributions of x0, as an oracle for tests."""
         return Mixture(**self.encode(prompts).tensors)

@@ -48,6 +48,10 @@ class RandomUNet:
         drawn = latents([("random embedding", prompt) for prompt in prompts], (TOKENS, WIDTH))
         return Conditioning({"prompt": drawn.to(self.device)})
 
+    def unconditional(self, n: int = 1) -> Conditioning:
+        """The embedding of the empty prompt."""
+        return self.encode([""] * n)
+
     def network(self, x_BCHW: torch.Tensor, t: int, conditioning: Conditioning) -> torch.Tensor:
         """The UNet's output, with shape (B, C, H, W)."""
         found: torch.Tensor = self._unet(

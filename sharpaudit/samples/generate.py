@@ -34,7 +34,7 @@ def generate(
 
     prompts: the prompt of each key. batch_size: latents in a forward pass; guidance makes two of each sample.
     """
-    unconditional = denoiser.encode([""])
+    unconditional = denoiser.unconditional()
 
     def batch(rows: list[int]) -> list[Picture | Status]:
         x_T = sample_latents(seed, [keys[i] for i in rows], denoiser.latent_shape).to(denoiser.device)
