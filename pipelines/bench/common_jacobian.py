@@ -22,7 +22,7 @@ BATCH = 64
 
 
 @torch.no_grad()
-def jacobian(denoiser: Denoiser, x_CHW: torch.Tensor, t: int, step: float) -> torch.Tensor:
+def jacobian(denoiser: Denoiser, x_CHW: torch.Tensor, t: float, step: float) -> torch.Tensor:
     """dx0_hat(x, empty) / dx by forward differences of length `step`, with shape (D, D): output, input."""
     empty = denoiser.unconditional()
     x0_CHW = denoiser.predict(x_CHW[None], t, empty).x0_hat[0]

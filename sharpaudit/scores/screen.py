@@ -131,7 +131,13 @@ def screen(
 
 
 def require(denoiser: Denoiser, metrics: Sequence[Metric]) -> None:
-    """Refuse metrics that the model cannot give, with a UserError that names one."""
+    """Refuse metrics that the model cannot give, and a model that shows nothing where it is screened: UserError."""
+    for t in (denoiser.first_timestep(), denoiser.noisiest_timestep()):
+        if denoiser.level(t).a == 0:
+            raise UserError(
+                f"this model is screened at its time {t:g}, where there is noise alone and every prompt scores zero; "
+                "its family must name a time of more signal (first_timestep, noisiest_timestep)"
+            )
     for metric in metrics:
         if any(need.attention for need in metric.needs) and not denoiser.records_attention:
             raise UserError(
