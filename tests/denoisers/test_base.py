@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sharpaudit.denoisers.base import Conditioning
-from sharpaudit.samples.generate import generate
+from sharpaudit.samples.generate import Generator
 from sharpaudit.scores.noise_gap import NOISE_GAP
 from sharpaudit.scores.screen import ScreenConfig, differences, noise_floor, screen, unconditional_predictions
 from sharpaudit.seeds import screen_latent
@@ -30,9 +30,7 @@ def test_without_a_prompt_is_what_the_model_says_it_is():
     cat, dog = screen(model, ["a cat", "a dog"], known, {}, config, [NOISE_GAP])
     assert cat.mean("noise_gap") == noise_floor(model, config, known) == 0 < dog.mean("noise_gap")
     assert not differences(model, ["a cat"], known, config)[0].any()
-    guided, plain = (
-        generate(model, ["a cat"], [("a", 0)], seed=0, steps=3, guidance=scale, batch_size=2)[0] for scale in (9.0, 0.0)
-    )
+    guided, plain = (Generator(model, 0, 3, scale, 2).pictures(["a cat"], [("a", 0)])[0] for scale in (9.0, 0.0))
     assert (guided == plain).all()
 
 
