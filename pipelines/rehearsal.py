@@ -33,14 +33,12 @@ from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.devices import places_on, share_threads, usable_cores, use_threads
 from sharpaudit.denoisers.load import beside_model, load_denoiser, load_tokenizer
 from sharpaudit.errors import Status, UserError, printable
-from sharpaudit.images import encode_png
 from sharpaudit.matches.index import open_index
-from sharpaudit.samples.generate import generate
+from sharpaudit.samples.generate import Generator
 from sharpaudit.scores.cascade import fit_seeds, tiers
 from sharpaudit.scores.plan import evaluations, places
 from sharpaudit.scores.screen import PromptScores, require, screen, unconditional_predictions
 from sharpaudit.scores.subspace import Subspace
-from sharpaudit.tables.pictures import store_image
 
 MEASURE_S = 20.0
 BYTES_PER_ROW = 400
@@ -122,23 +120,13 @@ def _one_prompt(config: AuditConfig, denoiser: Denoiser, audited: pa.Table) -> s
     """One audited prompt scored, generated and matched."""
     first = audited.slice(0, 1).to_pylist()[0]
     scores = _Screen(config, denoiser)([first["prompt"]])[0]
-    picture = generate(
-        denoiser,
-        [first["prompt"]],
-        [(first["prompt_id"], 0)],
-        seed=config.seed,
-        steps=config.samples.steps,
-        guidance=config.samples.guidance,
-        batch_size=config.model.batch_size,
-    )[0]
+    picture = Generator.of(config, denoiser).pictures([first["prompt"]], [(first["prompt_id"], 0)])[0]
     if isinstance(scores, Status) or isinstance(picture, Status):
         raise UserError(
             f"prompt {first['prompt_id']} could not be evaluated: {scores if isinstance(scores, Status) else picture}"
         )
-    with tempfile.TemporaryDirectory() as folder:
-        path = store_image(Path(folder), encode_png(picture))
-        index = open_index(Path(config.matches.index), config.matches.profile)
-        found = SampleSearch(Path(folder), index).nearest([path], 1)[0]
+    index = open_index(Path(config.matches.index), config.matches.profile)
+    found = SampleSearch(index).nearest([picture], 1)[0]
     nearest = (
         found.describe() if isinstance(found, Status) else f"nearest training picture at {found[0].similarity:.3f}"
     )

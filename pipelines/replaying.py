@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.images import encode_png
 from sharpaudit.matches.index import open_index
-from sharpaudit.samples.generate import generate
-from sharpaudit.tables.pictures import store_image
+from sharpaudit.samples.generate import Generator
 from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.runs import RunFolder, changes
 
@@ -41,27 +39,24 @@ def replay_prompt(root: Path, prompt_id: str) -> Replay:
         raise UserError(f"{root}: {', '.join(other[0].fields) or other[0].stage} is not what this run was made with")
     rows = _recorded(run, prompt_id)
     lines, same = [], True
-    with tempfile.TemporaryDirectory() as folder:
-        index = open_index(Path(config.matches.index), config.matches.profile)
-        search = SampleSearch(Path(folder), index)
-        for row, picture in zip(rows, _generate(config, rows), strict=True):
-            if isinstance(picture, Status):
-                lines.append(f"seed {row['seed_index']}: {picture.describe()}")
-                same = same and row["status"] == picture
-                continue
-            data = encode_png(picture)
-            found = search.nearest([store_image(Path(folder), data)], 1)[0]
-            identical = hashlib.sha256(data).hexdigest() == row["image_sha256"]
-            if isinstance(found, Status):
-                lines.append(f"seed {row['seed_index']}: {found.describe()}")
-                same = same and row["similarity"] is None
-                continue
-            agrees = row["similarity"] is not None and abs(found[0].similarity - row["similarity"]) <= TOLERANCE
-            same = same and agrees and found[0].reference_id == row["reference_id"]
-            lines.append(
-                f"seed {row['seed_index']}: {printable(found[0].reference_id)} at {found[0].similarity:.6f}, recorded "
-                f"{row['similarity']}; the picture is {'the same byte for byte' if identical else 'not the same bytes'}"
-            )
+    search = SampleSearch(open_index(Path(config.matches.index), config.matches.profile))
+    for row, picture in zip(rows, _generate(config, rows), strict=True):
+        if isinstance(picture, Status):
+            lines.append(f"seed {row['seed_index']}: {picture.describe()}")
+            same = same and row["status"] == picture
+            continue
+        found = search.nearest([picture], 1)[0]
+        identical = hashlib.sha256(encode_png(picture)).hexdigest() == row["image_sha256"]
+        if isinstance(found, Status):
+            lines.append(f"seed {row['seed_index']}: {found.describe()}")
+            same = same and row["similarity"] is None
+            continue
+        agrees = row["similarity"] is not None and abs(found[0].similarity - row["similarity"]) <= TOLERANCE
+        same = same and agrees and found[0].reference_id == row["reference_id"]
+        lines.append(
+            f"seed {row['seed_index']}: {printable(found[0].reference_id)} at {found[0].similarity:.6f}, recorded "
+            f"{row['similarity']}; the picture is {'the same byte for byte' if identical else 'not the same bytes'}"
+        )
     return Replay([*lines, "reproduced" if same else "NOT reproduced"], same)
 
 
@@ -80,12 +75,5 @@ def _recorded(run: RunFolder, prompt_id: str) -> list[dict[str, Any]]:
 
 
 def _generate(config: AuditConfig, rows: list[dict[str, Any]]) -> list[Any]:
-    return generate(
-        load_denoiser(config.model),
-        [row["prompt"] for row in rows],
-        [(row["prompt_id"], row["seed_index"]) for row in rows],
-        seed=config.seed,
-        steps=config.samples.steps,
-        guidance=config.samples.guidance,
-        batch_size=config.model.batch_size,
-    )
+    generator = Generator.of(config, load_denoiser(config.model))
+    return generator.pictures([row["prompt"] for row in rows], [(row["prompt_id"], row["seed_index"]) for row in rows])

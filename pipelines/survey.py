@@ -13,7 +13,7 @@ from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import load_tokenizer, model_digest, model_files, placement
 from sharpaudit.errors import UserError
 from sharpaudit.matches.index import open_index
-from sharpaudit.plugs import METRICS, STAGES, Plugs
+from sharpaudit.plugs import METRICS, SOLVERS, STAGES, Plugs
 from sharpaudit.tables.runs import Identity
 
 
@@ -47,6 +47,7 @@ def named_plugs(config: AuditConfig) -> Iterator[tuple[Plugs[Any], str]]:
     """Every plug that a configuration names, with its kind."""
     metrics = [*config.scores.metrics, *(name for tier in config.scores.then for name in tier.metrics)]
     yield from ((METRICS, name) for name in metrics)
+    yield SOLVERS, config.samples.solver
     yield from ((STAGES, name) for name in config.stages)
 
 

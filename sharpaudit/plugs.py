@@ -25,6 +25,7 @@ from sharpaudit.errors import UserError, nearest, printable
 
 if TYPE_CHECKING:
     from pipelines.stage import Stage
+    from sharpaudit.denoisers.sampling import Solver
     from sharpaudit.scores.base import Metric
 
 HERE = "this program"
@@ -183,6 +184,15 @@ METRICS: Plugs[Metric] = Plugs(
         "hessian_trace": "sharpaudit.scores.hessian_trace:HESSIAN_TRACE",
     },
 )
+SOLVERS: Plugs[Solver] = Plugs(
+    "solver",
+    "sharpaudit.solvers",
+    "sharpaudit.denoisers.sampling:Solver",
+    {
+        "ddim": "sharpaudit.denoisers.sampling:DDIM",
+        "dpm-solver++": "sharpaudit.denoisers.sampling:DPM_SOLVER",
+    },
+)
 STAGES: Plugs[Stage] = Plugs(
     "stage",
     "sharpaudit.stages",
@@ -201,7 +211,7 @@ STAGES: Plugs[Stage] = Plugs(
     },
 )
 """In the order of the flow."""
-KINDS: Mapping[str, Plugs[Any]] = {plugs.kind: plugs for plugs in (METRICS, STAGES)}
+KINDS: Mapping[str, Plugs[Any]] = {plugs.kind: plugs for plugs in (METRICS, SOLVERS, STAGES)}
 
 
 def foreign(named: Iterable[tuple[Plugs[Any], str]]) -> list[dict[str, str]]:

@@ -36,7 +36,12 @@ def latents(names: Sequence[Sequence[str | int]], shape: tuple[int, ...]) -> tor
 
 def screen_latent(seed: int, k: int, shape: tuple[int, ...]) -> torch.Tensor:
     """The x_T of the screen's seed k, common to all prompts, with the given shape."""
-    return latents([(seed, "screen", k)], shape)[0]
+    return screen_latents(seed, [k], shape)[0]
+
+
+def screen_latents(seed: int, ks: Sequence[int], shape: tuple[int, ...]) -> torch.Tensor:
+    """The x_T of the screen's seeds `ks`, as initial latents of samples, with shape (K, *shape)."""
+    return latents([(seed, "screen", k) for k in ks], shape)
 
 
 def screen_signs(seed: int, k: int, shape: tuple[int, ...]) -> torch.Tensor:

@@ -39,6 +39,7 @@ FRONT_DOORS = (
     ("sharpaudit/__main__.py", "pipelines.cli.main"),
     ("sharpaudit/origin.py", "pipelines"),
     ("sharpaudit/plugs.py", "pipelines.stage.Stage"),
+    ("sharpaudit/plugs.py", "sharpaudit.denoisers.sampling.Solver"),
     ("sharpaudit/plugs.py", "sharpaudit.scores.base.Metric"),
 )
 """What the package offers under its own name, imported by the call, so that nothing that reads the version loads it;

@@ -78,6 +78,7 @@ def test_a_resolved_configuration_is_its_own_configuration(tmp_path: Path) -> No
                 "hessian_trace",
             ],
         ),
+        (["samples.solver=dimm"], ['samples.solver = "dimm"', 'no solver is called "dimm" (did you mean "ddim"?)']),
         (["scores.components=0"], ["scores.components = 0", '1 to 1000, or "auto"']),
         (["scores.components=atuo"], ['scores.components = "atuo"', '1 to 1000, or "auto"']),
         (["alpha"], ["key=value"]),

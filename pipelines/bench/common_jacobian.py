@@ -22,9 +22,9 @@ BATCH = 64
 
 
 @torch.no_grad()
-def jacobian(denoiser: Denoiser, x_CHW: torch.Tensor, t: int, step: float) -> torch.Tensor:
+def jacobian(denoiser: Denoiser, x_CHW: torch.Tensor, t: float, step: float) -> torch.Tensor:
     """dx0_hat(x, empty) / dx by forward differences of length `step`, with shape (D, D): output, input."""
-    empty = denoiser.encode([""])
+    empty = denoiser.unconditional()
     x0_CHW = denoiser.predict(x_CHW[None], t, empty).x0_hat[0]
     columns = []
     for moves_BD in torch.split(step * torch.eye(x_CHW.numel(), device=x_CHW.device), BATCH):
@@ -40,7 +40,7 @@ def sharpness(denoiser: Denoiser, prompts: Sequence[str], seed: int, step: float
     t = denoiser.first_timestep()
     x_CHW = screen_latent(seed, 0, denoiser.latent_shape).to(denoiser.device)
     of_empty_DD = jacobian(denoiser, x_CHW, t, step)
-    x0_empty_CHW = denoiser.predict(x_CHW[None], t, denoiser.encode([""])).x0_hat[0]
+    x0_empty_CHW = denoiser.predict(x_CHW[None], t, denoiser.unconditional()).x0_hat[0]
     level, found = denoiser.level(t), []
     for first in range(0, len(prompts), BATCH):
         text = denoiser.encode(prompts[first : first + BATCH])

@@ -94,7 +94,8 @@ def bare_loop(
 
 def _both(denoiser: Denoiser, prompt: str, n_seeds: int) -> Conditioning:
     """The empty prompt n times, then the prompt n times, each encoded by itself as released code does."""
-    return Conditioning.stack([denoiser.encode([text]).select([0] * n_seeds) for text in ("", prompt)])
+    parts = denoiser.unconditional(), denoiser.encode([prompt])
+    return Conditioning.stack([part.select([0] * n_seeds) for part in parts])
 
 
 def _latents(denoiser: Denoiser, n_seeds: int) -> torch.Tensor:

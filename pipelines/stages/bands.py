@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pipelines.stage import Facts, Stage, Work, Worker
 from pipelines.stages.admitted import admitted_index
 from pipelines.stages.sample import sample_id
-from pipelines.stages.search import SampleSearch
+from pipelines.stages.search import SampleSearch, stored_pictures
 from pipelines.stages.selection import selected
 from sharpaudit.config import AuditConfig
 from sharpaudit.errors import Status, UserError
@@ -68,11 +68,11 @@ def _wanted(run: RunFolder) -> list[str]:
 
 class BandsWorker:
     def __init__(self, run: RunFolder, config: AuditConfig) -> None:
-        self._config, self._search = config, SampleSearch(run.root, admitted_index(run, config))
+        self._run, self._config, self._search = run, config, SampleSearch(admitted_index(run, config))
 
     def process(self, rows: pa.Table) -> pa.Table:
         """The bands, as a table of one row."""
-        found = self._search.nearest(rows["image_path"].to_pylist(), 1)
+        found = self._search.nearest(stored_pictures(self._run.root, rows["image_path"].to_pylist()), 1)
         prompts = rows["prompt_id"].to_pylist()
         best = [(p, m[0].similarity) for p, m in zip(prompts, found, strict=True) if not isinstance(m, Status)]
         if not best:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipelines.stage import Stage, Work, Worker
 from pipelines.stages.admitted import admitted_index
-from pipelines.stages.search import Neighbour, SampleSearch
+from pipelines.stages.search import Neighbour, SampleSearch, stored_pictures
 from sharpaudit.config import AuditConfig
 from sharpaudit.errors import Status
 from sharpaudit.matches.decide import Bands, band_of
@@ -56,7 +56,7 @@ class MatchStage(Stage):
 class MatchWorker:
     def __init__(self, run: RunFolder, config: AuditConfig) -> None:
         self._run, self._config = run, config
-        self._search = SampleSearch(run.root, admitted_index(run, config))
+        self._search = SampleSearch(admitted_index(run, config))
         folder = run.table(BANDS)
         row = folder.read_all(folder.current()).to_pylist()[0]
         self._bands = Bands(**{field.name: row[field.name] for field in fields(Bands)})
@@ -65,7 +65,8 @@ class MatchWorker:
         """One row a sample and rank; a sample without a picture or a descriptor has one row that says why."""
         samples = rows.to_pylist()
         made = [sample for sample in samples if sample["status"] == Status.OK]
-        found = iter(self._search.nearest([s["image_path"] for s in made], self._config.matches.neighbours))
+        pictures = stored_pictures(self._run.root, [s["image_path"] for s in made])
+        found = iter(self._search.nearest(pictures, self._config.matches.neighbours))
         matched: list[dict[str, Any]] = []
         for sample in samples:
             outcome = next(found) if sample["status"] == Status.OK else Status(sample["status"])

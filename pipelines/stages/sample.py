@@ -18,7 +18,8 @@ from pipelines.stages.selection import Key, expected_pictures, groups, selected
 from sharpaudit.config import AuditConfig
 from sharpaudit.errors import Status
 from sharpaudit.images import encode_png
-from sharpaudit.samples.generate import generate
+from sharpaudit.plugs import SOLVERS
+from sharpaudit.samples.generate import Generator
 from sharpaudit.tables.pictures import store_image
 from sharpaudit.tables.records import digest_of
 from sharpaudit.tables.runs import RunFolder
@@ -36,15 +37,17 @@ class SampleStage(Stage):
     name = "sample"
     table = SAMPLES
     scope = "row"
-    reads = ("seed", "model.dtype", "model.device", "samples.steps", "samples.guidance")
+    reads = ("seed", "model.dtype", "model.device", "samples.solver", "samples.steps", "samples.guidance")
+    uses = ("solver",)
     tells = ("samples",)
     key = "sample_id"
     keyed = True
     retried = True
 
     def cost(self, config: AuditConfig, counts: Mapping[str, int]) -> int:
-        """Both branches of every step."""
-        return expected_pictures(config, counts) * 2 * config.samples.steps
+        """Those of the solver."""
+        solver = SOLVERS[config.samples.solver]
+        return expected_pictures(config, counts) * solver.evaluations(config.samples.steps)
 
     def outside(self, config: AuditConfig, facts: Facts) -> dict[str, Any]:
         """The model's weights."""
@@ -88,21 +91,13 @@ class SampleStage(Stage):
 
 class SampleWorker:
     def __init__(self, run: RunFolder, config: AuditConfig) -> None:
-        self._run, self._config, self._denoiser = run, config, admitted_model(run, config)
+        self._run, self._generator = run, Generator.of(config, admitted_model(run, config))
 
     def process(self, rows: pa.Table) -> pa.Table:
         """One row a sample; its picture is stored by digest."""
         columns = rows.to_pydict()
-        settings = self._config.samples
-        pictures = generate(
-            self._denoiser,
-            columns["prompt"],
-            list(zip(columns["prompt_id"], columns["seed_index"], strict=True)),
-            seed=self._config.seed,
-            steps=settings.steps,
-            guidance=settings.guidance,
-            batch_size=self._config.model.batch_size,
-        )
+        keys = list(zip(columns["prompt_id"], columns["seed_index"], strict=True))
+        pictures = self._generator.pictures(columns["prompt"], keys)
         made = [self._row(picture) for picture in pictures]
         outcomes = pa.Table.from_pylist(made, pa.schema([SAMPLES.schema.field(name) for name in made[0]]))
         table = rows.drop_columns("prompt")
@@ -111,7 +106,7 @@ class SampleWorker:
         return table
 
     def _row(self, picture: Any) -> dict[str, Any]:
-        evaluations = 2 * self._config.samples.steps
+        evaluations = self._generator.evaluations
         if isinstance(picture, Status):
             absent = dict.fromkeys(("image_sha256", "image_path", "image_bytes", "width_px", "height_px"))
             return absent | {"evaluations": evaluations, "status": picture, "reason": picture.describe()}

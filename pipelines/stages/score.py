@@ -96,7 +96,9 @@ class ScoreWorker:
 
     def _rows(self, tier: Tier, scores: PromptScores | Status) -> Iterator[dict[str, Any]]:
         """The numbers of a prompt at a tier, by metric; a value only where every seed has one."""
-        common = {"tier": tier.number, "n_seeds": tier.n_seeds, "timestep": self._denoiser.first_timestep()}
+        t = self._denoiser.first_timestep()
+        # The times of a flow model are no whole numbers.
+        common = {"tier": tier.number, "n_seeds": tier.n_seeds, "timestep": int(t) if t == int(t) else None}
         reached = scores not in (Status.CLEARED, Status.NO_SCORE)
         for metric, n in evaluations(tier.metrics).items():
             row = common | {"metric": metric, "evaluations": n * tier.n_seeds if reached else 0}

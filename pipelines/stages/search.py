@@ -1,4 +1,4 @@
-"""Stored samples to nearest training pictures: what the stages bands and match have in common."""
+"""Samples to nearest training pictures: what the stages bands and match, replay and validate have in common."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from sharpaudit.errors import Status
-from sharpaudit.images import UnreadableImage, decode
+from sharpaudit.images import Pixels, UnreadableImage, decode
 from sharpaudit.matches.index import ReferenceIndex
 from sharpaudit.matches.search.flat import search
 from sharpaudit.tables.pictures import read_image
@@ -25,18 +25,15 @@ class Neighbour:
 
 
 class SampleSearch:
-    """Holds the index. root: what the paths of pictures are relative to."""
+    """Holds the index."""
 
-    def __init__(self, root: Path, index: ReferenceIndex) -> None:
-        self._root, self.index = root, index
+    def __init__(self, index: ReferenceIndex) -> None:
+        self.index = index
 
-    def nearest(self, paths: Sequence[str], k: int) -> list[list[Neighbour] | Status]:
-        """The k nearest training pictures of each stored picture, best first, or why there are none.
-
-        Raises IntegrityError for a picture that is missing or was changed.
-        """
-        found: list[list[Neighbour] | Status] = [Status.UNREADABLE_IMAGE] * len(paths)
-        images = {i: image for i, path in enumerate(paths) if (image := self._load(path)) is not None}
+    def nearest(self, pictures: Sequence[Pixels | None], k: int) -> list[list[Neighbour] | Status]:
+        """The k nearest training pictures of each picture, best first, or why there are none."""
+        found: list[list[Neighbour] | Status] = [Status.UNREADABLE_IMAGE] * len(pictures)
+        images = {i: image for i, image in enumerate(pictures) if image is not None}
         if not images:
             return found
         vectors = self.index.profile.describe(list(images.values()))
@@ -55,8 +52,17 @@ class SampleSearch:
         self.index.require_unchanged()
         return found
 
-    def _load(self, path: str) -> np.ndarray | None:
-        try:
-            return decode(read_image(self._root, path))
-        except UnreadableImage:
-            return None
+
+def stored_pictures(root: Path, paths: Sequence[str]) -> list[Pixels | None]:
+    """Pictures of a run by their paths within it, None for one that cannot be read.
+
+    Raises IntegrityError for one that is missing or was changed.
+    """
+    return [_load(root, path) for path in paths]
+
+
+def _load(root: Path, path: str) -> Pixels | None:
+    try:
+        return decode(read_image(root, path))
+    except UnreadableImage:
+        return None

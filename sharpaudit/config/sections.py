@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from sharpaudit.errors import UserError
-from sharpaudit.plugs import METRICS, STAGES
+from sharpaudit.plugs import METRICS, SOLVERS, STAGES, Plugs
 
 
 def identity(*, default: Any = ..., **limits: Any) -> Any:
@@ -144,14 +144,18 @@ class CalibrationConfig(Section):
         return self
 
 
-def _known_metric(name: str) -> str:
-    try:
-        return METRICS[name].name
-    except UserError as error:
-        raise ValueError(str(error)) from error
+def _known(plugs: Plugs[Any]) -> AfterValidator:
+    def name_of(name: str) -> str:
+        try:
+            return str(plugs[name].name)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+
+    return AfterValidator(name_of)
 
 
-MetricName = Annotated[str, AfterValidator(_known_metric)]
+MetricName = Annotated[str, _known(METRICS)]
+SolverName = Annotated[str, _known(SOLVERS)]
 
 
 class TierConfig(Section):
@@ -227,8 +231,10 @@ class TriageConfig(Section):
 class SamplesConfig(Section):
     """Generation of the selected prompts."""
 
+    solver: SolverName = identity(default="ddim")
+    """How a sample gets from noise to a picture: "ddim", or "dpm-solver++" (of second order, multistep)."""
     steps: int = identity(default=25, ge=2, le=999)
-    """DDIM steps."""
+    """Steps of the solver, each of two evaluations."""
     guidance: float = identity(default=5.0, ge=0, le=100)
     """Classifier-free guidance scale."""
     per_prompt: int = identity(default=4, ge=1, le=64)

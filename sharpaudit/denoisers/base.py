@@ -9,14 +9,22 @@ x0_hat(x, c), the model's estimate of E[x0 | x, c], and its unconditional twin x
 
 so that epsilon, v and flow models share every metric.
 
+The first step. A flow model starts from noise alone, a = 0: there delta_eps and delta_s are zero whatever the prompt,
+x0_hat is E[x0 | c] whatever x, so that it has no curvature, and a network of epsilon would say nothing of x0. So the
+screen looks where the model tells it to (`first_timestep`, `noisiest_timestep`), which must be times of a > 0. Where
+Stable Diffusion has a / sigma = .0762 and .0683, a flow model is at t = .929 and .936 (schedule.flow_time). Towards
+a = 0 delta_x0 stays what it is and only the factors a / sigma vanish: values of different first times are not
+comparable. Samples start at the first of `timesteps`, from standard normal noise, and end at time 0.
+
 Shapes: B prompts in a batch, C H W latent, L tokens, E embedding.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 
@@ -24,12 +32,49 @@ SCREEN_STEPS = 50
 """Sampling steps of which the screen looks at the first."""
 
 
+Output = Literal["epsilon", "v_prediction", "velocity"]
+"""What a network estimates: eps; v = a eps - sigma x0 (Salimans and Ho, ICLR 2022); u = eps - x0 (flow models)."""
+
+
 @dataclass(frozen=True)
 class NoiseLevel:
-    """x = a x0 + sigma eps, with a^2 + sigma^2 = 1 for variance-preserving models."""
+    """x = a x0 + sigma eps, with a^2 + sigma^2 = 1 for variance-preserving models and a + sigma = 1 for flow models.
+
+    a = 0 is noise alone, sigma = 0 the clean latent.
+    """
 
     a: float
     sigma: float
+
+    @property
+    def scale(self) -> float:
+        """Root mean square of x where x0 has variance 1: what standard normal noise is multiplied by to stand for x."""
+        return math.hypot(self.a, self.sigma)
+
+    @property
+    def log_ratio(self) -> float:
+        """log(a / sigma), half of the logarithmic signal-to-noise ratio; infinite at either end."""
+        if self.a == 0 or self.sigma == 0:
+            return -math.inf if self.a == 0 else math.inf
+        return math.log(self.a / self.sigma)
+
+    def noised(self, x0: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
+        """x of a clean latent and its noise."""
+        return self.a * x0 + self.sigma * eps
+
+    def eps(self, x: torch.Tensor, x0: torch.Tensor) -> torch.Tensor:
+        """The noise in x if x0 is the clean latent; sigma > 0."""
+        return (x - self.a * x0) / self.sigma
+
+    def x0_hat(self, x: torch.Tensor, output: torch.Tensor, kind: Output) -> torch.Tensor:
+        """The clean latent that a network's output at x means. Raises ValueError for epsilon of noise alone."""
+        if kind == "epsilon":
+            if self.a == 0:
+                raise ValueError("at a = 0 the noise is x itself and says nothing of the clean latent")
+            return (x - self.sigma * output) / self.a
+        if kind == "v_prediction":
+            return self.a * x - self.sigma * output
+        return x - self.sigma * output
 
 
 @dataclass(frozen=True)
@@ -102,12 +147,15 @@ class Denoiser(Protocol):
         """Whether `predict` can give attention."""
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """The conditioning of the prompts; the empty string gives the unconditional one."""
+        """The conditioning of the prompts, one row each."""
+
+    def unconditional(self, n: int = 1) -> Conditioning:
+        """n rows of the conditioning for "no prompt", as the model was trained with it: an empty prompt, zeros, ..."""
 
     def predict(
-        self, x_BCHW: torch.Tensor, t: int, conditioning: Conditioning, *, record_attention: bool = False
+        self, x_BCHW: torch.Tensor, t: float, conditioning: Conditioning, *, record_attention: bool = False
     ) -> Prediction:
-        """x0_hat at timestep t (in training steps, 0 = clean); B rows of latents and of conditioning.
+        """x0_hat at time t of the model's own (training steps or [0, 1], 0 = clean); B rows of x and of conditioning.
 
         record_attention changes no bit of x0_hat.
         """
@@ -115,14 +163,14 @@ class Denoiser(Protocol):
     def decode(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
         """Pictures in [0, 1], float32 on the CPU, with shape (B, 3, H_px, W_px)."""
 
-    def level(self, t: int) -> NoiseLevel:
-        """The noise level of timestep t."""
+    def level(self, t: float) -> NoiseLevel:
+        """The noise level of time t."""
 
-    def timesteps(self, n_steps: int) -> list[int]:
-        """The n_steps sampling timesteps in falling order (leading spacing, offset 1, as Stable Diffusion)."""
+    def timesteps(self, n_steps: int) -> Sequence[float]:
+        """The n_steps times at which samples are evaluated, falling; for Stable Diffusion leading, with offset 1."""
 
-    def first_timestep(self) -> int:
-        """Where the screen looks: the first of 50 sampling steps, 981 for Stable Diffusion."""
+    def first_timestep(self) -> float:
+        """Where the screen looks, a > 0: the first of 50 sampling steps, 981, for Stable Diffusion."""
 
-    def noisiest_timestep(self) -> int:
-        """The last training timestep, 999 for Stable Diffusion."""
+    def noisiest_timestep(self) -> float:
+        """The noisiest time that has a > 0: the last training timestep, 999, for Stable Diffusion."""

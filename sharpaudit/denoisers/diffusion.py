@@ -1,10 +1,5 @@
 """Stable Diffusion 1 and 2 behind the contract of base.py: epsilon or v prediction, safetensors, no remote code.
 
-With x = a x0 + sigma eps and a^2 + sigma^2 = 1, the network's output becomes
-
-    epsilon:       x0_hat = (x - sigma eps) / a
-    v_prediction:  x0_hat = a x - sigma v            v = a eps - sigma x0 (Salimans and Ho, ICLR 2022)
-
 The network computes in its own precision between a first and a last layer in float32 (precision.py). The
 autoencoder always computes in float32. Of the scheduler only betas and prediction type count: sampling steps are
 always "leading" with offset 1, as Stable Diffusion's pipeline enforces.
@@ -88,11 +83,11 @@ class Schedule:
         alphas_cumprod = make(config.beta_start, config.beta_end, config.num_train_timesteps)
         return Schedule(alphas_cumprod, config.prediction_type)
 
-    def level(self, t: int) -> NoiseLevel:
+    def level(self, t: float) -> NoiseLevel:
         """The noise level of timestep t, 0 to T - 1."""
-        if not 0 <= t < len(self.alphas_cumprod):
+        if t not in range(len(self.alphas_cumprod)):
             raise ValueError(f"timestep {t} is not in 0..{len(self.alphas_cumprod) - 1}")
-        a_squared = float(self.alphas_cumprod[t])
+        a_squared = float(self.alphas_cumprod[int(t)])
         return NoiseLevel(math.sqrt(a_squared), math.sqrt(1 - a_squared))
 
     def timesteps(self, n_steps: int) -> list[int]:
@@ -104,12 +99,9 @@ class Schedule:
             )
         return leading_timesteps(n_train, n_steps, offset=1)
 
-    def x0_hat(self, x_BCHW: torch.Tensor, output_BCHW: torch.Tensor, t: int) -> torch.Tensor:
+    def x0_hat(self, x_BCHW: torch.Tensor, output_BCHW: torch.Tensor, t: float) -> torch.Tensor:
         """The clean latent that the network's output means."""
-        level = self.level(t)
-        if self.prediction_type == "epsilon":
-            return (x_BCHW - level.sigma * output_BCHW) / level.a
-        return level.a * x_BCHW - level.sigma * output_BCHW
+        return self.level(t).x0_hat(x_BCHW, output_BCHW, self.prediction_type)
 
 
 class DiffusionTokenizer:
@@ -229,8 +221,12 @@ class DiffusionDenoiser:
         hidden_BLE = self._text_encoder(inputs["input_ids"], attention_mask=mask, return_dict=False)[0]
         return Conditioning({"prompt": hidden_BLE}).select([unique[prompt] for prompt in prompts])
 
+    def unconditional(self, n: int = 1) -> Conditioning:
+        """The empty prompt, which Stable Diffusion is trained with."""
+        return self.encode([""] * n)
+
     def predict(
-        self, x_BCHW: torch.Tensor, t: int, conditioning: Conditioning, *, record_attention: bool = False
+        self, x_BCHW: torch.Tensor, t: float, conditioning: Conditioning, *, record_attention: bool = False
     ) -> Prediction:
         """One network evaluation per row."""
         x_BCHW = x_BCHW.to(self.device, torch.float32)
@@ -241,7 +237,7 @@ class DiffusionDenoiser:
         answered()
         return Prediction(x0_BCHW.contiguous(), maps[0] if maps else None)
 
-    def network(self, x_BCHW: torch.Tensor, t: int, conditioning: Conditioning) -> torch.Tensor:
+    def network(self, x_BCHW: torch.Tensor, t: float, conditioning: Conditioning) -> torch.Tensor:
         """What the UNet itself gives, float32 with shape (B, C, H, W)."""
         output_BCHW: torch.Tensor = self._unet(
             x_BCHW.to(torch.float32, memory_format=torch.channels_last),
@@ -260,7 +256,7 @@ class DiffusionDenoiser:
         answered()
         return (pictures / 2 + 0.5).clamp(0, 1).cpu().contiguous()
 
-    def level(self, t: int) -> NoiseLevel:
+    def level(self, t: float) -> NoiseLevel:
         """The level of the scheduler's betas, in float64."""
         return self._schedule.level(t)
 

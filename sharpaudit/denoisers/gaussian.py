@@ -187,12 +187,16 @@ class GaussianDenoiser:
             {name: torch.stack([row[name] for row in rows]) for name in ("log_weights", "means", "variances")}
         )
 
+    def unconditional(self, n: int = 1) -> Conditioning:
+        """The empty prompt: everything at once."""
+        return self.encode([""] * n)
+
     def mixture(self, prompts: Sequence[str]) -> Mixture:
         """The prompts' distributions of x0, as an oracle for tests."""
         return Mixture(**self.encode(prompts).tensors)
 
     def predict(
-        self, x_BCHW: torch.Tensor, t: int, conditioning: Conditioning, *, record_attention: bool = False
+        self, x_BCHW: torch.Tensor, t: float, conditioning: Conditioning, *, record_attention: bool = False
     ) -> Prediction:
         """The exact posterior mean; there is no attention to record."""
         x_BD = x_BCHW.to(torch.float64).flatten(1)
@@ -205,11 +209,11 @@ class GaussianDenoiser:
         colours = ((latents_BCHW + 1) / 2).clamp(0, 1)
         return colours.repeat_interleave(UPSAMPLING, dim=2).repeat_interleave(UPSAMPLING, dim=3)
 
-    def level(self, t: int) -> NoiseLevel:
+    def level(self, t: float) -> NoiseLevel:
         """The level of Stable Diffusion's schedule, t from 0 to 999."""
-        if not 0 <= t < len(self._alphas):
+        if t not in range(len(self._alphas)):
             raise ValueError(f"timestep {t} is not in 0..{len(self._alphas) - 1}")
-        alpha = float(self._alphas[t])
+        alpha = float(self._alphas[int(t)])
         return NoiseLevel(math.sqrt(alpha), math.sqrt(1 - alpha))
 
     def timesteps(self, n_steps: int) -> list[int]:

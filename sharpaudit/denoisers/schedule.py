@@ -1,11 +1,14 @@
-"""Noise schedules as Stable Diffusion writes them down: cumulative alphas and sampling timesteps.
+"""Noise schedules: cumulative alphas and sampling timesteps as Stable Diffusion writes them down, and those of flows.
 
-x_t = a x0 + sigma eps with a^2 = alphas_cumprod[t] and sigma^2 = 1 - a^2.
+x_t = a x0 + sigma eps with a^2 = alphas_cumprod[t] and sigma^2 = 1 - a^2, or a = 1 - t and sigma = t, t in [0, 1]
+(rectified flow; Liu, Gong and Liu, ICLR 2023).
 """
 
 from __future__ import annotations
 
 import torch
+
+from sharpaudit.denoisers.base import NoiseLevel
 
 TRAIN_STEPS = 1000
 
@@ -27,3 +30,15 @@ def leading_timesteps(n_train: int, n_steps: int, offset: int) -> list[int]:
     """ "Leading" spacing in falling order: 50 of 1000 with offset 1 gives 981, 961, ..., 1."""
     stride = n_train // n_steps
     return [i * stride + offset for i in reversed(range(n_steps))]
+
+
+def flow_level(t: float) -> NoiseLevel:
+    """The noise level of a flow model at time t, 0 (clean) to 1 (noise alone)."""
+    if not 0 <= t <= 1:
+        raise ValueError(f"time {t} is not in [0, 1]")
+    return NoiseLevel(1 - t, t)
+
+
+def flow_time(level: NoiseLevel) -> float:
+    """When a flow model has the signal-to-noise ratio of `level`: .929 for timestep 981 of Stable Diffusion."""
+    return level.sigma / (level.a + level.sigma)

@@ -48,7 +48,11 @@ class RandomUNet:
         drawn = latents([("random embedding", prompt) for prompt in prompts], (TOKENS, WIDTH))
         return Conditioning({"prompt": drawn.to(self.device)})
 
-    def network(self, x_BCHW: torch.Tensor, t: int, conditioning: Conditioning) -> torch.Tensor:
+    def unconditional(self, n: int = 1) -> Conditioning:
+        """The embedding of the empty prompt."""
+        return self.encode([""] * n)
+
+    def network(self, x_BCHW: torch.Tensor, t: float, conditioning: Conditioning) -> torch.Tensor:
         """The UNet's output, with shape (B, C, H, W)."""
         found: torch.Tensor = self._unet(
             x_BCHW.contiguous(memory_format=torch.channels_last),
@@ -59,7 +63,7 @@ class RandomUNet:
         return found
 
     def predict(
-        self, x_BCHW: torch.Tensor, t: int, conditioning: Conditioning, *, record_attention: bool = False
+        self, x_BCHW: torch.Tensor, t: float, conditioning: Conditioning, *, record_attention: bool = False
     ) -> Prediction:
         """One evaluation per row; it records no attention."""
         output_BCHW = self.network(x_BCHW, t, conditioning)
@@ -70,7 +74,7 @@ class RandomUNet:
         """There is no autoencoder. Raises UserError."""
         raise UserError("a network of random weights draws no pictures")
 
-    def level(self, t: int) -> NoiseLevel:
+    def level(self, t: float) -> NoiseLevel:
         """Stable Diffusion's."""
         return self._schedule.level(t)
 

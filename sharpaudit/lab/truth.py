@@ -33,7 +33,7 @@ from sharpaudit.errors import Status
 from sharpaudit.lab.pictures import card_box
 from sharpaudit.lab.trainingset import Plan, Prompt
 from sharpaudit.plugs import METRICS
-from sharpaudit.samples.generate import generate
+from sharpaudit.samples.generate import Generator
 from sharpaudit.scores.base import ATTENTION
 from sharpaudit.scores.plan import places
 from sharpaudit.scores.residual_gap import RESIDUAL_GAP, residual_gap
@@ -191,12 +191,13 @@ def generations(
     """8 generations of each prompt, with shape (N, 8, H, W, 3); each prompt is kept in `folder`, so it can go on."""
     folder.mkdir(parents=True, exist_ok=True)
     per_call = BATCH // (2 * N_GENERATIONS)
+    generator = Generator(denoiser, seed, STEPS, GUIDANCE, BATCH)
     missing = [prompt for prompt in prompts if not _file(folder, prompt).exists()]
     for first in range(0, len(missing), per_call):
         some = missing[first : first + per_call]
         keys = [(prompt.family.name, i) for prompt in some for i in range(N_GENERATIONS)]
         captions = [prompt.caption for prompt in some for _ in range(N_GENERATIONS)]
-        made = generate(denoiser, captions, keys, seed=seed, steps=STEPS, guidance=GUIDANCE, batch_size=BATCH)
+        made = generator.pictures(captions, keys)
         for i, prompt in enumerate(some):
             part = folder / "inprogress.npy"
             np.save(part, np.stack(made[i * N_GENERATIONS : (i + 1) * N_GENERATIONS]))

@@ -32,12 +32,12 @@ directions that are removed and their families."""
 class Place:
     """Where prompts are evaluated.
 
-    at: gives x (C, H, W) and the timestep, of a model, the run's seed, the number of the draw and the length of finite
+    at: gives x (C, H, W) and the time, of a model, the run's seed, the number of the draw and the length of finite
     displacements in units of the latent. by_step: whether that length moves it.
     """
 
     name: str
-    at: Callable[[Denoiser, int, int, float], tuple[torch.Tensor, int]]
+    at: Callable[[Denoiser, int, int, float], tuple[torch.Tensor, float]]
     by_step: bool = False
 
 
@@ -74,23 +74,28 @@ class Metric:
     digest: str = ""
 
 
-def _first(denoiser: Denoiser, seed: int, k: int, _step: float) -> tuple[torch.Tensor, int]:
-    return screen_latent(seed, k, denoiser.latent_shape).to(denoiser.device), denoiser.first_timestep()
+def _first(denoiser: Denoiser, seed: int, k: int, _step: float) -> tuple[torch.Tensor, float]:
+    return _noise(denoiser, seed, k, denoiser.first_timestep())
 
 
-def _late(denoiser: Denoiser, seed: int, k: int, step: float) -> tuple[torch.Tensor, int]:
-    return _first(denoiser, seed, k, step)[0], denoiser.timesteps(SCREEN_STEPS)[-3]
+def _late(denoiser: Denoiser, seed: int, k: int, _step: float) -> tuple[torch.Tensor, float]:
+    return _noise(denoiser, seed, k, denoiser.timesteps(SCREEN_STEPS)[-3])
 
 
-def _noisiest(denoiser: Denoiser, seed: int, k: int, step: float) -> tuple[torch.Tensor, int]:
+def _noisiest(denoiser: Denoiser, seed: int, k: int, _step: float) -> tuple[torch.Tensor, float]:
     t = denoiser.noisiest_timestep()
-    return denoiser.level(t).sigma * _first(denoiser, seed, k, step)[0], t
+    return denoiser.level(t).sigma * screen_latent(seed, k, denoiser.latent_shape).to(denoiser.device), t
 
 
-def _probe(denoiser: Denoiser, seed: int, k: int, step: float) -> tuple[torch.Tensor, int]:
+def _probe(denoiser: Denoiser, seed: int, k: int, step: float) -> tuple[torch.Tensor, float]:
     x_CHW, t = _first(denoiser, seed, k, step)
     signs_CHW = screen_signs(seed, k, denoiser.latent_shape).to(denoiser.device)
     return x_CHW + signs_CHW * (step / signs_CHW.numel() ** 0.5), t
+
+
+def _noise(denoiser: Denoiser, seed: int, k: int, t: float) -> tuple[torch.Tensor, float]:
+    """Noise of the size of x at time t. Of a variance-preserving model that is x_T itself, to the last bit."""
+    return denoiser.level(t).scale * screen_latent(seed, k, denoiser.latent_shape).to(denoiser.device), t
 
 
 FIRST = Place("first", _first)
@@ -121,7 +126,7 @@ class KnownPlace:
     """A place at one seed, and the prediction for the empty prompt there."""
 
     x_CHW: torch.Tensor
-    t: int
+    t: float
     level: NoiseLevel
     x0_empty_CHW: torch.Tensor
 

@@ -57,7 +57,7 @@ class PromptScores:
 
 def unconditional_predictions(denoiser: Denoiser, config: ScreenConfig, places: Sequence[Place] = (FIRST,)) -> Known:
     """x0_hat(x, empty) at each place and seed, float32 on the CPU, each with shape (K, C, H, W)."""
-    empty = denoiser.encode([""])
+    empty = denoiser.unconditional()
     known = {}
     with torch.no_grad():
         for place in places:
@@ -71,7 +71,7 @@ def noise_floor(denoiser: Denoiser, config: ScreenConfig, known: Known) -> float
 
     In exact arithmetic it is zero; what it is here is the rounding of kernels that differ by batch size.
     """
-    empty = denoiser.encode([""])
+    empty = denoiser.unconditional()
 
     def batch(rows: list[int], places: dict[str, KnownPlace]) -> list[float]:
         evidence = Evidence(denoiser, empty.select([0] * len(rows)), empty, places, NOTHING, config.step)
@@ -88,7 +88,7 @@ def differences(
     denoiser: Denoiser, prompts: Sequence[str], known: Known, config: ScreenConfig, place: Place = FIRST
 ) -> list[npt.NDArray[np.float32] | Status]:
     """delta_eps of each prompt at the config's first seed, flattened (D,), or why there is none."""
-    empty, places = denoiser.encode([""]), _places(denoiser, replace(config, n_seeds=1), known, (place,))[0]
+    empty, places = denoiser.unconditional(), _places(denoiser, replace(config, n_seeds=1), known, (place,))[0]
 
     def batch(rows: list[str]) -> list[npt.NDArray[np.float32] | Status]:
         evidence = Evidence(denoiser, denoiser.encode(rows), empty, places, NOTHING, config.step)
@@ -115,7 +115,7 @@ def screen(
     attention = any(need.attention for metric in metrics for need in metric.needs)
     learns = any(metric.learns for metric in metrics)
     learnt = [subspaces[k] if learns else NOTHING for k in config.seeds]
-    empty, places = denoiser.encode([""]), _places(denoiser, config, known, places_of(metrics))
+    empty, places = denoiser.unconditional(), _places(denoiser, config, known, places_of(metrics))
 
     def batch(rows: list[str]) -> list[PromptScores]:
         conditioning = denoiser.encode(rows)
@@ -131,7 +131,13 @@ def screen(
 
 
 def require(denoiser: Denoiser, metrics: Sequence[Metric]) -> None:
-    """Refuse metrics that the model cannot give, with a UserError that names one."""
+    """Refuse metrics that the model cannot give, and a model that shows nothing where it is screened: UserError."""
+    for t in (denoiser.first_timestep(), denoiser.noisiest_timestep()):
+        if denoiser.level(t).a == 0:
+            raise UserError(
+                f"this model is screened at its time {t:g}, where there is noise alone and every prompt scores zero; "
+                "its family must name a time of more signal (first_timestep, noisiest_timestep)"
+            )
     for metric in metrics:
         if any(need.attention for need in metric.needs) and not denoiser.records_attention:
             raise UserError(

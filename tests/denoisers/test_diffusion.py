@@ -13,7 +13,7 @@ from tiny_models import END, MAX_LENGTH, PREDICTIONS, edit_json
 
 from sharpaudit.denoisers import snapshot
 from sharpaudit.denoisers.diffusion import DiffusionDenoiser, DiffusionTokenizer, Schedule
-from sharpaudit.denoisers.sampling import ddim
+from sharpaudit.denoisers.sampling import DDIM, Guided, follow, times
 from sharpaudit.errors import UserError
 from sharpaudit.seeds import generator, latents
 from tests.hostile.strategies import TEXTS, texts
@@ -133,7 +133,8 @@ def test_timestep_out_of_range_is_no_index_from_the_end(model, t):
 def test_samples_are_those_of_the_pipeline(models, pipelines, prediction):
     model, prompts, x = models[prediction], ["a cat", "a dog"], noise(2, "sample")
     with torch.no_grad():
-        ours = ddim(model, x, model.encode(prompts), model.encode(["", ""]), steps=5, guidance=5.0)
+        asked = Guided(model, model.encode(prompts), model.unconditional(2), 5.0)
+        ours = follow(DDIM.steps(asked, x, times(model, 5)))
         pictures = model.decode(ours)
         arguments = {"num_inference_steps": 5, "guidance_scale": 5.0, "latents": x}
         theirs = pipelines[prediction](prompts, output_type="latent", **arguments).images

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sharpaudit.denoisers.base import Conditioning
 from sharpaudit.denoisers.gaussian import GaussianDenoiser, GaussianSpec, GaussianTokenizer, Mixture, Planted, read_spec
-from sharpaudit.denoisers.sampling import ddim
+from sharpaudit.denoisers.sampling import DDIM, Guided, follow, times
 from sharpaudit.errors import UserError
 from sharpaudit.seeds import latents
 from tests.hostile.strategies import BLANKS, TEXTS, texts
@@ -129,7 +129,8 @@ def test_threads_change_no_bit(model):
         torch.set_num_threads(n)
         found.append(model.predict(x, 981, conditioning).x0_hat)
         rows = conditioning.select(small)
-        found.append(ddim(model, x[small], rows, model.encode([""] * len(small)), steps=25, guidance=5.0))
+        asked = Guided(model, rows, model.unconditional(len(small)), 5.0)
+        found.append(follow(DDIM.steps(asked, x[small], times(model, 25))))
     assert torch.equal(found[0], found[2])
     assert torch.equal(found[1], found[3])
     alone = [model.predict(x[i : i + 1], 981, conditioning.select([i])).x0_hat for i in range(0, 600, 7)]

@@ -17,7 +17,7 @@ from pipelines.execute import _environment
 from sharpaudit.config import ModelConfig, RunConfig
 from sharpaudit.denoisers.devices import choose_device, choose_dtype, describe_hardware
 from sharpaudit.denoisers.load import load_denoiser
-from sharpaudit.denoisers.sampling import ddim
+from sharpaudit.denoisers.sampling import DDIM, Guided, follow, times
 from sharpaudit.seeds import latents
 
 pytestmark = [
@@ -78,7 +78,8 @@ def test_samples_and_pictures_agree_with_the_cpu(folders):
         model = load(folders["epsilon"], device, "float32")
         x = latents([("gpu", 0), ("gpu", 1)], model.latent_shape).to(model.device)
         with torch.no_grad():
-            end = ddim(model, x, model.encode(PROMPTS[:2]), model.encode(["", ""]), steps=5, guidance=5.0)
+            asked = Guided(model, model.encode(PROMPTS[:2]), model.unconditional(2), 5.0)
+            end = follow(DDIM.steps(asked, x, times(model, 5)))
             pictures.append(model.decode(end))
     assert pictures[1].device.type == "cpu"
     torch.testing.assert_close(pictures[1], pictures[0], rtol=1e-3, atol=1e-3)

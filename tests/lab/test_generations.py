@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,13 +66,13 @@ def test_generations_go_on_where_they_stopped(
     assert whole.shape == (6, truth.N_GENERATIONS, *whole.shape[2:4], 3)
     some = truth.generations(denoiser, prompts[:2], 0, tmp_path / "parts", str)
     made: list[int] = []
-    generate = truth.generate
+    pictures = truth.Generator.pictures
 
-    def counted(*args: object, **kwargs: object) -> object:
-        made.append(len(args[2]))  # type: ignore[arg-type]
-        return generate(*args, **kwargs)  # type: ignore[arg-type]
+    def counted(self: truth.Generator, prompts: Sequence[str], keys: Sequence[tuple[str, int]]) -> object:
+        made.append(len(keys))
+        return pictures(self, prompts, keys)
 
-    monkeypatch.setattr(truth, "generate", counted)
+    monkeypatch.setattr(truth.Generator, "pictures", counted)
     rest = truth.generations(denoiser, prompts, 0, tmp_path / "parts", str)
     assert sum(made) == 4 * truth.N_GENERATIONS
     assert (rest == whole).all()

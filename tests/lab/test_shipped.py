@@ -29,7 +29,7 @@ from sharpaudit.lab.truth import GUIDANCE, MAX_RATIO, NEAREST, STEPS, Judged, no
 from sharpaudit.lab.truth import split as deal
 from sharpaudit.matches.index import open_index
 from sharpaudit.plugs import METRICS
-from sharpaudit.samples.generate import generate
+from sharpaudit.samples.generate import Generator
 from sharpaudit.scores.plan import places
 from sharpaudit.scores.residual_gap import residual_gap
 from sharpaudit.scores.screen import PromptScores, ScreenConfig, differences, screen, unconditional_predictions
@@ -146,9 +146,7 @@ def test_memorised_prompts_copy_their_plant_and_harmless_ones_nothing(
     rows = [row for row in drawn.rows if row.kind == "other"][:600]
     others = normalised(np.stack([picture(drawn.recipe.seed, row) for row in rows]))
     prompts = [*memorised, *harmless]
-    made = generate(
-        denoiser, prompts, [(prompt, 99) for prompt in prompts], seed=99, steps=STEPS, guidance=GUIDANCE, batch_size=32
-    )
+    made = Generator(denoiser, 99, STEPS, GUIDANCE, 32).pictures(prompts, [(prompt, 99) for prompt in prompts])
     shown = normalised(np.stack([image for image in made if not isinstance(image, Status)]))
     to_plant, to_other = (np.sqrt(np.maximum(2 - 2 * shown @ pictures.T, 0)) for pictures in (planted, others))
     copies = to_plant / np.sort(to_other, axis=1)[:, :NEAREST].mean(axis=1, keepdims=True) < MAX_RATIO

@@ -188,7 +188,7 @@ def test_validate_says_what_a_night_would_cost(config_path: Path) -> None:
     plan = next(line for line in lines if line.startswith("plan:"))
     # 120 fit prompts and a seed; 49 audited and 120 calibration prompts at 3; 1 flagged, 2 calibration prompts at the
     # line, 6 controls, 10 band prompts.
-    assert f"fit 121, score {3 * 169}, sample {(2 + 4 + 12 + 20) * 20}" in plan
+    assert f"fit_unconditional 1, fit_differences 120, score {3 * 169}, sample {(2 + 4 + 12 + 20) * 20}" in plan
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import pytest
 import torch
 from audits import audit, tables
 
-from pipelines.stages import sample
 from sharpaudit.denoisers.base import Conditioning, Prediction
 from sharpaudit.denoisers.gaussian import GaussianDenoiser
+from sharpaudit.samples.generate import Generator
 from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.runs import RunFolder
 
@@ -60,16 +60,16 @@ def test_a_sample_of_one_colour_is_a_counted_row_and_no_other_match_moves(
     before = {row["sample_id"]: row for row in tables(clean)["matches"]}
     keys = {row["sample_id"]: (row["prompt_id"], row["seed_index"]) for row in tables(clean)["samples"]}
     chosen = next(i for i in keys if i in before)
-    made = sample.generate
+    made = Generator.pictures
 
-    def generate(denoiser: Any, prompts: Any, wanted: list[tuple[str, int]], **settings: Any) -> list[Any]:
-        pictures = made(denoiser, prompts, wanted, **settings)
+    def grey(self: Generator, prompts: Any, wanted: list[tuple[str, int]]) -> list[Any]:
+        pictures = made(self, prompts, wanted)
         return [
             np.full_like(picture, 128) if key == keys[chosen] else picture
             for picture, key in zip(pictures, wanted, strict=True)
         ]
 
-    monkeypatch.setattr(sample, "generate", generate)
+    monkeypatch.setattr(Generator, "pictures", grey)
     outcome = audit(config_path, tmp_path / "run")
     after = {row["sample_id"]: row for row in tables(tmp_path / "run")["matches"]}
     lost = after.pop(chosen)

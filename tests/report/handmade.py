@@ -112,7 +112,7 @@ def told(show_images: bool = False, max_findings: int = 200) -> dict[str, Any]:
             "seed": 0,
             "scores": {"metrics": ["residual_gap", "noise_gap", "sharpness"], "n_seeds": 1, "then": []},
             "triage": {"flag_by": "p", "alpha": 0.01, "q": 0.1, "procedure": "benjamini-hochberg"},
-            "samples": {"steps": 10, "guidance": 5.0, "per_prompt": 2},
+            "samples": {"solver": "ddim", "steps": 10, "guidance": 5.0, "per_prompt": 2},
             "matches": {"index": "/a/place/of/this/machine", "neighbours": 3},
             "report": {"show_images": show_images, "max_findings": max_findings},
         },

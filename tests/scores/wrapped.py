@@ -48,6 +48,9 @@ class Wrapped:
         marks = torch.tensor([prompt in self.poisoned for prompt in prompts])
         return Conditioning(self.inner.encode(prompts).tensors | {"poisoned": marks})
 
+    def unconditional(self, n=1):
+        return self.encode([""] * n)
+
     def predict(self, x, t, conditioning, **options):
         if len(x) > self.most_rows:
             raise torch.OutOfMemoryError
