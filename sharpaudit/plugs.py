@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from sharpaudit.errors import UserError, nearest, printable
 
 if TYPE_CHECKING:
+    from sharpaudit.denoisers.families.base import Family
     from sharpaudit.scores.base import Metric
 
 HERE = "this program"
@@ -182,3 +183,14 @@ METRICS: Plugs[Metric] = Plugs(
         "hessian_trace": "sharpaudit.scores.hessian_trace:HESSIAN_TRACE",
     },
 )
+
+FAMILIES: Plugs[Family] = Plugs(
+    "model family",
+    "sharpaudit.families",
+    "sharpaudit.denoisers.families.base:Family",
+    {
+        "StableDiffusionPipeline": "sharpaudit.denoisers.families.stable_diffusion:STABLE_DIFFUSION",
+        "gaussian": "sharpaudit.denoisers.families.gaussian:GAUSSIAN",
+    },
+)
+"""By the name that a model's own index file has for it (denoisers/load.py)."""
