@@ -43,7 +43,7 @@ def replay_prompt(root: Path, prompt_id: str) -> Replay:
     lines, same = [], True
     with tempfile.TemporaryDirectory() as folder:
         index = open_index(Path(config.matches.index), config.matches.profile)
-        search = SampleSearch(Path(folder), index)
+        search = SampleSearch(Path(folder), index, config.matches.batch_size)
         for row, picture in zip(rows, _generate(config, rows), strict=True):
             if isinstance(picture, Status):
                 lines.append(f"seed {row['seed_index']}: {picture.describe()}")

@@ -25,6 +25,7 @@ from sharpaudit.errors import UserError, nearest, printable
 
 if TYPE_CHECKING:
     from sharpaudit.denoisers.families.base import Family
+    from sharpaudit.embedders.base import Embedder
     from sharpaudit.scores.base import Metric
 
 HERE = "this program"
@@ -194,3 +195,11 @@ FAMILIES: Plugs[Family] = Plugs(
     },
 )
 """By the name that a model's own index file has for it (denoisers/load.py)."""
+
+EMBEDDERS: Plugs[Embedder] = Plugs(
+    "embedder",
+    "sharpaudit.embedders",
+    "sharpaudit.embedders.base:Embedder",
+    {"pixels-16": "sharpaudit.embedders.pixels:PIXELS_16"},
+)
+"""By the name that `matches.profile` and the manifest of an index have for it."""

@@ -60,7 +60,8 @@ class BandsStage(Stage):
 
 class BandsWorker:
     def __init__(self, run: RunFolder, config: AuditConfig) -> None:
-        self._config, self._search = config, SampleSearch(run.root, admitted_index(run, config))
+        self._config = config
+        self._search = SampleSearch(run.root, admitted_index(run, config), config.matches.batch_size)
 
     def process(self, rows: pa.Table) -> pa.Table:
         """The bands, as a table of one row."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from sharpaudit.denoisers.base import Denoiser, Tokenizer
 from sharpaudit.denoisers.families.base import Family
 from sharpaudit.denoisers.gaussian import GaussianDenoiser, GaussianSpec, GaussianTokenizer
+from sharpaudit.embedders.base import Describer, Embedder
+from sharpaudit.images import Pixels
 
 
 class MirroredDenoiser(GaussianDenoiser):
@@ -39,4 +43,27 @@ class MirroredFamily(Family):
         return denoiser
 
 
+class MeanColour(Describer):
+    def describe(self, images: Sequence[Pixels]) -> np.ndarray:
+        return self._rows([image.mean(axis=(0, 1)) for image in images])
+
+    def describe_texts(self, texts: Sequence[str]) -> np.ndarray:
+        return self._rows([[255.0 * (word in text) for word in ("red", "green", "blue")] for text in texts])
+
+    def _rows(self, colours_N3: Sequence[Sequence[float]]) -> np.ndarray:
+        rows_N4 = np.array([[*colour, 64.0] for colour in colours_N3], np.float64).reshape(-1, 4)
+        return (rows_N4 / np.linalg.norm(rows_N4, axis=1, keepdims=True)).astype(np.float32)
+
+
+class MeanColourEmbedder(Embedder):
+    """A picture is its mean colour, a text the colours that it names."""
+
+    name, version, dimension, digest = "mean-colour", 1, 4, "mean colour, 64 beside it"
+    texts = True
+
+    def open(self, device: torch.device, batch_size: int) -> Describer:
+        return MeanColour()
+
+
 FAMILY = MirroredFamily()
+EMBEDDER = MeanColourEmbedder()
