@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from sharpaudit.errors import UserError, nearest, printable
 
 if TYPE_CHECKING:
+    from sharpaudit.corpus.formats.base import Format
     from sharpaudit.denoisers.families.base import Family
     from sharpaudit.embedders.base import Embedder
     from sharpaudit.scores.base import Metric
@@ -195,6 +196,22 @@ FAMILIES: Plugs[Family] = Plugs(
     },
 )
 """By the name that a model's own index file has for it (denoisers/load.py)."""
+
+FORMATS: Plugs[Format] = Plugs(
+    "format of prompts",
+    "sharpaudit.formats",
+    "sharpaudit.corpus.formats.base:Format",
+    {
+        ".csv": "sharpaudit.corpus.formats.csv:CSV",
+        ".tsv": "sharpaudit.corpus.formats.csv:TSV",
+        ".jsonl": "sharpaudit.corpus.formats.lines:JSONL",
+        ".ndjson": "sharpaudit.corpus.formats.lines:NDJSON",
+        ".json": "sharpaudit.corpus.formats.lines:JSON",
+        ".parquet": "sharpaudit.corpus.formats.parquet:PARQUET",
+        ".txt": "sharpaudit.corpus.formats.lines:TXT",
+    },
+)
+"""By the end of a file's name (corpus/files.py)."""
 
 EMBEDDERS: Plugs[Embedder] = Plugs(
     "embedder",

@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipelines.calibration import ONE_STYLE, allowed
 from sharpaudit.config import AuditConfig
 from sharpaudit.corpus.assign import Ingested, assign
-from sharpaudit.corpus.files import files_of, names_of
+from sharpaudit.corpus.files import files_of, format_of, names_of
 from sharpaudit.corpus.ledger import ledger
 from sharpaudit.corpus.rows import Source, count_and_hash
 from sharpaudit.denoisers.base import Tokenizer
@@ -82,6 +82,11 @@ def _sources(config: AuditConfig, use: Any, paths: list[Path], named: Mapping[tu
         "labels": corpus.labels if audited else (),
     }
     return [Source(names[path], use, path, is_shard=path in shards, **how) for path in files]
+
+
+def formats(config: AuditConfig) -> list[str]:
+    """The names of the formats of the input files (plugs.FORMATS), each once."""
+    return sorted({format_of(source.path).name for source in sources(config)})
 
 
 def inspect(config: AuditConfig, before: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:

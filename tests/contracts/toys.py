@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from sharpaudit.corpus.formats.base import Format
+from sharpaudit.corpus.opened import open_text
+from sharpaudit.corpus.rows import Row, Source, make_row
 from sharpaudit.denoisers.base import Denoiser, Tokenizer
 from sharpaudit.denoisers.families.base import Family
 from sharpaudit.denoisers.gaussian import GaussianDenoiser, GaussianSpec, GaussianTokenizer
@@ -65,5 +68,13 @@ class MeanColourEmbedder(Embedder):
         return MeanColour()
 
 
+def read_list(source: Source) -> Iterator[Row]:
+    """A prompt in each line that begins with a dash."""
+    with open_text(source.path, lines=True) as file:
+        dashed = (line[2:].rstrip(b"\r\n") for line in file if line.startswith(b"- "))
+        yield from (make_row(source, i, prompt, {}) for i, prompt in enumerate(dashed))
+
+
 FAMILY = MirroredFamily()
 EMBEDDER = MeanColourEmbedder()
+FORMAT = Format(".md-list", read_list, packed=True, digest="1")
