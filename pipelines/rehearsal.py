@@ -32,6 +32,7 @@ from sharpaudit.corpus.ledger import ledger
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.devices import places_on, share_threads, usable_cores, use_threads
 from sharpaudit.denoisers.load import beside_model, load_denoiser, load_tokenizer
+from sharpaudit.embedders.base import embedder, notes
 from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.matches.index import open_index
 from sharpaudit.samples.generate import Generator
@@ -73,6 +74,7 @@ def rehearse(config: AuditConfig, measure_s: float = MEASURE_S, *, out: Path | N
         yield f"model: not read: {', '.join(printable(name) for name in ignored)}"
     yield from (f"note: {line}" for line in not_applied)
     yield f"index: profile {config.matches.profile} agrees, digest {facts.index_digest[:16]}"
+    yield from (f"note: {line}" for line in notes(embedder(config.matches.profile)))
     todo = [(source, 0, config.run.limit if source.use == "audit" else None) for source in sources(config)]
     with tempfile.TemporaryDirectory() as folder, ledger(Path(folder) / "ingest") as rows:
         made = assign(todo, (), load_tokenizer(config.model), 0, rows, config.corpus.near_duplicates)
@@ -126,7 +128,7 @@ def _one_prompt(config: AuditConfig, denoiser: Denoiser, audited: pa.Table) -> s
             f"prompt {first['prompt_id']} could not be evaluated: {scores if isinstance(scores, Status) else picture}"
         )
     index = open_index(Path(config.matches.index), config.matches.profile)
-    found = SampleSearch(index).nearest([picture], 1)[0]
+    found = SampleSearch(index, config.matches.batch_size).nearest([picture], 1)[0]
     nearest = (
         found.describe() if isinstance(found, Status) else f"nearest training picture at {found[0].similarity:.3f}"
     )

@@ -39,7 +39,7 @@ def replay_prompt(root: Path, prompt_id: str) -> Replay:
         raise UserError(f"{root}: {', '.join(other[0].fields) or other[0].stage} is not what this run was made with")
     rows = _recorded(run, prompt_id)
     lines, same = [], True
-    search = SampleSearch(open_index(Path(config.matches.index), config.matches.profile))
+    search = SampleSearch(open_index(Path(config.matches.index), config.matches.profile), config.matches.batch_size)
     for row, picture in zip(rows, _generate(config, rows), strict=True):
         if isinstance(picture, Status):
             lines.append(f"seed {row['seed_index']}: {picture.describe()}")

@@ -144,11 +144,7 @@ def identity(
     resolved = {"model.dtype": facts.dtype, "model.device": facts.device}
     chosen = {name: resolved.get(name, _plain(configuration.value(config, name))) for name in stage.reads}
     chosen |= {f"stages.{stage.name}.{key}": value for key, value in stage.own(config).model_dump(mode="json").items()}
-    chosen |= {
-        f"{plug['kind']} {plug['name']}": {key: plug[key] for key in ("distribution", "version", "digest")}
-        for plug in facts.plugs
-        if plug["kind"] in stage.uses or (plug["kind"], plug["name"]) == (STAGES.kind, stage.name)
-    }
+    chosen |= of_plugs(facts, stage.uses) | of_plugs(facts, (STAGES.kind,), stage.name)
     told_then = {old: value for old, value in earlier.items() if RENAMED[old] in chosen}
     chosen = {name: chosen[name] for name in chosen.keys() - {RENAMED[old] for old in told_then}} | told_then
     return Identity(
@@ -157,6 +153,13 @@ def identity(
         {stage.table.name: stage.table.version},
         {name: upstream[name] for name in stage.upstream},
     )
+
+
+def of_plugs(facts: Facts, kinds: Sequence[str], name: str | None = None) -> dict[str, Any]:
+    """Identity values of the foreign plugs of these kinds, or of the one of that name."""
+    found = [plug for plug in facts.plugs if plug["kind"] in kinds and name in (None, plug["name"])]
+    keys = ("distribution", "version", "digest")
+    return {f"{plug['kind']} {plug['name']}": {key: plug[key] for key in keys} for plug in found}
 
 
 def _plain(value: Any) -> Any:

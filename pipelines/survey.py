@@ -10,10 +10,11 @@ from pipelines.stage import Facts, identity
 from pipelines.stages import flow, ingest
 from sharpaudit import plugs
 from sharpaudit.config import AuditConfig
-from sharpaudit.denoisers.load import load_tokenizer, model_digest, model_files, placement
+from sharpaudit.corpus.files import format_of
+from sharpaudit.denoisers.load import family_of, load_tokenizer, model_digest, model_files, placement
 from sharpaudit.errors import UserError
 from sharpaudit.matches.index import open_index
-from sharpaudit.plugs import METRICS, SOLVERS, STAGES, Plugs
+from sharpaudit.plugs import EMBEDDERS, FAMILIES, FORMATS, METRICS, SOLVERS, STAGES, Plugs
 from sharpaudit.tables.runs import Identity
 
 
@@ -48,6 +49,9 @@ def named_plugs(config: AuditConfig) -> Iterator[tuple[Plugs[Any], str]]:
     metrics = [*config.scores.metrics, *(name for tier in config.scores.then for name in tier.metrics)]
     yield from ((METRICS, name) for name in metrics)
     yield SOLVERS, config.samples.solver
+    yield FAMILIES, family_of(config.model)
+    yield EMBEDDERS, config.matches.profile
+    yield from ((FORMATS, format_of(source.path).name) for source in ingest.sources(config))
     yield from ((STAGES, name) for name in config.stages)
 
 
@@ -56,7 +60,7 @@ def identities(config: AuditConfig, facts: Facts, earlier: Mapping[str, Any] | N
 
     earlier: of a run that is there, its `RunFolder.earlier`: an older run is held against what it was made with.
     """
-    found = {ingest.NAME: ingest.identity(facts.tokenizer_digest)}
+    found = {ingest.NAME: ingest.identity(facts)}
     for stage in flow(config).values():
         prints = {name: made.fingerprint for name, made in found.items()}
         found[stage.name] = identity(stage, config, facts, prints, earlier or {})

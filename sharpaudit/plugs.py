@@ -25,7 +25,10 @@ from sharpaudit.errors import UserError, nearest, printable
 
 if TYPE_CHECKING:
     from pipelines.stage import Stage
+    from sharpaudit.corpus.formats.base import Format
+    from sharpaudit.denoisers.families.base import Family
     from sharpaudit.denoisers.sampling import Solver
+    from sharpaudit.embedders.base import Embedder
     from sharpaudit.scores.base import Metric
 
 HERE = "this program"
@@ -193,6 +196,38 @@ SOLVERS: Plugs[Solver] = Plugs(
         "dpm-solver++": "sharpaudit.denoisers.sampling:DPM_SOLVER",
     },
 )
+FAMILIES: Plugs[Family] = Plugs(
+    "model family",
+    "sharpaudit.families",
+    "sharpaudit.denoisers.families.base:Family",
+    {
+        "StableDiffusionPipeline": "sharpaudit.denoisers.families.stable_diffusion:STABLE_DIFFUSION",
+        "gaussian": "sharpaudit.denoisers.families.gaussian:GAUSSIAN",
+    },
+)
+"""By the name that a model's own index file has for it (denoisers/load.py)."""
+FORMATS: Plugs[Format] = Plugs(
+    "format of prompts",
+    "sharpaudit.formats",
+    "sharpaudit.corpus.formats.base:Format",
+    {
+        ".csv": "sharpaudit.corpus.formats.csv:CSV",
+        ".tsv": "sharpaudit.corpus.formats.csv:TSV",
+        ".jsonl": "sharpaudit.corpus.formats.lines:JSONL",
+        ".ndjson": "sharpaudit.corpus.formats.lines:NDJSON",
+        ".json": "sharpaudit.corpus.formats.lines:JSON",
+        ".parquet": "sharpaudit.corpus.formats.parquet:PARQUET",
+        ".txt": "sharpaudit.corpus.formats.lines:TXT",
+    },
+)
+"""By the end of a file's name (corpus/files.py)."""
+EMBEDDERS: Plugs[Embedder] = Plugs(
+    "embedder",
+    "sharpaudit.embedders",
+    "sharpaudit.embedders.base:Embedder",
+    {"pixels-16": "sharpaudit.embedders.pixels:PIXELS_16"},
+)
+"""By the name that `matches.profile` and the manifest of an index have for it."""
 STAGES: Plugs[Stage] = Plugs(
     "stage",
     "sharpaudit.stages",
@@ -211,7 +246,9 @@ STAGES: Plugs[Stage] = Plugs(
     },
 )
 """In the order of the flow."""
-KINDS: Mapping[str, Plugs[Any]] = {plugs.kind: plugs for plugs in (METRICS, SOLVERS, STAGES)}
+KINDS: Mapping[str, Plugs[Any]] = {
+    plugs.kind: plugs for plugs in (METRICS, SOLVERS, FAMILIES, EMBEDDERS, FORMATS, STAGES)
+}
 
 
 def foreign(named: Iterable[tuple[Plugs[Any], str]]) -> list[dict[str, str]]:

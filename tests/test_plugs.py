@@ -11,7 +11,7 @@ import pytest
 
 from sharpaudit import plugs
 from sharpaudit.errors import UserError
-from sharpaudit.plugs import HERE, METRICS, SOLVERS, Origin, Plugs
+from sharpaudit.plugs import HERE, KINDS, Origin, Plugs
 
 
 @dataclass(frozen=True)
@@ -122,5 +122,5 @@ def test_a_name_that_is_nearly_one_is_told(tools: Plugs[Tool]) -> None:
 
 
 def test_ours_are_where_the_tables_say() -> None:
-    for kind in (METRICS, SOLVERS,):
+    for kind in KINDS.values():
         assert [kind[name].name for name in kind.ours()] == kind.ours()

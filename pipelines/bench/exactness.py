@@ -28,8 +28,7 @@ from pipelines.stages.fit import screen_config
 from sharpaudit.config import AuditConfig, override
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.devices import cpu_has_bf16
-from sharpaudit.denoisers.diffusion import DiffusionDenoiser
-from sharpaudit.denoisers.load import load_denoiser
+from sharpaudit.denoisers.load import load_anew, load_denoiser
 from sharpaudit.errors import Status, UserError
 from sharpaudit.lab.detectors import Truth, balanced, read_truth
 from sharpaudit.plugs import METRICS
@@ -120,7 +119,7 @@ def steps(folder: Path, split: str, *, emulated: bool = False) -> list[Step]:
     few, families = [row.prompt for row in rows], np.array([row.family for row in rows])
     config = audit_of(folder, split, 0, every=False)
     exact = _values(folder, config, few, METRICS.of(["sharpness_jvp"]))["sharpness_jvp"]
-    half = _in_bf16(folder) if emulated or cpu_has_bf16() else None
+    half = _in_bf16(config) if emulated or cpu_has_bf16() else None
     found = {}
     for h in STEPS:
         scores = override(config, [f"scores.step={h}"])
@@ -131,9 +130,9 @@ def steps(folder: Path, split: str, *, emulated: bool = False) -> list[Step]:
     return [_step(form, h, found[form, h], exact, families) for form in FORMS for h in STEPS if (form, h) in found]
 
 
-def _in_bf16(folder: Path) -> DiffusionDenoiser:
+def _in_bf16(config: AuditConfig) -> Denoiser:
     """Past the choice of precision, which refuses what is emulated, or not offered for one of the metrics."""
-    return DiffusionDenoiser(folder / "model", torch.device("cpu"), torch.bfloat16)
+    return load_anew(config.model, torch.device("cpu"), torch.bfloat16)
 
 
 def _step(form: str, h: float, near: Values, exact: Values, families: Names) -> Step:
@@ -151,7 +150,7 @@ def precisions(folder: Path, split: str, *, emulated: bool = False) -> list[Prec
     config = audit_of(folder, split, 0, every=True)
     metrics = METRICS.of(name for name in METRICS.ours() if name in config.scores.metrics)
     exact = _values(folder, config, prompts, metrics)
-    rough = _values(folder, config, prompts, metrics, _in_bf16(folder))
+    rough = _values(folder, config, prompts, metrics, _in_bf16(config))
     memorised = np.array([row.label == "memorised" for row in rows])
     families = np.array([row.family for row in rows])
     return [compared(metric, rough[metric], exact[metric], memorised, families) for metric in exact]

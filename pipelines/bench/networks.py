@@ -8,19 +8,33 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from pipelines.bench.timing import Row
 from sharpaudit.denoisers.base import Conditioning, Denoiser
-from sharpaudit.denoisers.diffusion import DiffusionDenoiser
-from sharpaudit.lab.random_unet import RandomUNet
 from sharpaudit.seeds import screen_latent
 
 
+class Bare(Denoiser, Protocol):
+    """A model whose network can be evaluated by itself."""
+
+    def network(self, x_BCHW: torch.Tensor, t: float, conditioning: Conditioning) -> torch.Tensor: ...
+
+
+@runtime_checkable
+class Opened(Bare, Protocol):
+    """A model that shows its modules: a UNet that takes `encoder_hidden_states`, and a text encoder that takes ids."""
+
+    @property
+    def unet(self) -> torch.nn.Module: ...
+    @property
+    def text_encoder(self) -> torch.nn.Module: ...
+
+
 def bare(
-    denoiser: DiffusionDenoiser | RandomUNet,
+    denoiser: Bare,
     prompts: Sequence[str],
     batch: int,
     passes: Sequence[int] = (1, 2),
@@ -48,7 +62,7 @@ def bare(
     return Row(name, what, len(some), nfe, run)
 
 
-def forms(denoiser: DiffusionDenoiser, prompts: Sequence[str], batch: int, *, compiled: bool) -> Iterator[Row]:
+def forms(denoiser: Opened, prompts: Sequence[str], batch: int, *, compiled: bool) -> Iterator[Row]:
     """One bare forward of a batch without what makes it fast here, and compiled by inductor, which takes a minute."""
     with torch.no_grad():
         hidden_BLE = denoiser.encode(list(prompts[:batch])).tensors["prompt"]

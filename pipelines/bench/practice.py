@@ -14,20 +14,27 @@ Shapes: K seeds, C H W latent, L tokens, E text embedding.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from pipelines.bench.networks import Opened
 from pipelines.bench.timing import Row
 from sharpaudit.denoisers.base import Conditioning, Denoiser
-from sharpaudit.denoisers.diffusion import DiffusionDenoiser, DiffusionTokenizer
 from sharpaudit.seeds import screen_latent
 
 Practice = Callable[[Denoiser, str, torch.Tensor], float]
+
+
+@runtime_checkable
+class Ids(Protocol):
+    """A tokenizer that gives the input_ids of prompts, with shape (B, L)."""
+
+    def ids(self, prompts: Sequence[str]) -> Mapping[str, torch.Tensor]: ...
 
 
 def wen(denoiser: Denoiser, prompt: str, x_KCHW: torch.Tensor) -> float:
@@ -69,8 +76,8 @@ def practised(name: str, practice: Practice, denoiser: Denoiser, prompts: Sequen
 def bare_loop(
     name: str,
     practice: Practice,
-    denoiser: DiffusionDenoiser,
-    tokenizer: DiffusionTokenizer,
+    denoiser: Opened,
+    tokenizer: Ids,
     prompts: Sequence[str],
     n_seeds: int,
 ) -> Row:

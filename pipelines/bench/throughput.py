@@ -20,16 +20,15 @@ import torch
 
 from pipelines.bench.cascade import DEFAULT, scores_of
 from pipelines.bench.detection import audit_of
-from pipelines.bench.networks import bare, forms
-from pipelines.bench.practice import bare_loop, jeon, practised, wen
+from pipelines.bench.networks import Opened, bare, forms
+from pipelines.bench.practice import Ids, bare_loop, jeon, practised, wen
 from pipelines.bench.ratios import Throughput
 from pipelines.bench.timing import ROUNDS, Row, Timed, timed
 from pipelines.stages.score import ScoreWorker
 from sharpaudit.config import AuditConfig, ScoresConfig, override
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.devices import choose_device, cpu_has_bf16
-from sharpaudit.denoisers.diffusion import DiffusionDenoiser, DiffusionTokenizer
-from sharpaudit.denoisers.load import load_denoiser
+from sharpaudit.denoisers.load import load_denoiser, load_tokenizer
 from sharpaudit.errors import Status, UserError
 from sharpaudit.lab.detectors import read_truth
 from sharpaudit.lab.random_unet import RandomUNet
@@ -142,9 +141,10 @@ def measure(
     tell("fitting what the screens need")
     lab = Lab.read(folder)
     bench = lab.bench("float32")
-    if not isinstance(bench.denoiser, DiffusionDenoiser):
-        raise UserError("the lab's model is no diffusion model; name a lab with a network to time")
-    rows = list(_lab_rows(lab, bench, bench.denoiser))
+    tokenizer = load_tokenizer(lab.config.model)
+    if not isinstance(bench.denoiser, Opened) or not isinstance(tokenizer, Ids):
+        raise UserError("the lab's model has no UNet and text encoder to time; name a lab with such a model")
+    rows = list(_lab_rows(lab, bench, bench.denoiser, tokenizer))
     if lab.has_bf16:
         half = lab.bench("bfloat16")
         rows += [replace(row, name=f"{row.name}.bf16") for row in _half_rows(lab, half)]
@@ -169,9 +169,8 @@ def measure(
 
 @dataclass(frozen=True)
 class Lab:
-    """What of a lab is timed: its model's folder, the config of an audit of it, and its prompts by what they serve."""
+    """What of a lab is timed: the config of an audit of it, and its prompts by what they serve."""
 
-    model: Path
     config: AuditConfig
     device: torch.device
     harmless: list[str]
@@ -190,9 +189,7 @@ class Lab:
         names = ", ".join(f'"{name}"' for name in SCREENED)
         settings = [f'model.device="{device.type}"', f"model.batch_size={BATCH}", f"scores.metrics=[{names}]"]
         config = override(audit_of(folder, "test", 0, every=False), settings)
-        return Lab(
-            folder / "model", config, device, harmless, memorised, [row.prompt for row in truth if row.split == "fit"]
-        )
+        return Lab(config, device, harmless, memorised, [row.prompt for row in truth if row.split == "fit"])
 
     @property
     def has_bf16(self) -> bool:
@@ -211,8 +208,8 @@ class Lab:
         return cascade_row(bench, self.fit, self.memorised)
 
 
-def _lab_rows(lab: Lab, bench: Bench, denoiser: DiffusionDenoiser) -> Iterator[Row]:
-    few, some, tokenizer = bench.prompts[:FEW], FEW // 2, DiffusionTokenizer(lab.model)
+def _lab_rows(lab: Lab, bench: Bench, denoiser: Opened, tokenizer: Ids) -> Iterator[Row]:
+    few, some = bench.prompts[:FEW], FEW // 2
     yield practised("wen1", wen, denoiser, few, 1)
     yield bench.row("gap1", f"noise gap, {BATCH} prompts at a time, n = 1", "noise_gap", 2 * BATCH, 1)
     yield practised("wen4", wen, denoiser, few, SEEDS)

@@ -24,7 +24,15 @@ def index() -> None:
 @index.command()
 @click.argument("pictures", type=PATH)
 @click.option("--out", required=True, type=PATH, help="Folder of the new index.")
-@click.option("--profile", default="pixels-16", show_default=True, help="Descriptor profile.")
+@click.option("--profile", default="pixels-16", show_default=True, help="Embedder that describes the pictures.")
+@click.option(
+    "--batch-size",
+    metavar="N",
+    default=64,
+    show_default=True,
+    type=click.IntRange(1, 4096),
+    help="Pictures that it takes at a time.",
+)
 @click.option(
     "--captions",
     type=PATH,
@@ -49,6 +57,7 @@ def build(
     pictures: Path,
     out: Path,
     profile: str,
+    batch_size: int,
     captions: Path | None,
     max_rejected: float,
     allow_unreadable: bool,
@@ -64,11 +73,14 @@ def build(
     Example: sharpaudit index build /data/train --out indexes/train --captions captions.csv
     """
     signals.install("nothing was written; the same command begins anew")
+    from sharpaudit.embedders.base import embedder, notes
     from sharpaudit.matches.build import build_index
     from sharpaudit.matches.pictures import pictures_in
 
+    for line in notes(embedder(profile)):
+        click.echo(f"note: {line}")
     items = pictures_in(pictures, captions, allow_unreadable=allow_unreadable)
-    made = build_index(out.absolute(), profile, items, training_size)
+    made = build_index(out.absolute(), profile, items, training_size, batch_size=batch_size)
     for line in _told(out, made, profile):
         click.echo(line)
     unused = [name for name in ("metadata.csv", "metadata.jsonl") if captions is None and (pictures / name).is_file()]

@@ -32,6 +32,7 @@ class BandsStage(Stage):
     scope = "corpus"
     upstream = ("sample",)
     reads = ("matches.profile", "matches.near_quantile", "matches.band_exceptions")
+    uses = ("embedder",)
     tells = ("matches",)
     whole = True
 
@@ -68,7 +69,8 @@ def _wanted(run: RunFolder) -> list[str]:
 
 class BandsWorker:
     def __init__(self, run: RunFolder, config: AuditConfig) -> None:
-        self._run, self._config, self._search = run, config, SampleSearch(admitted_index(run, config))
+        self._run, self._config = run, config
+        self._search = SampleSearch(admitted_index(run, config), config.matches.batch_size)
 
     def process(self, rows: pa.Table) -> pa.Table:
         """The bands, as a table of one row."""

@@ -42,7 +42,7 @@ class UnconditionalStage(Stage):
     table = UNCONDITIONAL
     scope = "corpus"
     reads = ("seed", "model.dtype", "model.device", "scores.n_seeds", "scores.then")
-    uses = ("metric",)
+    uses = ("metric", "model family")
     tells = ("seed", "scores")
     key = "seed_index"
 

@@ -15,13 +15,15 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.calibration import ONE_STYLE, allowed
+from pipelines.stage import Facts, of_plugs
 from sharpaudit.config import AuditConfig
 from sharpaudit.corpus.assign import Ingested, assign
-from sharpaudit.corpus.files import files_of, names_of
+from sharpaudit.corpus.files import files_of, format_of, names_of
 from sharpaudit.corpus.ledger import ledger
 from sharpaudit.corpus.rows import Source, count_and_hash
 from sharpaudit.denoisers.base import Tokenizer
 from sharpaudit.errors import Status, UserError
+from sharpaudit.plugs import FAMILIES, FORMATS
 from sharpaudit.tables.files import IN_PROGRESS
 from sharpaudit.tables.runs import Identity, RunFolder
 from sharpaudit.tables.schemas import CORPUS, ORIGINS
@@ -33,10 +35,11 @@ WORKPLACE = f".ingest{IN_PROGRESS}"
 """Folder of the run for what is read and not yet decided; gone when ingest ends."""
 
 
-def identity(tokenizer_digest: str) -> Identity:
+def identity(facts: Facts) -> Identity:
     """What determines a corpus row given its prompt."""
     versions = {table.name: table.version for table in (ORIGINS, CORPUS)}
-    return Identity(NAME, {"tokenizer digest": tokenizer_digest}, versions, {})
+    fields = {"tokenizer digest": facts.tokenizer_digest} | of_plugs(facts, (FAMILIES.kind, FORMATS.kind))
+    return Identity(NAME, fields, versions, {})
 
 
 def sources(config: AuditConfig, named: Mapping[tuple[str, str], str] | None = None) -> list[Source]:
@@ -82,6 +85,11 @@ def _sources(config: AuditConfig, use: Any, paths: list[Path], named: Mapping[tu
         "labels": corpus.labels if audited else (),
     }
     return [Source(names[path], use, path, is_shard=path in shards, **how) for path in files]
+
+
+def formats(config: AuditConfig) -> list[str]:
+    """The names of the formats of the input files (plugs.FORMATS), each once."""
+    return sorted({format_of(source.path).name for source in sources(config)})
 
 
 def inspect(config: AuditConfig, before: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:

@@ -56,7 +56,7 @@ class MatchStage(Stage):
 class MatchWorker:
     def __init__(self, run: RunFolder, config: AuditConfig) -> None:
         self._run, self._config = run, config
-        self._search = SampleSearch(admitted_index(run, config))
+        self._search = SampleSearch(admitted_index(run, config), config.matches.batch_size)
         folder = run.table(BANDS)
         row = folder.read_all(folder.current()).to_pylist()[0]
         self._bands = Bands(**{field.name: row[field.name] for field in fields(Bands)})

@@ -38,7 +38,7 @@ class SampleStage(Stage):
     table = SAMPLES
     scope = "row"
     reads = ("seed", "model.dtype", "model.device", "samples.solver", "samples.steps", "samples.guidance")
-    uses = ("solver",)
+    uses = ("solver", "model family")
     tells = ("samples",)
     key = "sample_id"
     keyed = True

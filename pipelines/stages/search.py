@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sharpaudit.embedders.base import open_embedder
 from sharpaudit.errors import Status
 from sharpaudit.images import Pixels, UnreadableImage, decode
 from sharpaudit.matches.index import ReferenceIndex
@@ -25,10 +26,11 @@ class Neighbour:
 
 
 class SampleSearch:
-    """Holds the index."""
+    """Holds the index and its embedder. batch_size: of pictures."""
 
-    def __init__(self, index: ReferenceIndex) -> None:
+    def __init__(self, index: ReferenceIndex, batch_size: int) -> None:
         self.index = index
+        self._describer = open_embedder(index.embedder, batch_size)
 
     def nearest(self, pictures: Sequence[Pixels | None], k: int) -> list[list[Neighbour] | Status]:
         """The k nearest training pictures of each picture, best first, or why there are none."""
@@ -36,7 +38,7 @@ class SampleSearch:
         images = {i: image for i, image in enumerate(pictures) if image is not None}
         if not images:
             return found
-        vectors = self.index.profile.describe(list(images.values()))
+        vectors = self._describer.describe(list(images.values()))
         usable = np.isfinite(vectors).all(axis=1)
         rows = np.array(list(images))
         for row in rows[~usable]:

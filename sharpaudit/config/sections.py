@@ -250,7 +250,9 @@ class MatchesConfig(Section):
     index: str = runtime()
     """Folder of the reference index. Its content counts (its digest is an identity), not its place."""
     profile: str = identity(default="pixels-16")
-    """Descriptor profile; the index must have been built with the same one."""
+    """Embedder that describes pictures; the index must have been built with the same one."""
+    batch_size: int = runtime(64, ge=1, le=4096)
+    """Pictures that it takes at a time; one without a network takes them one by one."""
     neighbours: int = identity(default=3, ge=1, le=100)
     """Training pictures recorded per sample."""
     near_quantile: float = identity(default=0.95, gt=0, lt=1)

@@ -14,40 +14,34 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
+from sharpaudit.corpus.formats.base import Format
 from sharpaudit.errors import UserError, printable
+from sharpaudit.plugs import FORMATS
 
-FORMATS = {
-    ".csv": ".csv",
-    ".tsv": ".tsv",
-    ".jsonl": ".jsonl",
-    ".ndjson": ".jsonl",
-    ".json": ".jsonl",
-    ".parquet": ".parquet",
-    ".txt": ".txt",
-}
-"""By the end of a name, in any case; json is JSON lines, as Spark writes them."""
 PACKED = (".gz", ".zst")
 _WILDCARDS = "*?["
 
 
-def format_of(path: Path) -> str:
-    """The format that the name of a file tells. Raises UserError for a name that tells none."""
+def format_of(path: Path) -> Format:
+    """The format that the end of a file's name tells, in any case. Raises UserError for a name that tells none."""
     found = _format_of(path)
     if found is None:
         raise UserError(
-            f"{printable(str(path))}: a prompt file ends in {', '.join(FORMATS)}, or in one of them and "
-            f"{' or '.join(PACKED)}, parquet but itself; rename or convert this one"
+            f"{printable(str(path))}: a prompt file ends in {', '.join(map(printable, FORMATS))}, or in one of them "
+            f"that may be compressed and {' or '.join(PACKED)}, as .csv.gz; rename or convert this one"
         )
     return found
 
 
-def _format_of(path: Path) -> str | None:
-    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+def _format_of(path: Path) -> Format | None:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
     packed = bool(suffixes) and suffixes[-1] in PACKED
     if packed:
         suffixes.pop()
-    found = FORMATS.get(suffixes[-1]) if suffixes else None
-    return None if packed and found == ".parquet" else found
+    # The longest end that is known: a format may be called .prompts.toml.
+    ends, known = ("".join(suffixes[i:]) for i in range(len(suffixes))), {name.lower(): name for name in FORMATS}
+    found = next((FORMATS[known[end]] for end in ends if end in known), None)
+    return None if found is None or (packed and not found.packed) else found
 
 
 def files_of(path: Path) -> list[Path]:
@@ -87,7 +81,7 @@ def _alike(found: list[Path], name: str, folder: Path) -> list[Path]:
     for strange, what in ((folders, "folders"), (others, "files of other formats")):
         if strange:
             raise UserError(f"{name} holds {len(strange)} {what}, for instance {printable(strange[0].name)}: {fix}")
-    formats = {_format_of(path): path for path in reversed(found)}
+    formats = {format_of(path).kind: path for path in reversed(found)}
     if len(formats) > 1:
         examples = " and ".join(sorted(printable(path.name) for path in formats.values()))
         raise UserError(f"{name} holds files of several formats, for instance {examples}: {fix}")

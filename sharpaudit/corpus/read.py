@@ -15,21 +15,15 @@ from collections.abc import Iterator
 from itertools import islice
 
 from sharpaudit.corpus.files import format_of
-from sharpaudit.corpus.formats.csv import read_csv
-from sharpaudit.corpus.formats.lines import read_jsonl, read_txt
-from sharpaudit.corpus.formats.parquet import read_parquet
 from sharpaudit.corpus.rows import Row, Source, require_file, shown
 from sharpaudit.encoding import between_nuls
 from sharpaudit.errors import UserError
-
-READERS = {".csv": read_csv, ".tsv": read_csv, ".jsonl": read_jsonl, ".parquet": read_parquet, ".txt": read_txt}
 
 
 def read_rows(source: Source, start: int = 0, stop: int | None = None) -> Iterator[Row]:
     """The rows start, ..., stop - 1 of the file, or as many of them as it has."""
     require_file(source.path)
-    reader = READERS[format_of(source.path)]
-    return _window(source, reader(source), start, stop)
+    return _window(source, format_of(source.path).read(source), start, stop)
 
 
 def _window(source: Source, rows: Iterator[Row], start: int, stop: int | None) -> Iterator[Row]:

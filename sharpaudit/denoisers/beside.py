@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
-from sharpaudit.denoisers.snapshot import INDEX
+from sharpaudit.denoisers.files import INDEX
 from sharpaudit.errors import printable
 
 NOT_APPLIED = "not applied: the audit is of the model without it"

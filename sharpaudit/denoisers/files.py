@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from sharpaudit.errors import UserError, printable
+
+INDEX = "model_index.json"
+"""The index of a folder as diffusers writes it."""
+CHUNK_BYTES = 2**20
 
 
 @contextmanager
@@ -57,3 +63,24 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise UserError(f"{shown}: holds a JSON {type(tree).__name__}, an object is expected")
     return tree
+
+
+def digest_of(folder: Path, files: Sequence[str]) -> str:
+    """SHA-256 over `files` of `folder`, hex. Read once per process, as long as sizes and times stay."""
+    stamps = []
+    for name in sorted(files):
+        with reading(folder / name):
+            found = (folder / name).stat()
+        stamps.append((name, found.st_ino, found.st_size, found.st_mtime_ns))
+    return _digest(folder, tuple(stamps))
+
+
+@lru_cache(maxsize=8)
+def _digest(folder: Path, stamps: tuple[tuple[str, int, int, int], ...]) -> str:
+    total = hashlib.sha256()
+    for name, _, size, _ in stamps:
+        total.update(f"{name}\0{size}\0".encode())
+        with reading(folder / name), (folder / name).open("rb") as stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                total.update(chunk)
+    return total.hexdigest()

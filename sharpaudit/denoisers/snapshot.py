@@ -17,21 +17,19 @@ others (loading.py); a file by which a loader elsewhere would make another model
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sharpaudit.denoisers.files import names_in, read_json, reading, require_file
+from sharpaudit.denoisers.files import INDEX, digest_of, names_in, read_json, reading, require_file
 from sharpaudit.denoisers.weights import STEMS, Weights, weights_of
 from sharpaudit.errors import UserError, printable
 
-INDEX = "model_index.json"
 PIPELINE = "StableDiffusionPipeline"
+digest = digest_of
+"""Of files of the folder."""
 CLASSES = {
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
     "text_encoder": ("CLIPTextModel",),
@@ -52,7 +50,6 @@ ELSEWHERE = {
 """Settings by which a loader would take a vocabulary or weights from other files, or other weights from these."""
 OTHER_VOCABULARY = re.compile(r"tekken\.json|.*tokenizer\.model.*|tiktoken\.model")
 """What transformers reads in place of vocab.json where there is no tokenizer.json."""
-CHUNK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -104,27 +101,6 @@ def tokenizer_files(folder: Path) -> list[str]:
 def model_files(folder: Path) -> list[str]:
     """All files that shape a result, relative to `folder`, checked. Raises UserError."""
     return snapshot(folder).files
-
-
-def digest(folder: Path, files: Sequence[str]) -> str:
-    """SHA-256 over `files` of `folder`, hex. Read once per process, as long as sizes and times stay."""
-    stamps = []
-    for name in sorted(files):
-        with reading(folder / name):
-            found = (folder / name).stat()
-        stamps.append((name, found.st_ino, found.st_size, found.st_mtime_ns))
-    return _digest(folder, tuple(stamps))
-
-
-@lru_cache(maxsize=8)
-def _digest(folder: Path, stamps: tuple[tuple[str, int, int, int], ...]) -> str:
-    total = hashlib.sha256()
-    for name, _, size, _ in stamps:
-        total.update(f"{name}\0{size}\0".encode())
-        with reading(folder / name), (folder / name).open("rb") as stream:
-            while chunk := stream.read(CHUNK_BYTES):
-                total.update(chunk)
-    return total.hexdigest()
 
 
 def _check_classes(path: Path) -> None:

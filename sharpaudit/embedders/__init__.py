@@ -1,1 +1,1 @@
-"""Descriptors of pictures: versioned profiles, so that vectors of different making never meet."""
+"""Descriptors of pictures: versioned, so that vectors of different making never meet."""

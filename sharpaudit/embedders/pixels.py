@@ -22,14 +22,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from sharpaudit.embedders.base import Describer, Embedder
 from sharpaudit.images import Pixels, sha256_hex
 
 MIN_CONTRAST = 1.0
 
 
-class PixelProfile:
-    """The profile `pixels-<side>`."""
+class PixelEmbedder(Embedder):
+    """The embedder `pixels-<side>`."""
 
     version = 1
 
@@ -46,6 +48,17 @@ class PixelProfile:
             "min_contrast": MIN_CONTRAST,
         }
         self.digest = sha256_hex(json.dumps(parameters, sort_keys=True).encode())
+
+    def open(self, device: torch.device, batch_size: int) -> Describer:
+        """On the CPU, a picture at a time, whatever is asked for: the bits of a vector depend on neither."""
+        return PixelDescriber(self.side_px)
+
+
+class PixelDescriber(Describer):
+    """Cells of side x side pixels, centred and scaled."""
+
+    def __init__(self, side_px: int) -> None:
+        self.side_px, self.dimension = side_px, 3 * side_px**2
 
     def describe(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
         """Unit rows, float32, shape (N, D); NaN rows for pictures without contrast."""
@@ -81,3 +94,6 @@ def overlap(n: int, side: int) -> npt.NDArray[np.float64]:
     upper = np.minimum((cells + 1) * n, (pixels + 1) * side)
     lower = np.maximum(cells * n, pixels * side)
     return np.asarray(np.maximum(upper - lower, 0), dtype=np.float64)
+
+
+PIXELS_16 = PixelEmbedder(16)

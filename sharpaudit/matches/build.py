@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sharpaudit.embedders.profiles import Profile, profile
+from sharpaudit.embedders.base import BATCH, Describer, Embedder, embedder, open_embedder
 from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.images import Pixels, UnreadableImage, decode, sha256_hex, thumbnail
 from sharpaudit.matches.attempt import published, refuse_existing, remove_left
@@ -73,21 +73,23 @@ class IndexSummary:
 
 
 def build_index(
-    out: Path, profile_name: str, pictures: Iterable[Item], training_size: int | None = None
+    out: Path, name: str, pictures: Iterable[Item], training_size: int | None = None, *, batch_size: int = BATCH
 ) -> IndexSummary:
-    """Describe the pictures and publish them as the index `out`, which must not exist.
+    """Describe the pictures by the embedder of that name and publish them as the index `out`, which must not exist.
 
     Of several references with one id the first is kept and the others are counted. Pictures that cannot be read or
     described become rows with a reason. training_size: of how many pictures the training set is said to consist;
-    UserError where there are more references.
+    UserError where there are more references. batch_size: pictures that the embedder takes at a time; it changes the
+    index only where it changes vectors.
     """
-    descriptor, files = profile(profile_name), Files()
+    card, files = embedder(name), Files()
+    describer = open_embedder(card, batch_size)
     refuse_existing(out)
     files.make_folder(out.parent)
     removed = remove_left(out)
     with published(out, (VECTORS, ROWS, MANIFEST), files) as attempt:
-        build = _write_rows(attempt, descriptor, pictures, training_size)
-        manifest = _manifest_bytes(attempt, descriptor, build, training_size)
+        build = _write_rows(attempt, card.dimension, describer, pictures, training_size)
+        manifest = _manifest_bytes(attempt, card, build, training_size)
         files.write(attempt / MANIFEST, manifest)
     return IndexSummary(
         pictures=build.duplicates + build.statuses.total(),
@@ -141,7 +143,9 @@ Described = tuple[dict[str, Any], Pixels | None]
 """A row, and its picture where it could be decoded."""
 
 
-def _write_rows(folder: Path, descriptor: Profile, items: Iterable[Item], training_size: int | None) -> _Build:
+def _write_rows(
+    folder: Path, dimension: int, describer: Describer, items: Iterable[Item], training_size: int | None
+) -> _Build:
     """Stream vectors and references into `folder`, so that an index may be larger than the memory."""
     build = _Build()
     options = {"compression": "zstd", "write_page_checksum": True}
@@ -150,9 +154,9 @@ def _write_rows(folder: Path, descriptor: Profile, items: Iterable[Item], traini
         (folder / VECTORS).open("wb") as vectors,
         pq.ParquetWriter(folder / ROWS, REFERENCES.schema, **options) as table,
     ):
-        _write_header(vectors, 0, descriptor.dimension)
+        _write_header(vectors, 0, dimension)
         for batch in _batches(items, build):
-            rows, vectors_ND = _describe(batch, descriptor, build)
+            rows, vectors_ND = _describe(batch, describer, build)
             if rows:
                 table.write_table(pa.Table.from_pylist(rows, schema=REFERENCES.schema))
             vectors.write(vectors_ND.tobytes())
@@ -165,7 +169,7 @@ def _write_rows(folder: Path, descriptor: Profile, items: Iterable[Item], traini
         if n_ok == 0:
             raise UserError(_nothing(build))
         vectors.seek(0)
-        _write_header(vectors, n_ok, descriptor.dimension)
+        _write_header(vectors, n_ok, dimension)
     return build
 
 
@@ -207,10 +211,10 @@ def _batches(items: Iterable[Item], build: _Build) -> Iterator[list[Described]]:
 
 
 def _describe(
-    batch: list[Described], descriptor: Profile, build: _Build
+    batch: list[Described], describer: Describer, build: _Build
 ) -> tuple[list[dict[str, Any]], npt.NDArray[np.float32]]:
     """The rows of a batch and the vectors of those that are ok, in the same order."""
-    vectors_ND = descriptor.describe([image for _, image in batch if image is not None])
+    vectors_ND = describer.describe([image for _, image in batch if image is not None])
     usable_N = np.logical_and.reduce(np.isfinite(vectors_ND), axis=1)
     rows: list[dict[str, Any]] = []
     kept: list[int] = []
@@ -266,13 +270,13 @@ def _text(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _manifest_bytes(folder: Path, descriptor: Profile, build: _Build, training_size: int | None) -> bytes:
+def _manifest_bytes(folder: Path, card: Embedder, build: _Build, training_size: int | None) -> bytes:
     manifest = IndexManifest(
         format_version=FORMAT_VERSION,
-        profile=descriptor.name,
-        profile_version=descriptor.version,
-        profile_digest=descriptor.digest,
-        dimension=descriptor.dimension,
+        profile=card.name,
+        profile_version=card.version,
+        profile_digest=card.digest,
+        dimension=card.dimension,
         rows=build.statuses.total(),
         vectors=build.statuses[Status.OK],
         duplicates=build.duplicates,

@@ -26,7 +26,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sharpaudit.embedders.profiles import Profile, profile
+from sharpaudit.embedders.base import Embedder, embedder
 from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.images import sha256_hex
 from sharpaudit.tables.records import sealed
@@ -75,12 +75,12 @@ class IndexManifest:
 class ReferenceIndex:
     """An open index. Row i of `vectors` (N, D), mapped from the file, belongs to reference_ids[i].
 
-    table_rows: where reference i stands in `table`, which holds rejected pictures as well and stays open. holding: of
-    the manifest. opened: what the data files were then.
+    embedder: its card; nothing of it is loaded. table_rows: where reference i stands in `table`, which holds rejected
+    pictures as well and stays open. holding: of the manifest. opened: what the data files were then.
     """
 
     path: Path
-    profile: Profile
+    embedder: Embedder
     vectors: npt.NDArray[np.float32]
     reference_ids: list[str]
     table_rows: npt.NDArray[np.int64]
@@ -111,11 +111,14 @@ class ReferenceIndex:
             raise
 
 
-def open_index(path: Path, profile_name: str) -> ReferenceIndex:
-    """The index at `path`, every file checked. Raises UserError naming the file or the profiles at odds."""
+def open_index(path: Path, name: str) -> ReferenceIndex:
+    """The index at `path`, every file checked, made with the embedder of that name.
+
+    Raises UserError naming the file or the profiles at odds.
+    """
     data = _bytes_of(path / MANIFEST)
     manifest = _parse_manifest(path / MANIFEST, data)
-    wanted = profile(profile_name)
+    wanted = embedder(name)
     ours = (wanted.name, wanted.version, wanted.digest)
     theirs = (manifest.profile, manifest.profile_version, manifest.profile_digest)
     if ours != theirs:

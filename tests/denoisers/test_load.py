@@ -19,8 +19,9 @@ from tiny_models import edit_json, split
 from sharpaudit.config import ModelConfig
 from sharpaudit.denoisers import load
 from sharpaudit.denoisers.base import Conditioning
-from sharpaudit.denoisers.load import load_denoiser, load_tokenizer, model_digest
-from sharpaudit.denoisers.snapshot import INDEX, WEIGHTS, model_files
+from sharpaudit.denoisers.files import INDEX
+from sharpaudit.denoisers.load import load_anew, load_denoiser, load_tokenizer, model_digest, model_files
+from sharpaudit.denoisers.snapshot import WEIGHTS
 from sharpaudit.errors import TransientError, UserError
 
 REVISION = "0123456789" * 4
@@ -61,10 +62,10 @@ def test_diffusers_folder_is_a_model(folders):
     assert load_tokenizer(config).tokens(["a cat"])[0].n_tokens == 4
 
 
-@pytest.mark.parametrize("place", ["absent", "absent.json", "empty", "other.json", "text.txt"])
+@pytest.mark.parametrize("place", ["absent", "absent.json", "empty", "list.json", "text.txt"])
 def test_anything_else_is_refused_in_one_line(tmp_path, place):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "other.json").write_text('{"kind": "other"}')
+    (tmp_path / "list.json").write_text('{"prompts": []}')
     (tmp_path / "text.txt").write_text('{"kind": "gaussian"}')
     for use in (model_digest, load_tokenizer, load_denoiser):
         with pytest.raises(
@@ -119,6 +120,14 @@ def test_changed_model_is_loaded_anew(folder):
     assert after.level(999) != before.level(999)
 
 
+def test_a_model_of_ones_own_is_not_the_one_that_is_held(folders):
+    config = model_at(folders["epsilon"])
+    held = load_denoiser(config)
+    own = load_anew(config, torch.device("cpu"), torch.bfloat16)
+    assert own.encode(["a cat"]).tensors["prompt"].dtype == torch.bfloat16
+    assert load_denoiser(config) is held
+
+
 def test_only_one_model_is_held(folders, analytic):
     first = load_denoiser(model_at(folders["epsilon"]))
     load_denoiser(model_at(analytic))
@@ -146,7 +155,7 @@ def test_precision_asked_for_is_a_model_of_its_own(folders, monkeypatch):
 
 def test_impossible_device_is_refused_before_the_weights_are_read(folders, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(load, "_load", lambda *arguments: pytest.fail("the weights were read"))
+    monkeypatch.setattr(load, "load_anew", lambda *arguments: pytest.fail("the weights were read"))
     with pytest.raises(UserError, match=r"model\.device"):
         load_denoiser(model_at(folders["epsilon"], device="cuda"))
 
@@ -191,8 +200,10 @@ def test_pinned_revision_becomes_a_folder(hub, folders):
     asked = hub(folders["epsilon"])
     assert model_digest(hub_model()) == model_digest(model_at(folders["epsilon"]))
     assert load_denoiser(hub_model()) is load_denoiser(model_at(folders["epsilon"]))
-    repo, revision, patterns = asked[0]
-    assert (repo, revision) == ("owner/name", REVISION)
+    assert {entry[:2] for entry in asked} == {("owner/name", REVISION)}
+    # What the repository holds is looked up first: its index names the family, which knows what to ask for.
+    assert asked[0][2] == [INDEX, "model.json"]
+    patterns = [pattern for entry in asked for pattern in entry[2]]
     assert {Path(pattern).suffix for pattern in patterns} == {".json", ".txt", ".safetensors"}
     assert not any("*" in pattern for pattern in patterns)
 
@@ -226,7 +237,7 @@ def test_of_a_repository_only_what_may_be_read_is_fetched(folder, repository):
     for variant in ("fp16", "non_ema"):
         shutil.copy(folder / WEIGHTS[1], (folder / WEIGHTS[1]).with_suffix(f".{variant}.safetensors"))
     assert model_digest(hub_model()) == model_digest(model_at(folder))
-    assert fetched(repository) == {INDEX, *model_files(folder)}
+    assert fetched(repository) == {INDEX, *model_files(model_at(folder))}
 
 
 @pytest.mark.parametrize(
@@ -240,7 +251,7 @@ def test_of_a_repository_only_what_may_be_read_is_fetched(folder, repository):
 def test_of_a_repository_in_shards_all_of_them_are_fetched(folder, repository, variant, index):
     split(folder / WEIGHTS[1], variant, index)
     assert model_digest(hub_model()) == model_digest(model_at(folder))
-    assert fetched(repository) == {INDEX, *model_files(folder)}
+    assert fetched(repository) == {INDEX, *model_files(model_at(folder))}
     assert load_denoiser(hub_model()).digest == model_digest(hub_model())
 
 
@@ -248,7 +259,7 @@ def test_of_a_repository_with_variants_alone_the_one_is_fetched(folder, reposito
     for name in WEIGHTS:
         (folder / name).rename((folder / name).with_suffix(".fp16.safetensors"))
     assert model_digest(hub_model()) == model_digest(model_at(folder))
-    assert fetched(repository) == {INDEX, *model_files(folder)}
+    assert fetched(repository) == {INDEX, *model_files(model_at(folder))}
 
 
 def test_a_repository_is_refused_as_its_folder_would_be(folder, repository):

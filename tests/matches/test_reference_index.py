@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from shells import bare
 
-from sharpaudit.embedders import profiles
-from sharpaudit.embedders.pixels import PixelProfile
+from sharpaudit.embedders.base import open_embedder
+from sharpaudit.embedders.pixels import PixelDescriber, PixelEmbedder
 from sharpaudit.errors import Status, UserError
 from sharpaudit.images import decode, encode_png, sha256_hex, thumbnail
 from sharpaudit.matches import build as build_module
@@ -21,6 +21,7 @@ from sharpaudit.matches.build import build_index
 from sharpaudit.matches.index import open_index
 from sharpaudit.matches.pictures import NotLookedAt, Picture, Repeated, pictures_in
 from sharpaudit.matches.search.flat import search
+from sharpaudit.plugs import EMBEDDERS
 from sharpaudit.tables.records import sealed
 from sharpaudit.tables.schemas import REFERENCES
 
@@ -142,9 +143,9 @@ def test_a_training_size_below_what_is_there_is_refused_as_soon_as_it_shows(tmp_
 def test_large_pictures_are_described_few_at_a_time(tmp_path, monkeypatch):
     """Else 64 photographs would be held at once."""
     sizes = []
-    describe = PixelProfile.describe
+    describe = PixelDescriber.describe
     monkeypatch.setattr(
-        PixelProfile, "describe", lambda self, images: sizes.append(len(images)) or describe(self, images)
+        PixelDescriber, "describe", lambda self, images: sizes.append(len(images)) or describe(self, images)
     )
     monkeypatch.setattr(build_module, "_PIXELS_AT_ONCE", 4 * 24 * 24)
     build_index(tmp_path / "index", "pixels-16", (picture(seed) for seed in range(10)))
@@ -174,8 +175,9 @@ def test_vectors_and_ids_belong_together(built):
     index = open_index(built, "pixels-16")
     assert index.reference_ids == [sha256_hex(picture(seed).data)[:32] for seed in (1, 2, 3)]
     assert index.vectors.dtype == np.float32
-    assert np.array_equal(index.vectors, index.profile.describe([pixels(seed) for seed in (1, 2, 3)]))
-    similarities, rows = search(index.vectors, index.profile.describe([pixels(3)]), 1)
+    describer = open_embedder(index.embedder)
+    assert np.array_equal(index.vectors, describer.describe([pixels(seed) for seed in (1, 2, 3)]))
+    similarities, rows = search(index.vectors, describer.describe([pixels(3)]), 1)
     assert rows.tolist() == [[2]]
     assert similarities[0, 0] == pytest.approx(1, abs=1e-6)
 
@@ -287,7 +289,7 @@ def test_counts_that_do_not_agree_are_refused(built, change):
 
 
 def test_another_profile_is_refused_and_both_are_named(built, monkeypatch):
-    monkeypatch.setitem(profiles._PROFILES, "pixels-8", lambda: PixelProfile(8))
+    monkeypatch.setattr(EMBEDDERS, "_added", {"pixels-8": PixelEmbedder(8)})
     with pytest.raises(UserError, match=r'"pixels-16" version 1.*"pixels-8" version 1'):
         open_index(built, "pixels-8")
 

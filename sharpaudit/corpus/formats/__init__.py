@@ -1,0 +1,1 @@
+"""Formats of prompt files, one module for those that are read alike."""

@@ -18,7 +18,7 @@ from functools import partial
 from itertools import chain
 
 from sharpaudit.config import as_delimiter
-from sharpaudit.corpus.files import format_of
+from sharpaudit.corpus.formats.base import Format
 from sharpaudit.corpus.opened import open_text
 from sharpaudit.corpus.rows import Row, Source, listed, make_row, require_columns, shown, without_blank_end
 from sharpaudit.errors import Status, UserError, printable
@@ -33,8 +33,16 @@ _SEP = re.compile(r'"?sep=([^"\r\n]|\\t)"?[\r\n]*', re.IGNORECASE)
 _ESCAPED_QUOTE = re.compile(r'(\\+)"')
 
 
-def read_csv(source: Source) -> Iterator[Row]:
-    """Every record of the file as a row. Raises UserError for a file without header or with an endless row."""
+def read_tsv(source: Source) -> Iterator[Row]:
+    """As `read_csv`, separated by tabs, whatever the source says."""
+    return read_csv(replace(source, delimiter="\t"), "called .csv, and ")
+
+
+def read_csv(source: Source, called: str = "") -> Iterator[Row]:
+    """Every record of the file as a row. Raises UserError for a file without header or with an endless row.
+
+    called: what must be done before a delimiter could help.
+    """
     csv.field_size_limit(MAX_FIELD)
     with io.TextIOWrapper(open_text(source.path), "utf-8", errors="surrogateescape", newline="") as file:
         lines = iter(partial(file.readline, MAX_LINE + 1), "")
@@ -44,8 +52,6 @@ def read_csv(source: Source) -> Iterator[Row]:
         told = _SEP.fullmatch(first)
         if told is not None:
             source = replace(source, delimiter=as_delimiter(told[1]))
-        elif format_of(source.path) == ".tsv":
-            source = replace(source, delimiter="\t")
         if source.delimiter in '"\r\n':
             raise UserError(
                 f"{shown(source)}: {source.delimiter!r} cannot separate csv fields; use for instance ',' or ';'"
@@ -54,7 +60,7 @@ def read_csv(source: Source) -> Iterator[Row]:
         header = next(records, [])
         if isinstance(header, str):
             raise UserError(f"{shown(source)}: the header is not valid csv: {header}")
-        require_columns(source, header, _delimiter_hint(source, header))
+        require_columns(source, header, _delimiter_hint(source, header, called))
         place = {name: header.index(name) for name in source.columns}
         for i, fields in enumerate(without_blank_end(records, [[]])):
             if not fields and len(header) == 1:
@@ -142,7 +148,7 @@ def _records(file: Iterator[str], source: Source) -> Iterator[list[str] | str]:
         count += 1
 
 
-def _delimiter_hint(source: Source, header: Sequence[str]) -> str:
+def _delimiter_hint(source: Source, header: Sequence[str], called: str) -> str:
     if len(header) != 1:
         return ""
     splits = {d: next(csv.reader(header, delimiter=d), []) for d in ",;\t|" if d != source.delimiter}
@@ -150,5 +156,8 @@ def _delimiter_hint(source: Source, header: Sequence[str]) -> str:
     if len(splits[best]) < 2:
         return ""
     has = "has that column" if source.column in splits[best] else f"has the columns {listed(splits[best])}"
-    called = "called .csv, and " if format_of(source.path) == ".tsv" else ""
     return f"; {called}with delimiter = {json.dumps(best)} the file {has}"
+
+
+CSV = Format(".csv", read_csv, packed=True)
+TSV = Format(".tsv", read_tsv, packed=True)

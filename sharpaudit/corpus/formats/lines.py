@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sharpaudit.corpus.formats.base import Format
 from sharpaudit.corpus.opened import open_text
 from sharpaudit.corpus.rows import Row, Source, make_row, require_columns, shown, without_blank_end
 from sharpaudit.errors import Status, UserError, printable
@@ -133,3 +134,10 @@ def _lines(path: Path) -> Iterator[bytes | None]:
             while line and not line.endswith(b"\n"):
                 line = file.readline(MAX_LINE)
             yield None
+
+
+JSONL = Format(".jsonl", read_jsonl, packed=True)
+NDJSON = Format(".ndjson", read_jsonl, packed=True, like=".jsonl")
+JSON = Format(".json", read_jsonl, packed=True, like=".jsonl")
+"""Lines too, as Spark writes them."""
+TXT = Format(".txt", read_txt, packed=True)

@@ -27,6 +27,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sharpaudit.corpus.formats.base import Format
 from sharpaudit.corpus.rows import EXACT, Row, Source, make_row, number_text, require_columns, require_id, shown
 from sharpaudit.errors import Status, UserError, printable
 
@@ -211,6 +212,8 @@ def _is_text(kind: Any) -> bool:
     tests = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
     return any(getattr(pa.types, f"is_{name}")(kind) for name in tests)
 
+
+PARQUET = Format(".parquet", read_parquet)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1]))

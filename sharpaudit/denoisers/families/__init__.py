@@ -1,0 +1,1 @@
+"""Families of models: how a folder becomes a denoiser, one module a family."""
