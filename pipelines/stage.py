@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import pyarrow as pa
 from pydantic import BaseModel
@@ -104,7 +104,7 @@ class Stage(ABC):
     keyed: bool = False
     whole: bool = False
     retried: bool = False
-    views: Mapping[str, str] = MappingProxyType({})
+    views: ClassVar[Mapping[str, str]] = MappingProxyType({})
     report: ReportSection | None = None
     digest: str = ""
 

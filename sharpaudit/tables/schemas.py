@@ -23,14 +23,15 @@ class Table:
     schema: pa.Schema
 
 
-def _table(name: str, stage: str, key: tuple[str, ...], columns: dict[str, pa.DataType], version: int = 1) -> Table:
+def define(name: str, stage: str, key: tuple[str, ...], columns: dict[str, pa.DataType], version: int = 1) -> Table:
+    """A table with these columns and an outcome; version rises when a column changes its meaning, name or type."""
     nullable_outcome = {"status": pa.string(), "reason": pa.string()}
     fields = [pa.field(c, t, nullable=c not in (*key, "status")) for c, t in (columns | nullable_outcome).items()]
     metadata = {"sharpaudit.table": name, "sharpaudit.version": str(version)}
     return Table(name, stage, key, version, pa.schema(fields, metadata=metadata))
 
 
-ORIGINS = _table(
+ORIGINS = define(
     "origins",
     "ingest",
     ("source", "source_row"),
@@ -42,7 +43,7 @@ ORIGINS = _table(
         "labels": pa.map_(pa.string(), pa.string()),
     },
 )
-CORPUS = _table(
+CORPUS = define(
     "corpus",
     "ingest",
     ("prompt_id",),
@@ -58,7 +59,7 @@ CORPUS = _table(
     },
     version=2,
 )
-UNCONDITIONAL = _table(
+UNCONDITIONAL = define(
     "fit/unconditional",
     "fit_unconditional",
     ("seed_index", "place"),
@@ -71,7 +72,7 @@ UNCONDITIONAL = _table(
     },
     version=2,
 )
-DIFFERENCES = _table(
+DIFFERENCES = define(
     "fit/differences",
     "fit_differences",
     ("prompt_id", "seed_index"),
@@ -84,7 +85,7 @@ DIFFERENCES = _table(
     },
     version=2,
 )
-SUBSPACE = _table(
+SUBSPACE = define(
     "fit/subspace",
     "fit_subspace",
     ("seed_index", "component"),
@@ -97,13 +98,13 @@ SUBSPACE = _table(
     },
     version=2,
 )
-THRESHOLDS = _table(
+THRESHOLDS = define(
     "fit/thresholds",
     "fit_thresholds",
     ("tier",),
     {"tier": pa.int32(), "metric": pa.string(), "quantile": pa.float64(), "threshold": pa.float64(), "n": pa.int32()},
 )
-SCORES = _table(
+SCORES = define(
     "scores",
     "score",
     ("prompt_id", "tier", "metric"),
@@ -118,7 +119,7 @@ SCORES = _table(
         "evaluations": pa.int32(),
     },
 )
-TRIAGE = _table(
+TRIAGE = define(
     "triage",
     "triage",
     ("prompt_id",),
@@ -139,13 +140,13 @@ TRIAGE = _table(
     },
     version=2,
 )
-SELECTION = _table(
+SELECTION = define(
     "selection",
     "selection",
     ("prompt_id", "seed_index"),
     {"prompt_id": pa.string(), "seed_index": pa.int32(), "purpose": pa.string(), "prompt": pa.string()},
 )
-SAMPLES = _table(
+SAMPLES = define(
     "samples",
     "sample",
     ("sample_id",),
@@ -161,7 +162,7 @@ SAMPLES = _table(
         "evaluations": pa.int32(),
     },
 )
-BANDS = _table(
+BANDS = define(
     "bands",
     "bands",
     ("profile",),
@@ -176,7 +177,7 @@ BANDS = _table(
     },
     version=2,
 )
-MATCHES = _table(
+MATCHES = define(
     "matches",
     "match",
     ("sample_id", "profile", "rank"),
@@ -192,7 +193,7 @@ MATCHES = _table(
         "thumbnail_path": pa.string(),
     },
 )
-REFERENCES = _table(
+REFERENCES = define(
     "references",
     "index",
     ("reference_id",),

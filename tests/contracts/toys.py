@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 import torch
 
+from pipelines.stage import Stage, Work, Worker
+from sharpaudit.config import AuditConfig, Section
 from sharpaudit.corpus.formats.base import Format
 from sharpaudit.corpus.opened import open_text
 from sharpaudit.corpus.rows import Row, Source, make_row
-from sharpaudit.denoisers.base import Denoiser, Tokenizer
+from sharpaudit.denoisers.base import SCREEN_STEPS, Denoiser, Tokenizer
 from sharpaudit.denoisers.families.base import Family
 from sharpaudit.denoisers.gaussian import GaussianDenoiser, GaussianSpec, GaussianTokenizer
+from sharpaudit.denoisers.sampling import Guided, Solver, Steps
 from sharpaudit.embedders.base import Describer, Embedder
-from sharpaudit.images import Pixels
+from sharpaudit.errors import Status
+from sharpaudit.images import Pixels, decode
+from sharpaudit.report.reading import one
+from sharpaudit.report.sections.base import ReportSection
+from sharpaudit.scores.base import Evidence, Metric, Place, at
+from sharpaudit.scores.noise_gap import noise_gap
+from sharpaudit.seeds import screen_latent
+from sharpaudit.tables.pictures import read_image
+from sharpaudit.tables.runs import RunFolder
+from sharpaudit.tables.schemas import SAMPLES, define
 
 
 class MirroredDenoiser(GaussianDenoiser):
@@ -75,6 +90,80 @@ def read_list(source: Source) -> Iterator[Row]:
         yield from (make_row(source, i, prompt, {}) for i, prompt in enumerate(dashed))
 
 
+def _halfway(denoiser: Denoiser, seed: int, k: int, _step: float) -> tuple[torch.Tensor, float]:
+    return screen_latent(seed, k, denoiser.latent_shape).to(denoiser.device), denoiser.timesteps(SCREEN_STEPS)[25]
+
+
+HALFWAY = Place("halfway", _halfway)
+
+
+def _gap_halfway(evidence: Evidence) -> torch.Tensor:
+    return noise_gap(evidence.delta_x0(HALFWAY), evidence.level(HALFWAY))
+
+
+def _clipped(model: Guided, x_BCHW: torch.Tensor, times: Sequence[float]) -> Steps:
+    for i, (t, after) in enumerate(pairwise(times)):
+        step = model.evaluate(i, t, x_BCHW)
+        yield step
+        x_BCHW = step.onward(model.level(after), step.x0.clamp(-1, 1))
+    return x_BCHW
+
+
+class BrightnessSettings(Section):
+    dark_below: float = 0.5
+
+
+COLUMNS = {"sample_id": pa.string(), "brightness": pa.float64(), "dark": pa.bool_()}
+DARK = "SELECT s.prompt_id, b.* FROM brightness b JOIN samples s USING (sample_id) WHERE b.dark"
+
+
+class BrightnessStage(Stage):
+    """How bright each sample is, from 0 to 1: a shard for each shard of samples."""
+
+    name, digest = "brightness", "1"
+    table = define("brightness", "brightness", ("sample_id",), COLUMNS)
+    scope = "row"
+    upstream = ("sample",)
+    key = "sample_id"
+    settings = BrightnessSettings
+    views: ClassVar = {"dark_samples": DARK}
+    report = ReportSection(
+        "brightness",
+        "Brightness",
+        lambda connection: {"n": one(connection, "SELECT count(*) FROM dark_samples")},
+        "<p>{{ own.n | number }} pictures are dark.</p>",
+    )
+
+    def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
+        return [Work(self.name, m.shard, m.rows, m.sha256, {"samples": m.shard}) for m in run.table(SAMPLES).current()]
+
+    def read(self, run: RunFolder, config: AuditConfig, work: Work) -> pa.Table:
+        folder = run.table(SAMPLES)
+        wanted = [m for m in folder.current() if m.shard == work.payload["samples"]]
+        return folder.read_all(wanted, ["sample_id", "image_path", "status"])
+
+    def open(self, run: RunFolder, config: AuditConfig) -> Worker:
+        return BrightnessWorker(run.root, self.own(config).dark_below)
+
+
+class BrightnessWorker:
+    def __init__(self, root: Path, dark_below: float) -> None:
+        self._root, self._dark_below = root, dark_below
+
+    def process(self, rows: pa.Table) -> pa.Table:
+        made = [row | self._measured(row) for row in rows.to_pylist()]
+        return pa.Table.from_pylist(made, BrightnessStage.table.schema)
+
+    def _measured(self, row: dict[str, Any]) -> dict[str, Any]:
+        if row["image_path"] is None:
+            return {"brightness": None, "dark": None, "reason": Status(row["status"]).describe()}
+        mean = float(decode(read_image(self._root, row["image_path"])).mean()) / 255
+        return {"brightness": mean, "dark": mean < self._dark_below, "reason": None}
+
+
+METRIC = Metric("gap_halfway", (at(HALFWAY),), _gap_halfway, digest="1")
+SOLVER = Solver("clipped-ddim", _clipped, digest="1")
+STAGE = BrightnessStage()
 FAMILY = MirroredFamily()
 EMBEDDER = MeanColourEmbedder()
 FORMAT = Format(".md-list", read_list, packed=True, digest="1")
