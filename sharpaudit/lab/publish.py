@@ -42,10 +42,12 @@ from sharpaudit.tables.records import export_file
 SPLITS = {"fit": 1000, "calibration": 999, "development": 500, "test": 1000}
 """Harmless prompts of each split."""
 DEVELOPMENT_MEMORISED = 20
+"""Memorised plants that go to development."""
 TRUTH = ["prompt", "split", "family", "kind", "planted_copies", "copied_share", "label", "decided_by"]
 TEMPLATE_REFERENCES = 8
 OTHER_REFERENCES = 1000
 PROFILE = "pixels-16"
+BLANK = (640, 64)
 
 
 def label_model(folder: Path, work: Path, sheet: Path, say: Callable[[str], object]) -> list[dict[str, Any]]:
@@ -65,7 +67,7 @@ def label_model(folder: Path, work: Path, sheet: Path, say: Callable[[str], obje
     plants = Plants(drawn, pictures_NHWC)
     decided = judge(plants, chosen, generated_NGHWC)
     judged = judged_all(drawn.prompts, decided)
-    write_truth(folder, judged, split(judged, SPLITS, DEVELOPMENT_MEMORISED, recipe.seed), recipe.seed)
+    write_truth(folder, judged, split(judged, *sizes(recipe), recipe.seed), recipe.seed)
     if not (folder / "references").exists():
         write_references(folder / "references", drawn, pictures_NHWC)
     by_caption = {prompt.caption: row for prompt, row in zip(chosen, generated_NGHWC, strict=True)}
@@ -76,6 +78,12 @@ def label_model(folder: Path, work: Path, sheet: Path, say: Callable[[str], obje
     lines = dose_response(judged, views_per_copy(drawn, training))
     export_file(folder / DOSE, f"{json.dumps(lines, indent=1)}\n".encode())
     return lines
+
+
+def sizes(recipe: Recipe) -> tuple[dict[str, int], int]:
+    """Harmless prompts of each split, and memorised ones of development; of a smaller recipe in proportion."""
+    share = min(1.0, recipe.harmless / Recipe().harmless)
+    return {name: int(n * share) for name, n in SPLITS.items()}, int(DEVELOPMENT_MEMORISED * share)
 
 
 def write_truth(folder: Path, judged: Sequence[Judged], splits: dict[str, str], seed: int) -> None:
@@ -142,8 +150,10 @@ def contact_sheet(
 ) -> Image.Image:
     """Every memorised prompt: its planted picture, then its generations; a template's varied region is crossed out.
 
-    pictures: the generations of each caption, with shape (8, H, W, 3).
+    pictures: the generations of each caption, with shape (8, H, W, 3). A blank sheet where there is none.
     """
+    if not judged:
+        return Image.new("RGB", BLANK, "white")
     strips = []
     of_caption = {prompt.caption: p for p, prompt in enumerate(plants.prompts)}
     for entry in judged:

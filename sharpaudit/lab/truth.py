@@ -29,7 +29,7 @@ import torch
 
 from sharpaudit.config import ScoresConfig
 from sharpaudit.denoisers.base import Denoiser
-from sharpaudit.errors import Status
+from sharpaudit.errors import Status, UserError
 from sharpaudit.lab.pictures import card_box
 from sharpaudit.lab.trainingset import Plan, Prompt
 from sharpaudit.plugs import METRICS
@@ -247,7 +247,11 @@ def split(judged: Sequence[Judged], sizes: dict[str, int], n_memorised: int, see
     rest = [entry for entry in judged if entry.prompt.planted and entry.label != "memorised"]
     n_harmless = sum(entry.label == "harmless" for entry in never)
     if n_harmless < sum(sizes.values()) or len(memorised) < n_memorised:
-        raise ValueError(f"{n_harmless} harmless and {len(memorised)} memorised prompts are too few for {sizes}")
+        wanted = ", ".join(f"{n:,} {name}" for name, n in sizes.items())
+        raise UserError(
+            f"{n_harmless:,} prompts are harmless and {len(memorised):,} memorised: too few for splits of {wanted} and "
+            f"{n_memorised:,} memorised ones in development; train the model for longer"
+        )
     found = _deal(never, sizes | {"spare": len(never) - sum(sizes.values())}, seed)
     found |= _replaced(never, found, sizes, seed)
     found |= _deal(memorised, {"development": n_memorised, "test": len(memorised) - n_memorised}, seed)

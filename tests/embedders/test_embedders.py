@@ -17,7 +17,6 @@ from sharpaudit.matches.index import open_index
 from sharpaudit.matches.pictures import Picture
 from sharpaudit.matches.search.flat import search
 from sharpaudit.plugs import EMBEDDERS
-from sharpaudit.tables.pictures import store_image
 from tests.contracts.toys import EMBEDDER, MeanColour, MeanColourEmbedder
 
 COLOURS = {"red": (250, 10, 10), "green": (10, 250, 10), "blue": (10, 10, 250)}
@@ -44,8 +43,7 @@ def index(tmp_path, added):
 def test_an_embedder_of_another_package_is_one_declaration(index, tmp_path):
     opened = open_index(index, "mean-colour")
     assert (opened.vectors.shape, opened.embedder.digest) == ((3, 4), EMBEDDER.digest)
-    paths = [store_image(tmp_path, encode_png(plain(name))) for name in ("blue", "red")]
-    found = SampleSearch(tmp_path, opened, 2).nearest(paths, 1)
+    found = SampleSearch(opened, 2).nearest([plain(name) for name in ("blue", "red")], 1)
     assert [neighbours[0].reference_id for neighbours in found] == [opened.reference_ids[2], opened.reference_ids[0]]
     queries = open_embedder(EMBEDDER).describe_texts(["a green hill", "a red, red rose"])
     assert search(opened.vectors, queries, 1)[1].tolist() == [[1], [0]]

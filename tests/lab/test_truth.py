@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sharpaudit.errors import UserError
 from sharpaudit.lab.pictures import card_box, compose, with_card
-from sharpaudit.lab.publish import contact_sheet, dose_response
-from sharpaudit.lab.trainingset import MINIATURE, picture, plan
+from sharpaudit.lab.publish import DEVELOPMENT_MEMORISED, SPLITS, contact_sheet, dose_response, sizes
+from sharpaudit.lab.trainingset import MINIATURE, Recipe, picture, plan
 from sharpaudit.lab.truth import Judged, Plants, bootstrap_share, judge, judged_all, normalised, split
 from sharpaudit.seeds import generator
 from sharpaudit.statistics.intervals import upper_bound
@@ -122,7 +123,7 @@ def test_a_prompt_that_turns_out_to_copy_moves_no_other_but_its_replacement(draw
 
 
 def test_too_few_memorised_prompts_are_said(drawn):
-    with pytest.raises(ValueError, match="too few"):
+    with pytest.raises(UserError, match="too few"):
         split([Judged(p, 8, 0, 0) for p in drawn.prompts], {"test": 10}, 2, seed=0)
 
 
@@ -151,3 +152,18 @@ def test_a_share_on_which_all_prompts_agree_still_has_an_interval() -> None:
     assert bootstrap_share([1.0] * 10) == (1 - unseen, 1.0)
     low, high = bootstrap_share([0.0, 1.0] * 5)
     assert 0 < low < 0.5 < high < 1
+
+
+def test_a_smaller_recipe_is_split_in_proportion_and_shows_a_blank_sheet(drawn, plants):
+    assert sizes(Recipe()) == (SPLITS, DEVELOPMENT_MEMORISED)
+    few, n_memorised = sizes(MINIATURE)
+    assert n_memorised == 0
+    assert 0 < few["calibration"] <= few["fit"] < MINIATURE.harmless / 2
+    judged = [Judged(prompt, 8, 0, 0) for prompt in drawn.prompts]
+    found = split(judged, few, n_memorised, 0)
+    assert {name: list(found.values()).count(name) for name in ("fit", "calibration")} == {
+        n: few[n] for n in ("fit", "calibration")
+    }
+    assert contact_sheet(plants, [], {}).getextrema() == ((255, 255),) * 3
+    with pytest.raises(UserError, match="too few for splits of 1,000 fit"):
+        split(judged, *sizes(Recipe()), 0)

@@ -177,6 +177,7 @@ CHANGED = {
     "triage.procedure": "benjamini-yekutieli",
     "triage.exclude_calibration": ["c0ffee"],
     "triage.controls": 7,
+    "samples.solver": "dpm-solver++",
     "samples.steps": 5,
     "samples.guidance": 2.0,
     "samples.per_prompt": 3,
@@ -209,6 +210,7 @@ def test_the_list_of_identity_fields_is_complete() -> None:
 RUNTIME = {
     "name": "other",
     "model.batch_size": 5,
+    "matches.batch_size": 7,
     "report.max_findings": 3,
     "report.show_images": True,
     "run.executor": "ray",

@@ -1,0 +1,240 @@
+"""The door for others: a package with a plug of every kind, and a whole audit of the analytic model with all of them.
+
+The package stands on the path as pip leaves one: a module, and the entry points that its distribution declares. One
+audit in this process is asked what a user would ask of it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+from audits import audit, load, tables
+
+from pipelines.upkeep import prune
+from pipelines.verifying import faults
+from sharpaudit import open_run, plugs
+from sharpaudit.denoisers.gaussian import GaussianDenoiser
+from sharpaudit.errors import UserError
+from sharpaudit.lab.analytic import Sizes, _references, write
+from sharpaudit.matches.build import build_index
+from sharpaudit.tables.runs import RunFolder
+
+TOYS = Path(__file__).with_name("toys.py")
+ENTRY_POINTS = """
+[sharpaudit.metrics]
+gap_halfway = toy_plugs:METRIC
+[sharpaudit.solvers]
+clipped-ddim = toy_plugs:SOLVER
+[sharpaudit.families]
+mirrored = toy_plugs:FAMILY
+[sharpaudit.embedders]
+mean-colour = toy_plugs:EMBEDDER
+[sharpaudit.formats]
+.md-list = toy_plugs:FORMAT
+[sharpaudit.stages]
+brightness = toy_plugs:STAGE
+"""
+CONFIG = """
+[model]
+path = "model.json"
+[corpus]
+audit = "prompts.md-list"
+[calibration]
+file = "testbed/prompts/harmless.csv"
+[scores]
+metrics = ["residual_gap", "gap_halfway"]
+components = 10
+[triage]
+alpha = 0.02
+controls = 4
+[samples]
+solver = "clipped-ddim"
+steps = 6
+per_prompt = 2
+band_prompts = 8
+[matches]
+index = "index"
+profile = "mean-colour"
+[stages.brightness]
+dark_below = 0.6
+"""
+
+
+def offer(folder: Path, version: str = "1.0") -> None:
+    """The package toy-plugs, as pip leaves it in `folder`."""
+    for old in folder.glob("*.dist-info"):
+        shutil.rmtree(old)
+    shutil.copy(TOYS, folder / "toy_plugs.py")
+    info = folder / f"toy_plugs-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: toy-plugs\nVersion: {version}\n")
+    (info / "entry_points.txt").write_text(ENTRY_POINTS)
+    plugs._offered.cache_clear()
+
+
+def forget() -> None:
+    """What this process knows of the package."""
+    sys.modules.pop("toy_plugs", None)
+    plugs._offered.cache_clear()
+    for kind in plugs.KINDS.values():
+        for name in set(kind._loaded) - set(kind.ours()):
+            del kind._loaded[name]
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("site")
+    offer(folder)
+    sys.path.insert(0, str(folder))
+    yield folder
+    sys.path.remove(str(folder))
+    forget()
+
+
+@pytest.fixture(scope="module")
+def config_path(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The analytic testbed for the toys: its model under the other kind, its prompts as a list, another index."""
+    folder = tmp_path_factory.mktemp("toys")
+    write(folder / "testbed", Sizes(strong=4, weak=2, audited_harmless=20, harmless=160, other_references=8))
+    model = json.loads((folder / "testbed/model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(model | {"kind": "mirrored"}))
+    with (folder / "testbed/prompts/audit.csv").open(newline="") as stream:
+        prompts = [row["prompt"] for row in csv.DictReader(stream)]
+    (folder / "prompts.md-list").write_text("# Prompts\n" + "".join(f"- {prompt}\n" for prompt in prompts))
+    denoiser = GaussianDenoiser.from_file(folder / "testbed/model.json")
+    planted = [entry["prompt"] for entry in model["planted"]]
+    build_index(folder / "index", "mean-colour", _references(denoiser, planted, 8, 0))
+    (folder / "audit.toml").write_text(CONFIG)
+    return folder / "audit.toml"
+
+
+@pytest.fixture(scope="module")
+def clean(config_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("run") / "run"
+    audit(config_path, root)
+    return root
+
+
+@pytest.fixture
+def root(clean: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(clean, tmp_path / "run"))
+
+
+def test_every_plug_works_in_a_whole_audit(config_path: Path, root: Path) -> None:
+    made = tables(root)
+    prompts = [row for row in made["corpus"] if row["role"] == "audit"]
+    assert len(prompts) == 26
+    assert {row["metric"] for row in made["scores"]} == {"residual_gap", "gap_halfway"}
+    assert {row["profile"] for row in made["matches"]} == {"mean-colour"}
+    assert [row["sample_id"] for row in made["brightness"]] == sorted(row["sample_id"] for row in made["samples"])
+    assert all(0 < row["brightness"] < 1 for row in made["brightness"])
+    assert audit(config_path, root).evaluations == 0
+    assert tables(root) == made
+
+
+def test_whose_the_plugs_are_stands_in_the_record_and_in_the_identities(root: Path) -> None:
+    record = RunFolder.open(root).record() or {}
+    told = {(plug["kind"], plug["name"]): plug for plug in record["facts"]["plugs"]}
+    assert [kind for kind, _ in told] == ["metric", "solver", "model family", "embedder", "format of prompts", "stage"]
+    assert {(plug["distribution"], plug["version"]) for plug in told.values()} == {("toy-plugs", "1.0")}
+    held = {
+        name: [f for f in stage["fields"] if f in {" ".join(key) for key in told}]
+        for name, stage in record["stages"].items()
+    }
+    assert held == {
+        "ingest": ["model family mirrored", "format of prompts .md-list"],
+        "fit_unconditional": ["metric gap_halfway", "model family mirrored"],
+        "fit_differences": [],
+        "fit_subspace": [],
+        "fit_thresholds": ["metric gap_halfway"],
+        "score": ["metric gap_halfway"],
+        "triage": [],
+        "selection": [],
+        "sample": ["solver clipped-ddim", "model family mirrored"],
+        "bands": ["embedder mean-colour"],
+        "match": [],
+        "brightness": ["stage brightness"],
+    }
+
+
+def test_a_stage_is_known_to_sql_the_report_and_verify(root: Path) -> None:
+    with open_run(root) as run:
+        n_dark = run.sql("SELECT count(*) AS n FROM dark_samples").to_pylist()[0]["n"]
+        assert run.sql("SELECT count(*) AS n FROM outcomes WHERE table_name = 'brightness'").to_pylist() == [{"n": 1}]
+    assert 0 < n_dark < len(tables(root)["brightness"])
+    facts = json.loads((root / "report/facts.json").read_text())
+    assert facts["sections"] == {"brightness": {"n": n_dark}}
+    page = (root / "report/index.html").read_text()
+    assert re.search(r"<h2><span>6</span>Brightness</h2>\s*<p>" + str(n_dark) + " pictures are dark.</p>", page)
+    assert "stages.brightness.dark_below = 0.6" in page
+    assert faults(root) == []
+    with duckdb.connect(str(root / "audit.duckdb"), read_only=True) as database:
+        assert database.sql("SELECT count(*) FROM dark_samples").fetchall() == [(n_dark,)]
+
+
+def test_its_settings_are_its_identity_and_what_they_made_is_pruned(config_path: Path, root: Path) -> None:
+    with pytest.raises(UserError, match=r"stages\.brightness\.dark_below = 0\.6 \(now 0\.4\); add --update"):
+        audit(config_path, root, "stages.brightness.dark_below=0.4")
+    before = tables(root)
+    assert audit(config_path, root, "stages.brightness.dark_below=0.4", update=True).evaluations == 0
+    after = tables(root)
+    assert {name for name in after if after[name] != before[name]} == {"brightness"}
+    assert prune(root).shards == len(list(root.glob("brightness/*/manifests/*.json")))
+    assert tables(root) == after
+    assert faults(root) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("stages.brightness.dark_belo=1", r"brightness\.dark_belo: Extra inputs are not permitted"),
+        ("stages.brightnes.dark_below=1", r'no stage is called "brightnes" \(did you mean "brightness"\?\)'),
+        ("stages.score.step=1", "score is part of every audit"),
+        ('samples.solver="cliped-ddim"', r'no solver is called "cliped-ddim" \(did you mean "clipped-ddim"\?\)'),
+        ('matches.profile="mean-color"', r'no embedder is called "mean-color" \(did you mean "mean-colour"\?\)'),
+        ('scores.metrics=["gap_half"]', r'no metric is called "gap_half" \(did you mean "gap_halfway"\?\)'),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_nearest_name(config_path: Path, override: str, says: str) -> None:
+    with pytest.raises(UserError, match=says) as caught:
+        load(config_path, override)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_version_of_the_package_is_another_identity(config_path: Path, root: Path, package: Path) -> None:
+    offer(package, "1.1")
+    try:
+        with pytest.raises(UserError, match=r"metric gap_halfway = .*1\.0.* \(now .*1\.1"):
+            audit(config_path, root)
+        with pytest.raises(UserError, match=r"made with toy-plugs 1\.0, digest 1; here is version 1\.1"):
+            plugs.require(RunFolder.open(root).foreign_plugs(), same=True)
+    finally:
+        offer(package)
+
+
+def test_without_the_package_a_run_is_refused_by_its_name_and_still_verified(
+    config_path: Path, root: Path, package: Path
+) -> None:
+    sys.path.remove(str(package))
+    forget()
+    try:
+        says = r'comes from toy-plugs==1\.0, which is not installed here: pip install "toy-plugs==1\.0"'
+        with pytest.raises(UserError, match=says):
+            RunFolder.open(root).config()
+        with pytest.raises(UserError, match="no metric is called"):
+            audit(config_path, root)
+        assert faults(root) == []
+        with open_run(root) as run:
+            assert run.sql("SELECT count(*) AS n FROM brightness").to_pylist()[0]["n"] > 0
+            assert run.view("findings").num_rows >= 0
+    finally:
+        sys.path.insert(0, str(package))
+        forget()
