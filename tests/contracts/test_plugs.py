@@ -6,11 +6,13 @@ audit in this process is asked what a user would ask of it.
 
 from __future__ import annotations
 
+import configparser
 import csv
 import json
 import re
 import shutil
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from sharpaudit.lab.analytic import Sizes, _references, write
 from sharpaudit.matches.build import build_index
 from sharpaudit.tables.runs import RunFolder
 
+ROOT = Path(__file__).parents[2]
 TOYS = Path(__file__).with_name("toys.py")
 ENTRY_POINTS = """
 [sharpaudit.metrics]
@@ -238,3 +241,17 @@ def test_without_the_package_a_run_is_refused_by_its_name_and_still_verified(
     finally:
         sys.path.insert(0, str(package))
         forget()
+
+
+def test_the_page_on_extending_shows_these_plugs() -> None:
+    page, code = (ROOT / "docs/extending.md").read_text(), TOYS.read_text()
+    shown = re.findall(r"^```py\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert len(shown) == 7
+    assert [block for block in shown if block.strip() not in code] == []
+    (groups,) = [tomllib.loads(block) for block in re.findall(r"^```toml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)][
+        :1
+    ]
+    offered = configparser.ConfigParser(delimiters="=")
+    offered.optionxform = str  # type: ignore[assignment,method-assign]
+    offered.read_string(ENTRY_POINTS)
+    assert groups["project"]["entry-points"] == {name: dict(offered[name]) for name in offered.sections()}

@@ -61,6 +61,9 @@ class MirroredFamily(Family):
         return denoiser
 
 
+FAMILY = MirroredFamily()
+
+
 class MeanColour(Describer):
     def describe(self, images: Sequence[Pixels]) -> np.ndarray:
         return self._rows([image.mean(axis=(0, 1)) for image in images])
@@ -83,11 +86,17 @@ class MeanColourEmbedder(Embedder):
         return MeanColour()
 
 
+EMBEDDER = MeanColourEmbedder()
+
+
 def read_list(source: Source) -> Iterator[Row]:
     """A prompt in each line that begins with a dash."""
     with open_text(source.path, lines=True) as file:
         dashed = (line[2:].rstrip(b"\r\n") for line in file if line.startswith(b"- "))
         yield from (make_row(source, i, prompt, {}) for i, prompt in enumerate(dashed))
+
+
+FORMAT = Format(".md-list", read_list, packed=True, digest="1")
 
 
 def _halfway(denoiser: Denoiser, seed: int, k: int, _step: float) -> tuple[torch.Tensor, float]:
@@ -101,12 +110,18 @@ def _gap_halfway(evidence: Evidence) -> torch.Tensor:
     return noise_gap(evidence.delta_x0(HALFWAY), evidence.level(HALFWAY))
 
 
+METRIC = Metric("gap_halfway", (at(HALFWAY),), _gap_halfway, digest="1")
+
+
 def _clipped(model: Guided, x_BCHW: torch.Tensor, times: Sequence[float]) -> Steps:
     for i, (t, after) in enumerate(pairwise(times)):
         step = model.evaluate(i, t, x_BCHW)
         yield step
         x_BCHW = step.onward(model.level(after), step.x0.clamp(-1, 1))
     return x_BCHW
+
+
+SOLVER = Solver("clipped-ddim", _clipped, digest="1")
 
 
 class BrightnessSettings(Section):
@@ -161,9 +176,4 @@ class BrightnessWorker:
         return {"brightness": mean, "dark": mean < self._dark_below, "reason": None}
 
 
-METRIC = Metric("gap_halfway", (at(HALFWAY),), _gap_halfway, digest="1")
-SOLVER = Solver("clipped-ddim", _clipped, digest="1")
 STAGE = BrightnessStage()
-FAMILY = MirroredFamily()
-EMBEDDER = MeanColourEmbedder()
-FORMAT = Format(".md-list", read_list, packed=True, digest="1")
