@@ -6,6 +6,8 @@ chance is the line that a copy must pass.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -16,8 +18,9 @@ from pipelines.stages.admitted import admitted_index
 from pipelines.stages.sample import sample_id
 from pipelines.stages.search import SampleSearch, stored_pictures
 from pipelines.stages.selection import selected
-from sharpaudit.config import AuditConfig
+from sharpaudit.config import AuditConfig, MatchesConfig
 from sharpaudit.errors import Status, UserError
+from sharpaudit.images import Pixels
 from sharpaudit.matches.decide import learn_bands
 from sharpaudit.tables.records import digest_of
 from sharpaudit.tables.runs import RunFolder
@@ -57,7 +60,8 @@ class BandsStage(Stage):
 
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker that holds the index."""
-        return BandsWorker(run, config)
+        search = SampleSearch(admitted_index(run, config), config.matches.batch_size)
+        return BandsWorker(search, partial(stored_pictures, run.root), config.matches)
 
 
 def _wanted(run: RunFolder) -> list[str]:
@@ -68,13 +72,16 @@ def _wanted(run: RunFolder) -> list[str]:
 
 
 class BandsWorker:
-    def __init__(self, run: RunFolder, config: AuditConfig) -> None:
-        self._run, self._config = run, config
-        self._search = SampleSearch(admitted_index(run, config), config.matches.batch_size)
+    """load: pictures by their paths within the run, None for one that cannot be read."""
+
+    def __init__(
+        self, search: SampleSearch, load: Callable[[list[str]], list[Pixels | None]], matches: MatchesConfig
+    ) -> None:
+        self._search, self._load, self._matches = search, load, matches
 
     def process(self, rows: pa.Table) -> pa.Table:
         """The bands, as a table of one row."""
-        found = self._search.nearest(stored_pictures(self._run.root, rows["image_path"].to_pylist()), 1)
+        found = self._search.nearest(self._load(rows["image_path"].to_pylist()), 1)
         prompts = rows["prompt_id"].to_pylist()
         best = [(p, m[0].similarity) for p, m in zip(prompts, found, strict=True) if not isinstance(m, Status)]
         if not best:
@@ -82,7 +89,7 @@ class BandsWorker:
                 "no band sample could be matched, so no similarity can be called a copy: "
                 f"{rows.num_rows} band samples were made (samples.band_prompts, samples.per_prompt)"
             )
-        matches = self._config.matches
+        matches = self._matches
         bands = learn_bands([s for _, s in best], [p for p, _ in best], matches.near_quantile, matches.band_exceptions)
         row = {
             "profile": matches.profile,

@@ -68,12 +68,12 @@ class UnconditionalStage(Stage):
 
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker that holds the model."""
-        return UnconditionalWorker(run, config)
+        return UnconditionalWorker(admitted_model(run, config), config)
 
 
 class UnconditionalWorker:
-    def __init__(self, run: RunFolder, config: AuditConfig) -> None:
-        self._config, self._denoiser = config, admitted_model(run, config)
+    def __init__(self, denoiser: Denoiser, config: AuditConfig) -> None:
+        self._config, self._denoiser = config, denoiser
         require(self._denoiser, _metrics(config))
 
     def process(self, rows: pa.Table) -> pa.Table:

@@ -5,7 +5,9 @@ The thumbnail of every reported reference is copied into the run, so that a run 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -13,8 +15,9 @@ import pyarrow as pa
 from pipelines.stage import Stage, Work, Worker
 from pipelines.stages.admitted import admitted_index
 from pipelines.stages.search import Neighbour, SampleSearch, stored_pictures
-from sharpaudit.config import AuditConfig
+from sharpaudit.config import AuditConfig, MatchesConfig
 from sharpaudit.errors import Status
+from sharpaudit.images import Pixels
 from sharpaudit.matches.decide import Bands, band_of
 from sharpaudit.tables.pictures import store_image
 from sharpaudit.tables.records import digest_of
@@ -50,23 +53,37 @@ class MatchStage(Stage):
 
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker that holds the index and the bands."""
-        return MatchWorker(run, config)
+        folder = run.table(BANDS)
+        row = folder.read_all(folder.current()).to_pylist()[0]
+        return MatchWorker(
+            SampleSearch(admitted_index(run, config), config.matches.batch_size),
+            partial(stored_pictures, run.root),
+            partial(store_image, run.root, files=run.files),
+            Bands(**{field.name: row[field.name] for field in fields(Bands)}),
+            config.matches,
+        )
 
 
 class MatchWorker:
-    def __init__(self, run: RunFolder, config: AuditConfig) -> None:
-        self._run, self._config = run, config
-        self._search = SampleSearch(admitted_index(run, config), config.matches.batch_size)
-        folder = run.table(BANDS)
-        row = folder.read_all(folder.current()).to_pylist()[0]
-        self._bands = Bands(**{field.name: row[field.name] for field in fields(Bands)})
+    """load: pictures by their paths within the run, None for one that cannot be read. store: puts a thumbnail away and
+    gives its path."""
+
+    def __init__(
+        self,
+        search: SampleSearch,
+        load: Callable[[list[str]], list[Pixels | None]],
+        store: Callable[[bytes], str],
+        bands: Bands,
+        matches: MatchesConfig,
+    ) -> None:
+        self._search, self._load, self._store, self._bands, self._matches = search, load, store, bands, matches
 
     def process(self, rows: pa.Table) -> pa.Table:
         """One row a sample and rank; a sample without a picture or a descriptor has one row that says why."""
         samples = rows.to_pylist()
         made = [sample for sample in samples if sample["status"] == Status.OK]
-        pictures = stored_pictures(self._run.root, [s["image_path"] for s in made])
-        found = iter(self._search.nearest(pictures, self._config.matches.neighbours))
+        pictures = self._load([sample["image_path"] for sample in made])
+        found = iter(self._search.nearest(pictures, self._matches.neighbours))
         matched: list[dict[str, Any]] = []
         for sample in samples:
             outcome = next(found) if sample["status"] == Status.OK else Status(sample["status"])
@@ -79,7 +96,7 @@ class MatchWorker:
         common = {
             "sample_id": sample["sample_id"],
             "prompt_id": sample["prompt_id"],
-            "profile": self._config.matches.profile,
+            "profile": self._matches.profile,
             "index_digest": self._search.index.digest,
         }
         if isinstance(outcome, Status):
@@ -91,14 +108,11 @@ class MatchWorker:
                 "reference_id": neighbour.reference_id,
                 "similarity": neighbour.similarity,
                 "band": band_of(neighbour.similarity, self._bands),
-                "thumbnail_path": self._thumbnail(neighbour.reference_id),
+                "thumbnail_path": self._store(self._search.index.thumbnail(neighbour.reference_id)),
                 "status": Status.OK,
             }
             for rank, neighbour in enumerate(outcome, 1)
         ]
-
-    def _thumbnail(self, reference_id: str) -> str:
-        return store_image(self._run.root, self._search.index.thumbnail(reference_id), self._run.files)
 
 
 STAGE = MatchStage()

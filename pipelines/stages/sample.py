@@ -7,7 +7,8 @@ changed alpha generates what is newly selected and nothing else.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -86,12 +87,15 @@ class SampleStage(Stage):
 
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker that holds the model."""
-        return SampleWorker(run, config)
+        generator = Generator.of(config, admitted_model(run, config))
+        return SampleWorker(generator, partial(store_image, run.root, files=run.files))
 
 
 class SampleWorker:
-    def __init__(self, run: RunFolder, config: AuditConfig) -> None:
-        self._run, self._generator = run, Generator.of(config, admitted_model(run, config))
+    """store: puts the bytes of a picture away and gives its path within the run."""
+
+    def __init__(self, generator: Generator, store: Callable[[bytes], str]) -> None:
+        self._generator, self._store = generator, store
 
     def process(self, rows: pa.Table) -> pa.Table:
         """One row a sample; its picture is stored by digest."""
@@ -111,10 +115,9 @@ class SampleWorker:
             absent = dict.fromkeys(("image_sha256", "image_path", "image_bytes", "width_px", "height_px"))
             return absent | {"evaluations": evaluations, "status": picture, "reason": picture.describe()}
         data = encode_png(picture)
-        path = store_image(self._run.root, data, self._run.files)
         return {
             "image_sha256": hashlib.sha256(data).hexdigest(),
-            "image_path": path,
+            "image_path": self._store(data),
             "image_bytes": len(data),
             "width_px": picture.shape[1],
             "height_px": picture.shape[0],

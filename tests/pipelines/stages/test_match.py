@@ -1,0 +1,121 @@
+"""Bands and match: what samples come near to, and how near is a copy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipelines.stages.bands import BandsWorker
+from pipelines.stages.match import MatchWorker
+from pipelines.stages.search import SampleSearch
+from sharpaudit.errors import Status, UserError
+from sharpaudit.images import Pixels
+from sharpaudit.matches.decide import Bands
+from sharpaudit.matches.index import ReferenceIndex
+
+from .tables import config, index, pixels
+
+SHOWN: dict[str, Pixels | None] = {
+    "a copy": pixels(2),
+    "nearly": np.clip(pixels(3).astype(int) + np.random.default_rng(9).integers(-90, 90, (24, 24, 3)), 0, 255).astype(
+        np.uint8
+    ),
+    "another": pixels(77),
+    "grey": np.full((24, 24, 3), 128, np.uint8),
+    "unreadable": None,
+}
+BANDS = Bands(copy_above=0.95, near_above=0.5, n_samples=20, n_prompts=10, n_exceptions=0)
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> ReferenceIndex:
+    return index(tmp_path_factory.mktemp("index"), 6)
+
+
+def load(paths: list[str]) -> list[Pixels | None]:
+    return [SHOWN[path] for path in paths]
+
+
+def samples(**statuses: Status) -> pa.Table:
+    rows = [
+        {"sample_id": name, "prompt_id": f"p {name}", "image_path": name, "status": statuses.get(name, Status.OK)}
+        for name in [*SHOWN, *statuses]
+    ]
+    return pa.Table.from_pylist(rows)
+
+
+def matched(known: ReferenceIndex, table: pa.Table, *overrides: str) -> dict[str, list[dict[str, object]]]:
+    thumbnails: list[bytes] = []
+
+    def store(data: bytes) -> str:
+        thumbnails.append(data)
+        return f"thumbnail of {len(data)}"
+
+    worker = MatchWorker(SampleSearch(known, 2), load, store, BANDS, config(*overrides).matches)
+    found: dict[str, list[dict[str, object]]] = {}
+    for row in worker.process(table).to_pylist():
+        found.setdefault(row["sample_id"], []).append(row)
+    return found
+
+
+def test_each_sample_has_its_neighbours_or_the_reason_why_not(known: ReferenceIndex) -> None:
+    found = matched(known, samples(lost=Status.NON_FINITE))
+    assert [row["rank"] for row in found["a copy"]] == [1, 2, 3]
+    assert (found["a copy"][0]["reference_id"], found["a copy"][0]["band"]) == ("r2", "copy")
+    assert found["a copy"][0]["similarity"] == pytest.approx(1)
+    assert (found["nearly"][0]["reference_id"], found["nearly"][0]["band"]) == ("r3", "near")
+    assert found["another"][0]["band"] == "none"
+    reasons = {name: [(row["rank"], row["status"]) for row in found[name]] for name in ("grey", "unreadable", "lost")}
+    assert reasons == {
+        "grey": [(1, Status.NO_DESCRIPTOR)],
+        "unreadable": [(1, Status.UNREADABLE_IMAGE)],
+        "lost": [(1, Status.NON_FINITE)],
+    }
+    assert all(
+        row["index_digest"] == known.digest and row["profile"] == "pixels-16" for rows in found.values() for row in rows
+    )
+    assert str(found["a copy"][0]["thumbnail_path"]).startswith("thumbnail of")
+
+
+def test_a_sample_is_matched_alike_whatever_stands_beside_it(known: ReferenceIndex) -> None:
+    every, one = matched(known, samples()), matched(known, samples().slice(1, 1))
+    assert one["nearly"] == every["nearly"]
+
+
+def test_as_many_neighbours_as_asked_for(known: ReferenceIndex) -> None:
+    assert [len(rows) for rows in matched(known, samples().slice(0, 2), "matches.neighbours=5").values()] == [5, 5]
+
+
+def test_an_index_that_is_replaced_meanwhile_is_refused(tmp_path: Path) -> None:
+    old = index(tmp_path, 3)
+    worker = MatchWorker(SampleSearch(old, 2), load, str, BANDS, config().matches)
+    vectors = tmp_path / "index" / "vectors.npy"
+    vectors.write_bytes(vectors.read_bytes())
+    with pytest.raises(UserError, match="changed while it was in use"):
+        worker.process(samples().slice(0, 1))
+
+
+def test_the_line_of_a_copy_is_the_nearest_of_the_harmless_but_the_exceptions(known: ReferenceIndex) -> None:
+    shown = {f"{i}": pixels(100 + i) for i in range(100)} | {"one": pixels(4)}
+    rows = pa.table({"prompt_id": [f"p{name}" for name in shown], "image_path": list(shown)})
+
+    def line(*overrides: str) -> dict[str, float]:
+        worker = BandsWorker(
+            SampleSearch(known, 8), lambda paths: [shown[path] for path in paths], config(*overrides).matches
+        )
+        (row,) = worker.process(rows).to_pylist()
+        assert (row["n_prompts"], row["n_samples"], row["index_digest"]) == (101, 101, known.digest)
+        return row
+
+    assert line("matches.band_exceptions=0")["copy_above"] == pytest.approx(1)
+    assert line()["n_exceptions"] == 1
+    assert line()["near_above"] < line()["copy_above"] < 0.6
+
+
+def test_bands_of_nothing_are_refused(known: ReferenceIndex) -> None:
+    rows = pa.table({"prompt_id": ["p"], "image_path": ["grey"]})
+    with pytest.raises(UserError, match="no band sample could be matched"):
+        BandsWorker(SampleSearch(known, 8), load, config().matches).process(rows)
