@@ -15,8 +15,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from sharpaudit.config.audit import AuditConfig
 from sharpaudit.config.earlier import RENAMED
-from sharpaudit.config.sections import AuditConfig
 from sharpaudit.encoding import decoded
 from sharpaudit.errors import UserError, nearest, printable
 

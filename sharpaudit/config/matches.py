@@ -1,0 +1,23 @@
+"""[matches]: what pictures are held against, and what is a copy."""
+
+from __future__ import annotations
+
+from sharpaudit.config.base import Section, identity, runtime
+
+
+class MatchesConfig(Section):
+    """Comparison of samples with the training pictures."""
+
+    index: str = runtime()
+    """Folder of the reference index. Its content counts (its digest is an identity), not its place."""
+    profile: str = identity(default="pixels-16")
+    """Embedder that describes pictures; the index must have been built with the same one."""
+    batch_size: int = runtime(64, ge=1, le=4096)
+    """Pictures that it takes at a time; one without a network takes them one by one."""
+    neighbours: int = identity(default=3, ge=1, le=100)
+    """Training pictures recorded per sample."""
+    near_quantile: float = identity(default=0.95, gt=0, lt=1)
+    """Band `near` begins at this quantile of the band samples; band `copy` above all of them but the exceptions."""
+    band_exceptions: int = identity(default=1, ge=0, le=100)
+    """Band prompts, at most one in 50, that may lie above the copy line and are named in the report: a fit prompt may
+    be memorised without anybody knowing, and would hide the copies of others."""
