@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from sharpaudit.config.base import Section, identity, runtime
+from typing import Annotated
+
+from sharpaudit.config.base import Section, identity, known, runtime
+from sharpaudit.plugs import EMBEDDERS
+
+EmbedderName = Annotated[str, known(EMBEDDERS)]
 
 
 class MatchesConfig(Section):
@@ -10,7 +15,7 @@ class MatchesConfig(Section):
 
     index: str = runtime()
     """Folder of the reference index. Its content counts (its digest is an identity), not its place."""
-    profile: str = identity(default="pixels-16")
+    profile: EmbedderName = identity(default="pixels-16")
     """Embedder that describes pictures; the index must have been built with the same one."""
     batch_size: int = runtime(64, ge=1, le=4096)
     """Pictures that it takes at a time; one without a network takes them one by one."""
