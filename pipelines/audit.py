@@ -22,18 +22,19 @@ from typing import Any
 import pyarrow.compute as pc
 from securesystemslib.signer import Signer
 
-from pipelines.admit import admitted, with_extensions
-from pipelines.calibration import ONE_STYLE, allowed
-from pipelines.deadline import Deadline
-from pipelines.execute import Run, executor
-from pipelines.progress import Reporter
-from pipelines.signals import InterruptedRunError
-from pipelines.stage import Receipt, Stage, Work, table_commit
+from pipelines.flow.binding import bound, with_extensions
+from pipelines.flow.calibration import ONE_STYLE, allowed
+from pipelines.flow.deadline import Deadline
+from pipelines.flow.identity import inputs_of
+from pipelines.flow.mending import repair, retry_failed
+from pipelines.flow.progress import Reporter
+from pipelines.flow.signals import InterruptedRunError
 from pipelines.stages import flow, ingest
+from pipelines.stages.base import Receipt, Stage, Work, table_commit
 from pipelines.stages.fit import role_of
 from pipelines.stages.report import write_report
-from pipelines.survey import survey
-from pipelines.upkeep import repair, retry_failed
+from pipelines.workers import executor
+from pipelines.workers.local import Run
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import beside_model, load_tokenizer
 from sharpaudit.errors import IntegrityError
@@ -89,7 +90,7 @@ def run_audit(
         stack.enter_context(resealed(root, whole=until is None, signer=signer, guard=guard))
         config = with_extensions(run, config)
         stages = flow(config)
-        with admitted(run, config, survey(config), update=update, extend=extend, say=reporter.say):
+        with bound(run, config, inputs_of(config), update=update, extend=extend, say=reporter.say):
             for line in beside_model(config.model).not_applied:
                 reporter.say(f"note: {line}")
             if repaired:

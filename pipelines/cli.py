@@ -30,7 +30,7 @@ from pipelines.commands.sign import sign
 from pipelines.commands.status import status
 from pipelines.commands.validate import validate
 from pipelines.commands.verify import verify
-from pipelines.signals import InterruptedRunError
+from pipelines.flow.signals import InterruptedRunError
 from sharpaudit import __version__
 from sharpaudit.errors import DISK_ERRORS, IntegrityError, TransientError, UserError, printable
 from sharpaudit.tables.lock import LostRunError

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from sharpaudit.errors import UserError, nearest, printable
 
 if TYPE_CHECKING:
-    from pipelines.stage import Stage
+    from pipelines.stages.base import Stage
     from sharpaudit.corpus.formats.base import Format
     from sharpaudit.denoisers.families.base import Family
     from sharpaudit.denoisers.sampling import Solver
@@ -231,7 +231,7 @@ EMBEDDERS: Plugs[Embedder] = Plugs(
 STAGES: Plugs[Stage] = Plugs(
     "stage",
     "sharpaudit.stages",
-    "pipelines.stage:Stage",
+    "pipelines.stages.base:Stage",
     {
         "fit_unconditional": "pipelines.stages.fit:UNCONDITIONAL_STAGE",
         "fit_differences": "pipelines.stages.fit:DIFFERENCES_STAGE",

@@ -73,7 +73,7 @@ def own_threads() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One small Ray cluster for all tests that need one; started late and only for them, as a run starts its own."""
-    from pipelines.cluster import own_cluster
+    from pipelines.workers.cluster import own_cluster
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own, of its start; ours stay errors

@@ -38,7 +38,7 @@ FRONT_DOORS = (
     ("sharpaudit/__main__.py", "sharpaudit.origin.require_ours"),
     ("sharpaudit/__main__.py", "pipelines.cli.main"),
     ("sharpaudit/origin.py", "pipelines"),
-    ("sharpaudit/plugs.py", "pipelines.stage.Stage"),
+    ("sharpaudit/plugs.py", "pipelines.stages.base.Stage"),
     ("sharpaudit/plugs.py", "sharpaudit.denoisers.sampling.Solver"),
     ("sharpaudit/plugs.py", "sharpaudit.scores.base.Metric"),
     ("sharpaudit/plugs.py", "sharpaudit.denoisers.families.base.Family"),
@@ -51,8 +51,8 @@ what the registry of plugs holds, named for the type checker alone."""
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms} | {"": -1}
 
 DOORS = {
-    "ray": ("pipelines/cluster.py", "pipelines/execute.py", "pipelines/pool.py"),
-    "duckdb": ("sharpaudit/tables/query.py", "sharpaudit/corpus/ledger.py"),
+    "ray": ("pipelines/workers/cluster.py", "pipelines/workers/ray.py", "pipelines/workers/pool.py"),
+    "duckdb": ("sharpaudit/tables/query.py", "sharpaudit/corpus/scratch.py"),
     "rensa": ("sharpaudit/corpus/near.py",),
     "faiss": ("sharpaudit/matches/search/",),
     "PIL": ("sharpaudit/images.py", "sharpaudit/lab/"),
@@ -182,7 +182,7 @@ BAD = [
     (order_faults, "sharpaudit/scores/plan.py", "from ..triage import decide"),
     (order_faults, "sharpaudit/scores/__init__.py", "from .. import triage"),
     (order_faults, "sharpaudit/matches/decide.py", "from sharpaudit.report import facts"),
-    (order_faults, "sharpaudit/lab/train.py", "from pipelines.stage import Stage"),
+    (order_faults, "sharpaudit/lab/train.py", "from pipelines.stages.base import Stage"),
     (order_faults, "sharpaudit/lab/train.py", "import pipelines"),
     (order_faults, "sharpaudit/tables/runs.py", "import importlib\nimportlib.import_module('sharpaudit.lab')"),
     (order_faults, "sharpaudit/__init__.py", "from sharpaudit.errors import UserError"),
@@ -222,7 +222,7 @@ GOOD = [
     (order_faults, "sharpaudit/scores/plan.py", "from .base import Metric\nfrom ..denoisers import base"),
     (order_faults, "pipelines/audit.py", "from sharpaudit import __version__\nfrom sharpaudit.lab import data"),
     (order_faults, "sharpaudit/__init__.py", "def f():\n    from sharpaudit.analysis import Run"),
-    (door_faults, "pipelines/execute.py", "import ray.exceptions"),
+    (door_faults, "pipelines/workers/ray.py", "import ray.exceptions"),
     (door_faults, "sharpaudit/matches/search/flat.py", "import faiss"),
     (data_as_code_faults, "a.py", "from safetensors.torch import load\nload(p)\nmodel.eval()"),
     (data_as_code_faults, "a.py", "numpy.load(p, allow_pickle=False)\nre.compile(p)"),

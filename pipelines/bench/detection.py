@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from pipelines.audit import run_audit
 from pipelines.bench.lines import Line
 from pipelines.bench.lines import table as markdown_table
-from pipelines.progress import Reporter
+from pipelines.flow.progress import Reporter
 from pipelines.stages.fit import load_subspaces, load_unconditional, screen_config
 from sharpaudit import config as configuration
 from sharpaudit.config import AuditConfig, ModelConfig

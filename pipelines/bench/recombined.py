@@ -26,7 +26,7 @@ from scipy.stats import beta, betabinom, binom
 from pipelines.audit import run_audit
 from pipelines.bench.detection import audit_of
 from pipelines.bench.lines import Line, table
-from pipelines.progress import Reporter
+from pipelines.flow.progress import Reporter
 from sharpaudit.config import AuditConfig, CalibrationConfig
 from sharpaudit.corpus.recombine import recombine
 from sharpaudit.errors import UserError

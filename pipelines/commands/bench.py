@@ -53,7 +53,6 @@ def detection(
     \b
     Example: sharpaudit bench detection --json detection.json
     """
-    from pipelines import signals
     from pipelines.bench.detection import (
         GOALS,
         MINUTES,
@@ -66,6 +65,7 @@ def detection(
         write,
     )
     from pipelines.bench.figures import distributions
+    from pipelines.flow import signals
     from sharpaudit.config import load
     from sharpaudit.denoisers.devices import hardware_in_words
 
@@ -238,8 +238,8 @@ def recombined(folder: Path, split: str, out: Path, json_path: Path | None) -> N
     \b
     Example: sharpaudit bench recombined
     """
-    from pipelines import signals
     from pipelines.bench.recombined import bench_lines, markdown, measure
+    from pipelines.flow import signals
 
     signals.install()
     found = list(measure(folder, split, out.absolute() / split))
@@ -346,8 +346,8 @@ def tables(docs: Path, names: tuple[str, ...]) -> None:
     \b
     Example: sharpaudit bench tables --only cascade --only decisions
     """
-    from pipelines import signals
     from pipelines.bench.tables import TABLES, remake
+    from pipelines.flow import signals
     from sharpaudit.errors import nearest
 
     signals.install()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from pipelines import signals
 from pipelines.commands.options import PATH, key_option, run_argument, settings_options, signer_of
+from pipelines.flow import signals
 
 
 @click.command()
@@ -24,9 +24,9 @@ def extend(run_folder: Path, files: tuple[Path, ...], overrides: tuple[str, ...]
     \b
     Example: sharpaudit extend runs/tonight more.csv --deadline 07:00
     """
-    from pipelines.admit import with_audited
     from pipelines.audit import run_audit
-    from pipelines.summary import exit_code, summary
+    from pipelines.flow.binding import with_audited
+    from pipelines.flow.outcome import closing, exit_code
     from sharpaudit import config as configuration
     from sharpaudit.tables.runs import RunFolder
 
@@ -38,5 +38,5 @@ def extend(run_folder: Path, files: tuple[Path, ...], overrides: tuple[str, ...]
     config = configuration.resolve_paths(config, Path.cwd())
     added = [str(file.absolute()) for file in files if str(file.absolute()) not in config.corpus.audit]
     outcome = run_audit(with_audited(config, added), root, extend=True, signer=signer)
-    click.echo(summary(outcome, run_folder))
+    click.echo(closing(outcome, run_folder))
     raise click.exceptions.Exit(exit_code(outcome, config))

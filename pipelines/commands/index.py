@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipelines import signals
 from pipelines.commands.options import PATH
+from pipelines.flow import signals
 
 if TYPE_CHECKING:
     from sharpaudit.matches.build import IndexSummary

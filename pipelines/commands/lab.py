@@ -90,8 +90,8 @@ def detectors(folder: Path, split: str, out: Path, why: str) -> None:
     \b
     Example: sharpaudit lab detectors emoji --split development --out runs/detection
     """
-    from pipelines import signals
     from pipelines.bench.detection import LabSplit, detect, markdown
+    from pipelines.flow import signals
     from sharpaudit.lab.detectors import DETECTORS, log_touch
     from sharpaudit.tables.records import export_file
 

@@ -20,7 +20,7 @@ def prune(run_folder: Path, dry_run: bool, key: Path | None) -> None:
     \b
     Example: sharpaudit prune runs/tonight --dry-run
     """
-    from pipelines import upkeep
+    from pipelines.flow import mending as upkeep
 
     found = upkeep.prune(
         run_folder.absolute(), dry_run=dry_run, signer=signer_of(key), say=lambda line: click.echo(line, err=True)

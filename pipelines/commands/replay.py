@@ -18,7 +18,7 @@ def replay(run_folder: Path, prompt_id: str) -> None:
     \b
     Example: sharpaudit replay runs/quickstart 4fa190371341b36080e772639ccbd575
     """
-    from pipelines.replaying import replay_prompt
+    from pipelines.operations.replay import replay_prompt
 
     again = replay_prompt(run_folder.absolute(), prompt_id)
     for line in again.lines:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from pipelines import signals
 from pipelines.commands.options import (
     PATH,
     config_argument,
@@ -15,6 +14,7 @@ from pipelines.commands.options import (
     settings_options,
     signer_of,
 )
+from pipelines.flow import signals
 from sharpaudit import config as configuration
 
 
@@ -49,12 +49,12 @@ def run(
     Example: sharpaudit run audit.toml --out runs/tonight --executor ray --workers 4 --deadline 07:00
     """
     from pipelines.audit import run_audit
-    from pipelines.summary import exit_code, summary
+    from pipelines.flow.outcome import closing, exit_code
 
     signals.install()
     signer = signer_of(key)
     loaded = configuration.load(config, excluding(overrides, excluded))
     folder = out or Path("runs") / loaded.name
     outcome = run_audit(loaded, folder.absolute(), update=update, retry=retry, repaired=repair, signer=signer)
-    click.echo(summary(outcome, folder))
+    click.echo(closing(outcome, folder))
     raise click.exceptions.Exit(exit_code(outcome, loaded))

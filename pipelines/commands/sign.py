@@ -18,7 +18,7 @@ def sign(run_folder: Path, key: Path | None) -> None:
     \b
     Example: sharpaudit sign runs/quickstart --key auditor.pem
     """
-    from pipelines.verifying import faults
+    from pipelines.operations.verify import faults
     from sharpaudit.errors import UserError, printable
     from sharpaudit.evidence.attest import attest
     from sharpaudit.evidence.seal import ATTESTATION, revision

@@ -20,7 +20,7 @@ def validate(config: Path, overrides: tuple[str, ...], out: Path | None) -> None
     \b
     Example: sharpaudit validate audit.toml --executor ray --workers 4 --gpus-per-worker 0.5
     """
-    from pipelines.rehearsal import rehearse
+    from pipelines.operations.validate import validate
 
-    for line in rehearse(configuration.load(config, overrides), out=out):
+    for line in validate(configuration.load(config, overrides), out=out):
         click.echo(line)

@@ -22,7 +22,7 @@ def verify(run_folder: Path, n: int, public_key: Path | None) -> None:
     \b
     Example: sharpaudit verify runs/quickstart --replay 2 --public-key auditor.pem.pub
     """
-    from pipelines.verifying import faults, replays
+    from pipelines.operations.verify import faults, replays
     from sharpaudit.errors import printable
     from sharpaudit.evidence.keys import read_public
     from sharpaudit.evidence.seal import read_seal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pipelines.stage import Stage
+from pipelines.stages.base import Stage
 from sharpaudit.config import AuditConfig
 from sharpaudit.errors import UserError, printable
 from sharpaudit.plugs import STAGES

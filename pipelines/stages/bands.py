@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.stage import Facts, Stage, Work, Worker
-from pipelines.stages.admitted import admitted_index
+from pipelines.stages.base import Inputs, Stage, Work, Worker
+from pipelines.stages.inputs import run_index
 from pipelines.stages.sample import sample_id
 from pipelines.stages.search import SampleSearch, stored_pictures
 from pipelines.stages.selection import selected
@@ -39,9 +39,9 @@ class BandsStage(Stage):
     tells = ("matches",)
     whole = True
 
-    def outside(self, config: AuditConfig, facts: Facts) -> dict[str, Any]:
+    def outside(self, config: AuditConfig, inputs: Inputs) -> dict[str, Any]:
         """The reference index."""
-        return {"index digest": facts.index_digest}
+        return {"index digest": inputs.index_digest}
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
         """One shard, named by the band samples that it learns from and the shards that hold them."""
@@ -60,7 +60,7 @@ class BandsStage(Stage):
 
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker that holds the index."""
-        search = SampleSearch(admitted_index(run, config), config.matches.batch_size)
+        search = SampleSearch(run_index(run, config), config.matches.batch_size)
         return BandsWorker(search, partial(stored_pictures, run.root), config.matches)
 
 

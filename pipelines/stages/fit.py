@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from pipelines.stage import Facts, Stage, Work, Worker
-from pipelines.stages.admitted import admitted_model
+from pipelines.stages.base import Inputs, Stage, Work, Worker
+from pipelines.stages.inputs import run_model
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.errors import Status, UserError
@@ -50,12 +50,12 @@ class UnconditionalStage(Stage):
         """The empty prompt at every seed and place."""
         return total_seeds(tiers(config.scores)) * len(_places(config))
 
-    def outside(self, config: AuditConfig, facts: Facts) -> dict[str, Any]:
+    def outside(self, config: AuditConfig, inputs: Inputs) -> dict[str, Any]:
         """The model's weights, and where the metrics want the empty prompt evaluated."""
         wanted = _places(config)
         probe = {"step of the probe": config.scores.step} if any(place.by_step for place in wanted) else {}
         names = [place.name for place in wanted]
-        return {"model digest": facts.model_digest, "places": names} | probe
+        return {"model digest": inputs.model_digest, "places": names} | probe
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
         """One shard with all seeds."""
@@ -68,7 +68,7 @@ class UnconditionalStage(Stage):
 
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker that holds the model."""
-        return UnconditionalWorker(admitted_model(run, config), config)
+        return UnconditionalWorker(run_model(run, config), config)
 
 
 class UnconditionalWorker:
@@ -115,7 +115,7 @@ class DifferencesStage(Stage):
         """Every fit prompt at every seed where something is learned."""
         return counts["fit"] * len(_seeds(config))
 
-    def outside(self, config: AuditConfig, facts: Facts) -> dict[str, Any]:
+    def outside(self, config: AuditConfig, inputs: Inputs) -> dict[str, Any]:
         """The seeds at which something is learned."""
         return {"seeds": list(_seeds(config))}
 
@@ -135,7 +135,7 @@ class DifferencesStage(Stage):
 
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker that holds the model and the unconditional predictions."""
-        return DifferencesWorker(admitted_model(run, config), config, load_unconditional(run, config))
+        return DifferencesWorker(run_model(run, config), config, load_unconditional(run, config))
 
 
 class DifferencesWorker:
@@ -291,7 +291,7 @@ def load_unconditional(run: RunFolder, config: AuditConfig) -> Known:
     """The committed unconditional predictions."""
     folder = run.table(UNCONDITIONAL)
     rows = folder.read_all(folder.current()).sort_by("seed_index")
-    shape, known = admitted_model(run, config).latent_shape, {}
+    shape, known = run_model(run, config).latent_shape, {}
     for place in rows["place"].unique().to_pylist():
         flat = rows.filter(pc.field("place") == place)["x0_hat"].to_pylist()
         known[place] = torch.tensor(flat, dtype=torch.float32).reshape(len(flat), *shape)

@@ -14,13 +14,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.calibration import ONE_STYLE, allowed
-from pipelines.stage import Facts, of_plugs
+from pipelines.flow.calibration import ONE_STYLE, allowed
+from pipelines.stages.base import Inputs, of_plugs
 from sharpaudit.config import AuditConfig
 from sharpaudit.corpus.assign import Ingested, assign
 from sharpaudit.corpus.files import files_of, format_of, names_of
-from sharpaudit.corpus.ledger import ledger
 from sharpaudit.corpus.rows import Source, count_and_hash
+from sharpaudit.corpus.scratch import scratch
 from sharpaudit.denoisers.base import Tokenizer
 from sharpaudit.errors import Status, UserError
 from sharpaudit.plugs import FAMILIES, FORMATS
@@ -35,10 +35,10 @@ WORKPLACE = f".ingest{IN_PROGRESS}"
 """Folder of the run for what is read and not yet decided; gone when ingest ends."""
 
 
-def identity(facts: Facts) -> Identity:
+def identity(inputs: Inputs) -> Identity:
     """What determines a corpus row given its prompt."""
     versions = {table.name: table.version for table in (ORIGINS, CORPUS)}
-    fields = {"tokenizer digest": facts.tokenizer_digest} | of_plugs(facts, (FAMILIES.kind, FORMATS.kind))
+    fields = {"tokenizer digest": inputs.tokenizer_digest} | of_plugs(inputs, (FAMILIES.kind, FORMATS.kind))
     return Identity(NAME, fields, versions, {})
 
 
@@ -130,7 +130,7 @@ def ingest(run: RunFolder, config: AuditConfig, tokenizer: Tokenizer) -> int:
     if not todo:
         return 0
     near = config.corpus.near_duplicates
-    with ledger(run.root / WORKPLACE) as rows:
+    with scratch(run.root / WORKPLACE) as rows:
         stood_for = [(family, prompt) for family, prompt in before.extra.get("represented", [])]
         made = assign(todo, _known(corpus), tokenizer, 0, rows, near, stood_for)
         require_audited(made, config, first=not corpus.current())

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.stage import Stage
 from pipelines.stages import flow
-from pipelines.stages.admitted import admitted_index
+from pipelines.stages.base import Stage
 from pipelines.stages.ingest import rows_read
+from pipelines.stages.inputs import run_index
 from sharpaudit.config import AuditConfig
 from sharpaudit.plugs import STAGES
 from sharpaudit.report.facts import collect
@@ -22,7 +22,7 @@ from sharpaudit.report.sections.base import ReportSection
 from sharpaudit.tables.files import crash_point
 from sharpaudit.tables.query import materialise
 from sharpaudit.tables.reading import current_files, open_connection
-from sharpaudit.tables.records import digest_of, replace_file, sealed, unseal
+from sharpaudit.tables.records import checksummed, digest_of, read_checksummed, replace_file
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import RUN_TABLES
 
@@ -36,7 +36,7 @@ def write_report(run: RunFolder, config: AuditConfig, quarantined: Sequence[dict
     digest = made_of(run, told)
     stamp, facts_path = run.root / "report" / "made_of.json", run.root / "report" / "facts.json"
     outputs = [facts_path, facts_path.with_name("index.html"), *map(run.root.joinpath, OUTPUTS)]
-    if stamp.exists() and unseal(stamp) == {"digest": digest} and all(path.exists() for path in outputs):
+    if stamp.exists() and read_checksummed(stamp) == {"digest": digest} and all(path.exists() for path in outputs):
         return dict(json.loads(facts_path.read_bytes()))
     with open_connection(run, lean=True) as connection:
         facts = collect(connection, told, sections)
@@ -48,7 +48,7 @@ def write_report(run: RunFolder, config: AuditConfig, quarantined: Sequence[dict
     replace_file(run.root / "findings.csv", findings_csv(facts).encode(), run.files)
     materialise(current_files(run), run.root / "audit.duckdb")
     crash_point("report.written")
-    replace_file(stamp, sealed({"digest": digest}), run.files)
+    replace_file(stamp, checksummed({"digest": digest}), run.files)
     return dict(json.loads(facts_path.read_bytes()))
 
 
@@ -71,7 +71,7 @@ def made_of(run: RunFolder, told: dict[str, Any]) -> str:
 def _told(run: RunFolder, config: AuditConfig, quarantined: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What the report says and the tables do not hold."""
     record = run.record() or {}
-    index = admitted_index(run, config)
+    index = run_index(run, config)
     facts, read = record["facts"], rows_read(run)
     settings = config.model_dump(mode="json")
     return {

@@ -13,8 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.stage import Facts, Stage, Work, Worker
-from pipelines.stages.admitted import admitted_model
+from pipelines.stages.base import Inputs, Stage, Work, Worker
+from pipelines.stages.inputs import run_model
 from pipelines.stages.selection import Key, expected_pictures, groups, selected
 from sharpaudit.config import AuditConfig
 from sharpaudit.errors import Status
@@ -50,9 +50,9 @@ class SampleStage(Stage):
         solver = SOLVERS[config.samples.solver]
         return expected_pictures(config, counts) * solver.evaluations(config.samples.steps)
 
-    def outside(self, config: AuditConfig, facts: Facts) -> dict[str, Any]:
+    def outside(self, config: AuditConfig, inputs: Inputs) -> dict[str, Any]:
         """The model's weights."""
-        return {"model digest": facts.model_digest}
+        return {"model digest": inputs.model_digest}
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
         """Shards that cover the current selection: those there are, and new ones for what is missing."""
@@ -87,7 +87,7 @@ class SampleStage(Stage):
 
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker that holds the model."""
-        generator = Generator.of(config, admitted_model(run, config))
+        generator = Generator.of(config, run_model(run, config))
         return SampleWorker(generator, partial(store_image, run.root, files=run.files))
 
 

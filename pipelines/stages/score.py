@@ -12,9 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.stage import Stage, Work, Worker
-from pipelines.stages.admitted import admitted_model
+from pipelines.stages.base import Stage, Work, Worker
 from pipelines.stages.fit import corpus_work, load_subspaces, load_unconditional, read_prompts, reason, screen_config
+from pipelines.stages.inputs import run_model
 from pipelines.stages.thresholds import load_thresholds
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.base import Denoiser
@@ -64,7 +64,7 @@ class ScoreStage(Stage):
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker that holds the model and what fit learned."""
         known, subspaces = load_unconditional(run, config), load_subspaces(run)
-        return ScoreWorker(admitted_model(run, config), config, known, subspaces, load_thresholds(run))
+        return ScoreWorker(run_model(run, config), config, known, subspaces, load_thresholds(run))
 
 
 class ScoreWorker:

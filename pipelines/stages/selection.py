@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.stage import Stage, Work, Worker
+from pipelines.stages.base import Stage, Work, Worker
 from pipelines.stages.triage import generated
 from sharpaudit.config import AuditConfig
 from sharpaudit.errors import Status

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.stage import Stage, Work, Worker
+from pipelines.stages.base import Stage, Work, Worker
 from pipelines.stages.fit import differences_work, read_differences, stacked
 from sharpaudit.config import AuditConfig
 from sharpaudit.errors import Status

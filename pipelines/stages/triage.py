@@ -10,7 +10,7 @@ from operator import or_
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.stage import Stage, Work, Worker
+from pipelines.stages.base import Stage, Work, Worker
 from sharpaudit.config import AuditConfig, TriageConfig
 from sharpaudit.errors import Status
 from sharpaudit.scores.cascade import tiers

@@ -15,7 +15,7 @@ A duplicate has status ok and the id of the prompt it repeats; a rejected row ha
 of a call is, by key, the same for every order of the rows. Audited rows that come in several calls give the same
 prompts as in one, less those that come too late.
 
-All of it is set logic over tables of a `Ledger`, in this order: `rows` as read, `asked` (a line for each distinct
+All of it is set logic over tables of a `Scratch`, in this order: `rows` as read, `asked` (a line for each distinct
 prompt), `judged` (what earlier calls say about it), `harmless`, and in the end `fresh` (the new prompts with their
 role) and `refused` (why a use of a prompt is not granted). A use is a number, the place in USES, and in `uses` a bit:
 1 audit, 2 positive control, 4 fit, 8 calibration, 16 harmless.
@@ -32,10 +32,10 @@ import pyarrow as pa
 from sharpaudit.config import MIN_FIT
 from sharpaudit.corpus.check import check
 from sharpaudit.corpus.dedup import family_id, names_family, prompt_id
-from sharpaudit.corpus.ledger import ROWS_PER_BATCH, Ledger, cut
 from sharpaudit.corpus.near import join_near_duplicates
 from sharpaudit.corpus.read import read_rows
 from sharpaudit.corpus.rows import Row, Source
+from sharpaudit.corpus.scratch import ROWS_PER_BATCH, Scratch, cut
 from sharpaudit.denoisers.base import Tokenizer
 from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.seeds import rank_hash
@@ -113,7 +113,7 @@ class Ingested:
 
     n_rows: int
     counts: dict[str, int]
-    _ledger: Ledger
+    _ledger: Scratch
     _tokenizer: Tokenizer
 
     def origins(self, size: int) -> Iterator[pa.Table]:
@@ -170,36 +170,36 @@ def assign(
     known: Iterable[pa.Table],
     tokenizer: Tokenizer,
     seed: int,
-    ledger: Ledger,
+    scratch: Scratch,
     near_duplicates: float | None = None,
     represented: Sequence[tuple[str, str]] = (),
 ) -> Ingested:
     """Read the rows start, ..., stop - 1 of each (source, start, stop) and give every prompt its role.
 
-    known: what earlier calls of this run made, as tables of prompt_id, family_id, role and prompt. ledger: a new one.
+    known: what earlier calls of this run made, as tables of prompt_id, family_id, role and prompt. scratch: a new one.
     near_duplicates: similarity from which prompts are one family, if at all. represented: `Ingested.represented` of
     earlier calls, which near-duplicates are held against as well. Raises UserError where fit and calibration files
     overlap, and where too few harmless prompts are left.
     """
     # Audited files first, whatever the order given: who comes first claims the family.
     in_order = sorted(sources, key=lambda entry: USES.index(entry[0].use))
-    ledger.create("rows", _ROWS, ids=("id", "family"))
-    ledger.create("known", _KNOWN, ids=("id", "family"))
+    scratch.create("rows", _ROWS, ids=("id", "family"))
+    scratch.create("known", _KNOWN, ids=("id", "family"))
     n_rows = 0
     for part in _read(in_order):
-        ledger.insert("rows", part)
+        scratch.insert("rows", part)
         n_rows += part.num_rows
     for part in known:
-        ledger.insert("known", part.select(["prompt_id", "family_id", "role", "prompt"]))
-    ledger.run(_ASKED)
+        scratch.insert("known", part.select(["prompt_id", "family_id", "role", "prompt"]))
+    scratch.run(_ASKED)
     if near_duplicates is not None:
-        join_near_duplicates(ledger, near_duplicates, represented)
-    _decide(ledger, seed)
+        join_near_duplicates(scratch, near_duplicates, represented)
+    _decide(scratch, seed)
     files = _shown([printable(str(source.path)) for source, _, _ in in_order if source.use in USES[2:]])
     if files:
-        _require_enough(ledger, files)
-    counts = dict(ledger.rows("SELECT role, count(*) FROM fresh GROUP BY role"))
-    return Ingested(n_rows, {role: counts[role] for role in ROLES if role in counts}, ledger, tokenizer)
+        _require_enough(scratch, files)
+    counts = dict(scratch.rows("SELECT role, count(*) FROM fresh GROUP BY role"))
+    return Ingested(n_rows, {role: counts[role] for role in ROLES if role in counts}, scratch, tokenizer)
 
 
 def _read(sources: Iterable[tuple[Source, int, int | None]]) -> Iterator[pa.Table]:
@@ -235,29 +235,29 @@ def _entry(number: int, source: Source, row: Row) -> dict[str, Any]:
     }
 
 
-def _decide(ledger: Ledger, seed: int) -> None:
+def _decide(scratch: Scratch, seed: int) -> None:
     """From `asked` to `fresh` and `refused`."""
-    ledger.run(_JUDGED)
-    ledger.run(_HARMLESS)
-    _require_apart(ledger)
-    families = [name for (name,) in ledger.rows("SELECT DISTINCT hex_of(family) FROM harmless WHERE uses & 16 > 0")]
+    scratch.run(_JUDGED)
+    scratch.run(_HARMLESS)
+    _require_apart(scratch)
+    families = [name for (name,) in scratch.rows("SELECT DISTINCT hex_of(family) FROM harmless WHERE uses & 16 > 0")]
     by_hash = sorted(families, key=lambda family: rank_hash(seed, "split", family))
     half = (len(by_hash) + 1) // 2
     roles = ["fit"] * half + ["calibration"] * (len(by_hash) - half)
-    ledger.create("halves", pa.schema({"family": pa.string(), "role": pa.string()}), ids=("family",))
-    ledger.insert("halves", pa.table({"family": pa.array(by_hash, pa.string()), "role": pa.array(roles, pa.string())}))
-    ledger.run(_SIDED)
-    _represent(ledger, seed)
-    ledger.run(_FRESH)
+    scratch.create("halves", pa.schema({"family": pa.string(), "role": pa.string()}), ids=("family",))
+    scratch.insert("halves", pa.table({"family": pa.array(by_hash, pa.string()), "role": pa.array(roles, pa.string())}))
+    scratch.run(_SIDED)
+    _represent(scratch, seed)
+    scratch.run(_FRESH)
     refusals = {"late": Status.IN_CALIBRATION, "audited": Status.IN_AUDIT, "represented": Status.FAMILY_REPRESENTED}
     why = {f"why_{name}": status.describe() for name, status in refusals.items()}
-    ledger.run(_REFUSED, {name: str(status) for name, status in refusals.items()} | why)
-    ledger.run(_TOLD)
+    scratch.run(_REFUSED, {name: str(status) for name, status in refusals.items()} | why)
+    scratch.run(_TOLD)
 
 
-def _represent(ledger: Ledger, seed: int) -> None:
+def _represent(scratch: Scratch, seed: int) -> None:
     """`represented`: who shall not calibrate, since another member of the family does; one that did so before stays."""
-    several = ledger.rows(
+    several = scratch.rows(
         """SELECT hex_of(id), hex_of(family) FROM (
                 SELECT *, count(*) OVER (PARTITION BY family) AS members FROM sided
                 WHERE role = 'calibration' AND role_before IS NULL AND family_before IS NULL)
@@ -269,22 +269,22 @@ def _represent(ledger: Ledger, seed: int) -> None:
         if held is None or rank_hash(seed, "calibrate", name) < rank_hash(seed, "calibrate", held):
             chosen[family] = name
     others = [name for name, family in several if chosen[family] != name]
-    ledger.create("represented", pa.schema({"id": pa.string()}), ids=("id",))
-    ledger.insert("represented", pa.table({"id": pa.array(others, pa.string())}))
-    ledger.run(
+    scratch.create("represented", pa.schema({"id": pa.string()}), ids=("id",))
+    scratch.insert("represented", pa.table({"id": pa.array(others, pa.string())}))
+    scratch.run(
         """INSERT INTO represented SELECT id FROM sided
            WHERE role = 'calibration' AND role_before IS NULL AND family_before IS NOT NULL"""
     )
 
 
-def _require_apart(ledger: Ledger) -> None:
+def _require_apart(scratch: Scratch) -> None:
     """Refuse fit and calibration files that share a family."""
-    ledger.run("""CREATE VIEW shared AS SELECT DISTINCT h.id, h.family FROM harmless h SEMI JOIN
+    scratch.run("""CREATE VIEW shared AS SELECT DISTINCT h.id, h.family FROM harmless h SEMI JOIN
         (SELECT family FROM harmless WHERE uses & 4 > 0) f USING (family) WHERE h.uses & 8 > 0""")
     first = """SELECT decode(r.prompt) FROM rows r SEMI JOIN shared USING (id) WHERE r.use = 3 ORDER BY r.ord LIMIT 1"""
-    found = ledger.rows(first)
+    found = scratch.rows(first)
     if found:
-        n = ledger.rows("SELECT count(DISTINCT family) FROM shared")[0][0]
+        n = scratch.rows("SELECT count(DISTINCT family) FROM shared")[0][0]
         raise UserError(
             f'fit and calibration share {n} prompt families, for instance "{printable(found[0][0], 80)}": '
             "take them out of one of the two files, or give one calibration.file, which is split by family"
@@ -296,12 +296,12 @@ def _shown(files: list[str]) -> list[str]:
     return files if len(files) <= MAX_SHOWN else [*files[: MAX_SHOWN - 1], f"{len(files) - MAX_SHOWN + 1} more"]
 
 
-def _require_enough(ledger: Ledger, files: Sequence[str]) -> None:
+def _require_enough(scratch: Scratch, files: Sequence[str]) -> None:
     counted = "SELECT role, count(*) FROM (SELECT role FROM known UNION ALL SELECT role FROM fresh) GROUP BY role"
-    held = dict.fromkeys(HARMLESS, 0) | dict(ledger.rows(counted))
+    held = dict.fromkeys(HARMLESS, 0) | dict(scratch.rows(counted))
     if held["fit"] >= MIN_FIT and held["calibration"] > 0:
         return
-    of_rows = _statuses(ledger, USES[2:])
+    of_rows = _statuses(scratch, USES[2:])
     rejected = ", ".join(f"{n} {status}" for status, n in sorted(of_rows.items()) if status != Status.OK)
     raise UserError(
         f"{' and '.join(files)}: {held['fit']} fit and {held['calibration']} calibration prompts are left of "
@@ -310,9 +310,9 @@ def _require_enough(ledger: Ledger, files: Sequence[str]) -> None:
     )
 
 
-def _statuses(ledger: Ledger, uses: Sequence[str]) -> dict[str, int]:
+def _statuses(scratch: Scratch, uses: Sequence[str]) -> dict[str, int]:
     counted = "SELECT status, count(*) FROM told WHERE list_contains($uses, use) GROUP BY status"
-    return dict(ledger.rows(counted, {"uses": [USES.index(use) for use in uses]}))
+    return dict(scratch.rows(counted, {"uses": [USES.index(use) for use in uses]}))
 
 
 def _prompts(rows: pa.Table, role: str, tokenizer: Tokenizer) -> pa.Table:

@@ -24,7 +24,7 @@ import pyarrow as pa
 from rensa import RMinHash
 
 from sharpaudit.corpus.dedup import normal_text
-from sharpaudit.corpus.ledger import Ledger
+from sharpaudit.corpus.scratch import Scratch
 
 PIECE = 4
 N_HASHES = 128
@@ -47,21 +47,21 @@ _ITEMS = """
     ORDER BY i.family, i.prompt"""
 
 
-def join_near_duplicates(ledger: Ledger, threshold: float, represented: Sequence[tuple[str, str]]) -> None:
+def join_near_duplicates(scratch: Scratch, threshold: float, represented: Sequence[tuple[str, str]]) -> None:
     """Give families of `asked` that are alike one id: that of an anchor, or the smallest of theirs.
 
     threshold: above 0, up to 1. represented: (family, prompt) of earlier calls that the corpus does not hold.
     """
-    ledger.create("anchors", ANCHORS, ids=("family",))
+    scratch.create("anchors", ANCHORS, ids=("family",))
     families = [family for family, _ in represented]
     prompts = [prompt.encode() for _, prompt in represented]
-    ledger.insert("anchors", pa.table({"family": families, "prompt": prompts}, ANCHORS))
-    ledger.run("""INSERT INTO anchors SELECT family, prompt FROM known
+    scratch.insert("anchors", pa.table({"family": families, "prompt": prompts}, ANCHORS))
+    scratch.run("""INSERT INTO anchors SELECT family, prompt FROM known
         UNION ALL SELECT a.family, r.prompt FROM asked a JOIN rows r USING (ord) WHERE a.named""")
     names: list[str] = []
     anchors: list[bool] = []
     parts_NB = []
-    for part in ledger.stream(_ITEMS):
+    for part in scratch.stream(_ITEMS):
         names += part["family"].to_pylist()
         anchors += part["anchor"].to_pylist()
         parts_NB += [band_keys(texts, threshold) for texts in _in_parts(_texts(part))]
@@ -70,13 +70,13 @@ def join_near_duplicates(ledger: Ledger, threshold: float, represented: Sequence
     keys_NB = np.concatenate(parts_NB)
     parts_NB.clear()
     buckets = list(_buckets(keys_NB))
-    into = _families(buckets, _pieces_of(ledger, buckets, len(names)), np.array(anchors), threshold)
+    into = _families(buckets, _pieces_of(scratch, buckets, len(names)), np.array(anchors), threshold)
     moved = [(names[i], names[j]) for i, j in enumerate(into) if names[i] != names[j]]
     columns = {"family": [name for name, _ in moved], "target": [target for _, target in moved]}
     schema = pa.schema({"family": pa.string(), "target": pa.string()})
-    ledger.create("alike", schema, ids=("family", "target"))
-    ledger.insert("alike", pa.table(columns, schema))
-    ledger.run("UPDATE asked SET family = alike.target FROM alike WHERE asked.family = alike.family AND NOT named")
+    scratch.create("alike", schema, ids=("family", "target"))
+    scratch.insert("alike", pa.table(columns, schema))
+    scratch.run("UPDATE asked SET family = alike.target FROM alike WHERE asked.family = alike.family AND NOT named")
 
 
 def rows_per_band(threshold: float) -> int:
@@ -146,13 +146,13 @@ def _buckets(keys_NB: Hashes) -> Iterator[npt.NDArray[np.int64]]:
             yield order[edges[i] : edges[i + 1]]
 
 
-def _pieces_of(ledger: Ledger, buckets: Sequence[npt.NDArray[np.int64]], n: int) -> dict[int, Hashes]:
+def _pieces_of(scratch: Scratch, buckets: Sequence[npt.NDArray[np.int64]], n: int) -> dict[int, Hashes]:
     """The pieces of the families that stand in a bucket, each once and sorted, by the number of the family."""
     met_N = np.zeros(n, bool)
     for bucket in buckets:
         met_N[bucket] = True
     found, first = {}, 0
-    for part in ledger.stream(_ITEMS):
+    for part in scratch.stream(_ITEMS):
         chosen = np.flatnonzero(met_N[first : first + part.num_rows])
         numbers = iter((first + chosen).tolist())
         for texts in _in_parts(_texts(part.take(chosen))) if len(chosen) else ():

@@ -32,7 +32,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sharpaudit.denoisers.base import SCREEN_STEPS, Conditioning, NoiseLevel, Prediction, Tokens
-from sharpaudit.denoisers.pulse import answered
+from sharpaudit.denoisers.liveness import answered
 from sharpaudit.denoisers.schedule import leading_timesteps, scaled_linear_alphas_cumprod
 from sharpaudit.errors import UserError, printable
 from sharpaudit.seeds import generator

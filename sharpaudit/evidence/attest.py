@@ -18,7 +18,7 @@ from securesystemslib.signer import Key, Signer
 from sharpaudit.errors import IntegrityError
 from sharpaudit.evidence.seal import ATTESTATION, MANIFEST, revision, sha256_of
 from sharpaudit.tables.files import Files
-from sharpaudit.tables.records import canonical, replace_file, unseal
+from sharpaudit.tables.records import canonical, read_checksummed, replace_file
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -35,7 +35,9 @@ def statement(root: Path) -> dict[str, Any]:
             "tool": {"name": "sharpaudit", "version": told["sharpaudit_version"]},
             "seal": revision(root),
             "run": {"name": told["name"], "created": told["created"]},
-            "stages": {name: entry["fingerprint"] for name, entry in unseal(root / "run.json")["stages"].items()},
+            "stages": {
+                name: entry["fingerprint"] for name, entry in read_checksummed(root / "run.json")["stages"].items()
+            },
             "model": told["model"],
             "index": told["index"],
             "inputs": [{key: entry[key] for key in ("source", "sha256")} for entry in told["inputs"]],

@@ -20,7 +20,7 @@ from typing import Any
 from sharpaudit.errors import IntegrityError, printable
 from sharpaudit.tables.files import IN_PROGRESS, Files, crash_point
 from sharpaudit.tables.pictures import IMAGES, require_own_name
-from sharpaudit.tables.records import replace_file, sealed, unseal
+from sharpaudit.tables.records import checksummed, read_checksummed, replace_file
 from sharpaudit.tables.runs import OWN_NAMES
 
 MANIFEST = "MANIFEST.sha256"
@@ -105,12 +105,12 @@ def write_revision(root: Path, files: Files | None = None) -> None:
         "previous": sha256_of(kept[-1]) if kept else None,
         "sealed_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    replace_file(root / REVISION, sealed(told), files)
+    replace_file(root / REVISION, checksummed(told), files)
 
 
 def revision(root: Path) -> dict[str, Any]:
     """revision (from 1), previous (digest of the seal before, null for the first), sealed_at of the present seal."""
-    return unseal(root / REVISION)
+    return read_checksummed(root / REVISION)
 
 
 def earlier(root: Path) -> list[Path]:

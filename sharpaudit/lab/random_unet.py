@@ -16,7 +16,7 @@ from diffusers import UNet2DConditionModel
 
 from sharpaudit.denoisers.base import Conditioning, NoiseLevel, Prediction
 from sharpaudit.denoisers.diffusion import Schedule
-from sharpaudit.denoisers.pulse import answered
+from sharpaudit.denoisers.liveness import answered
 from sharpaudit.denoisers.schedule import scaled_linear_alphas_cumprod
 from sharpaudit.errors import UserError
 from sharpaudit.seeds import latents

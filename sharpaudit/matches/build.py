@@ -27,7 +27,7 @@ from sharpaudit.matches.attempt import published, refuse_existing, remove_left
 from sharpaudit.matches.index import FORMAT_VERSION, MANIFEST, ROWS, VECTORS, IndexManifest, sha256_of
 from sharpaudit.matches.pictures import Item, NotLookedAt, Picture, Repeated
 from sharpaudit.tables.files import Files, naming
-from sharpaudit.tables.records import sealed
+from sharpaudit.tables.records import checksummed
 from sharpaudit.tables.schemas import REFERENCES
 
 _ROWS_AT_ONCE = 64  # pictures described together and written as one row group
@@ -286,4 +286,4 @@ def _manifest_bytes(folder: Path, card: Embedder, build: _Build, training_size: 
         not_looked_at=dict(build.not_looked_at),
         training_size=training_size,
     )
-    return sealed(asdict(manifest))
+    return checksummed(asdict(manifest))

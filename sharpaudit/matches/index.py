@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from sharpaudit.embedders.base import Embedder, embedder
 from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.images import sha256_hex
-from sharpaudit.tables.records import sealed
+from sharpaudit.tables.records import checksummed
 
 FORMAT_VERSION = 1
 VECTORS, ROWS, MANIFEST = "vectors.npy", "references.parquet", "manifest.json"
@@ -151,7 +151,7 @@ def _parse_manifest(path: Path, data: bytes) -> IndexManifest:
     try:
         tree = json.loads(data)
         del tree["checksum"]
-        whole = sealed(tree) == data
+        whole = checksummed(tree) == data
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not the manifest of an index; give the folder that an index was built in") from error
     if not whole:

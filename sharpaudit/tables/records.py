@@ -29,12 +29,12 @@ def digest_of(tree: Any) -> str:
     return hashlib.sha256(canonical(tree)).hexdigest()
 
 
-def sealed(tree: dict[str, Any]) -> bytes:
+def checksummed(tree: dict[str, Any]) -> bytes:
     """JSON that carries its own checksum, so that no changed bit of it is believed."""
     return json.dumps(tree | {"checksum": digest_of(tree)}, sort_keys=True, indent=1, allow_nan=False).encode() + b"\n"
 
 
-def unseal(path: Path) -> dict[str, Any]:
+def read_checksummed(path: Path) -> dict[str, Any]:
     """The tree of a sealed JSON file. Raises IntegrityError naming the file."""
     try:
         tree = json.loads(path.read_bytes())

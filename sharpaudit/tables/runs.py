@@ -21,7 +21,7 @@ from sharpaudit.config import AuditConfig, parse, under_todays_names
 from sharpaudit.errors import DISK_ERRORS, IntegrityError, UserError
 from sharpaudit.plugs import require
 from sharpaudit.tables.files import IN_PROGRESS, Files
-from sharpaudit.tables.records import digest_of, replace_file, sealed, unseal
+from sharpaudit.tables.records import checksummed, digest_of, read_checksummed, replace_file
 from sharpaudit.tables.schemas import RUN_TABLES, Table
 from sharpaudit.tables.shards import TableFolder
 
@@ -88,7 +88,7 @@ class RunFolder:
         path = self.root / RECORD
         if not path.exists():
             return None
-        tree = unseal(path)
+        tree = read_checksummed(path)
         if tree.get("run_version") != RUN_VERSION:
             raise UserError(
                 f"{path}: run version {tree.get('run_version')}; this sharpaudit reads version {RUN_VERSION}"
@@ -103,7 +103,7 @@ class RunFolder:
         """Replace run.json, if it changed."""
         new = {"run_version": RUN_VERSION, **tree}
         if self.record() != new:
-            replace_file(self.root / RECORD, sealed(new), self.files)
+            replace_file(self.root / RECORD, checksummed(new), self.files)
 
     def write_json(self, name: str, tree: Any) -> None:
         """Replace a JSON file of the run, if it changed."""
@@ -156,7 +156,7 @@ class RunFolder:
         for table in RUN_TABLES:
             for manifests in sorted((self.root / table.name).glob("*/manifests")):
                 first = next(iter(sorted(manifests.glob("*.json"))), None)
-                fingerprint = unseal(first)["fingerprint"] if first else manifests.parent.name
+                fingerprint = read_checksummed(first)["fingerprint"] if first else manifests.parent.name
                 found.append(TableFolder(self.root, table, fingerprint, files=self.files, guard=self.guard))
         return found
 

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 
 from sharpaudit.errors import DISK_ERRORS, IntegrityError, Status, UserError
 from sharpaudit.tables.files import IN_PROGRESS, Files, crash_point, naming
-from sharpaudit.tables.records import digest_of, replace_file, sealed, unseal
+from sharpaudit.tables.records import checksummed, digest_of, read_checksummed, replace_file
 from sharpaudit.tables.schemas import Table
 
 IMAGE = re.compile(r"images/([0-9a-f]{2})/\1[0-9a-f]{62}\.png")
@@ -104,7 +104,7 @@ class TableFolder:
         path = self.manifests_folder / f"{shard}.json"
         if not path.exists():
             return None
-        manifest = Manifest(**unseal(path))
+        manifest = Manifest(**read_checksummed(path))
         if manifest.fingerprint != self.fingerprint or manifest.shard != shard or manifest.table != self.table.name:
             raise IntegrityError(f"{path}: belongs to another table, shard or configuration")
         named = f"part-{shard}-{manifest.sha256[:16]}.parquet"
@@ -183,13 +183,13 @@ class TableFolder:
             for folder in (self.manifests_folder, self.folder, self.folder.parent, self._root):
                 if folder.is_dir():
                     self._files.sync_folder(folder)
-            replace_file(self.folder / "table.json", sealed(asdict(commit)), self._files)
+            replace_file(self.folder / "table.json", checksummed(asdict(commit)), self._files)
             crash_point("table.committed", self.table.name)
 
     def table_commit(self) -> TableCommit | None:
         """The list of current shards, or None before the table was committed once."""
         path = self.folder / "table.json"
-        return TableCommit(**unseal(path)) if path.exists() else None
+        return TableCommit(**read_checksummed(path)) if path.exists() else None
 
     def sweep(self) -> int:
         """Remove attempts and data files that no manifest lists; return how many."""
@@ -270,7 +270,7 @@ class TableFolder:
     def _publish_manifest(self, manifest: Manifest) -> Manifest:
         attempt = self.manifests_folder / f".manifest-{uuid.uuid4().hex}{IN_PROGRESS}"
         try:
-            self._files.write(attempt, sealed(asdict(manifest)))
+            self._files.write(attempt, checksummed(asdict(manifest)))
             self._files.sync(attempt)
             crash_point("manifest.written", manifest.shard)
             self._guard()

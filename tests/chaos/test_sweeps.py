@@ -16,14 +16,14 @@ import pytest
 from audits import CONFIG, SIZES, audit, flip, stray, tables
 from faulty import OPERATIONS, LosingFiles, PowerLossError
 
-from pipelines import progress
-from pipelines.upkeep import prune
-from pipelines.verifying import faults
+from pipelines.flow import progress
+from pipelines.flow.mending import prune
+from pipelines.operations.verify import faults
 from sharpaudit.lab.analytic import write
 from sharpaudit.tables import files
 from sharpaudit.tables.files import Files
 from sharpaudit.tables.query import open_file
-from sharpaudit.tables.records import unseal
+from sharpaudit.tables.records import read_checksummed
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import SCORES
 from sharpaudit.tables.shards import Manifest, verified_bytes
@@ -188,7 +188,7 @@ def test_a_loss_of_power_takes_nothing_that_was_committed(
     losing = LosingFiles(round(share * n_operations), names, root)
     struck(losing, monkeypatch, lambda: audit(config_path, root))
     for manifest in losing.lasting:
-        held = Manifest(**unseal(manifest))
+        held = Manifest(**read_checksummed(manifest))
         verified_bytes(manifest.parents[1] / held.file, held)
     assert losing.lasting or share < 0.1
     audit(config_path, root)

@@ -20,8 +20,8 @@ import duckdb
 import pytest
 from audits import audit, load, tables
 
-from pipelines.upkeep import prune
-from pipelines.verifying import faults
+from pipelines.flow.mending import prune
+from pipelines.operations.verify import faults
 from sharpaudit import open_run, plugs
 from sharpaudit.denoisers.gaussian import GaussianDenoiser
 from sharpaudit.errors import UserError

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipelines.stage import Stage, Work, Worker
+from pipelines.stages.base import Stage, Work, Worker
 from sharpaudit.config import AuditConfig, Section
 from sharpaudit.corpus.formats.base import Format
 from sharpaudit.corpus.opened import open_text

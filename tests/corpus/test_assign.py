@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from sharpaudit.corpus.assign import USES, assign
 from sharpaudit.corpus.dedup import family_id, prompt_id
-from sharpaudit.corpus.ledger import ledger
 from sharpaudit.corpus.rows import Source
+from sharpaudit.corpus.scratch import scratch
 from sharpaudit.denoisers.base import Tokens
 from sharpaudit.errors import Status, UserError
 from sharpaudit.tables.schemas import CORPUS, ORIGINS
@@ -60,7 +60,7 @@ def assigned(
     todo, known: Sequence[pa.Table] = (), seed: int = 0, near: float | None = None, represented=(), size: int = 7
 ):
     """size: rows of a table, which must change nothing."""
-    with tempfile.TemporaryDirectory() as folder, ledger(Path(folder) / "rows") as rows:
+    with tempfile.TemporaryDirectory() as folder, scratch(Path(folder) / "rows") as rows:
         made = assign(todo, known, Words(), seed, rows, near, represented)
         parts = list(made.origins(size))
         assert [part.num_rows for part in parts[:-1]] == [size] * (len(parts) - 1)

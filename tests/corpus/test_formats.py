@@ -14,9 +14,9 @@ from sharpaudit import plugs
 from sharpaudit.config import parse
 from sharpaudit.corpus.assign import assign
 from sharpaudit.corpus.files import files_of, format_of
-from sharpaudit.corpus.ledger import ledger
 from sharpaudit.corpus.read import read_rows
 from sharpaudit.corpus.rows import Source
+from sharpaudit.corpus.scratch import scratch
 from sharpaudit.denoisers.gaussian import GaussianTokenizer
 from sharpaudit.errors import UserError
 from sharpaudit.plugs import FORMATS
@@ -60,7 +60,7 @@ def test_it_is_ingested_and_named_as_what_the_audit_stands_on(tmp_path, added):
     }
     config = parse(tree, "test")
     assert ingest.formats(config) == [".md-list", ".ndjson"]
-    with ledger(tmp_path / "work") as rows:
+    with scratch(tmp_path / "work") as rows:
         made = assign([(source, 0, None) for source in ingest.sources(config)], (), GaussianTokenizer(), 0, rows)
         audited = [prompt for part in made.corpus("audit", 10) for prompt in part["prompt"].to_pylist()]
     assert sorted(audited) == ["a blue hat", "a red boat"]

@@ -13,7 +13,7 @@ from audits import audit, tables
 from real_audits import assert_same_scores, write_audit
 from tiny_models import PREDICTIONS, write_model
 
-from pipelines.execute import _environment
+from pipelines.workers.ray import _environment
 from sharpaudit.config import ModelConfig, RunConfig
 from sharpaudit.denoisers.devices import choose_device, choose_dtype, describe_hardware
 from sharpaudit.denoisers.load import load_denoiser

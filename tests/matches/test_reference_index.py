@@ -22,7 +22,7 @@ from sharpaudit.matches.index import open_index
 from sharpaudit.matches.pictures import NotLookedAt, Picture, Repeated, pictures_in
 from sharpaudit.matches.search.flat import search
 from sharpaudit.plugs import EMBEDDERS
-from sharpaudit.tables.records import sealed
+from sharpaudit.tables.records import checksummed
 from sharpaudit.tables.schemas import REFERENCES
 
 FILES = ("manifest.json", "references.parquet", "vectors.npy")
@@ -156,7 +156,7 @@ def test_an_index_of_an_earlier_version_opens_and_says_that_it_did_not_count(bui
     tree = json.loads((built / "manifest.json").read_bytes())
     for name in ("checksum", "not_looked_at", "training_size"):
         del tree[name]
-    (built / "manifest.json").write_bytes(sealed(tree))
+    (built / "manifest.json").write_bytes(checksummed(tree))
     index = open_index(built, "pixels-16")
     assert (len(index.reference_ids), index.holding) == (3, None)
 
@@ -252,7 +252,7 @@ def test_cut_grown_and_missing_files_are_refused_by_name(built, name):
         open_index(built, "pixels-16")
 
 
-@pytest.mark.parametrize("content", [b"[]", b"3", b"null", b'{"checksum": 1}', b"\xff", sealed({"rows": 1})])
+@pytest.mark.parametrize("content", [b"[]", b"3", b"null", b'{"checksum": 1}', b"\xff", checksummed({"rows": 1})])
 def test_a_foreign_manifest_is_refused(built, content):
     (built / "manifest.json").write_bytes(content)
     with pytest.raises(UserError, match=r"manifest\.json"):
@@ -262,7 +262,7 @@ def test_a_foreign_manifest_is_refused(built, content):
 def rewrite_manifest(folder, **changes):
     tree = json.loads((folder / "manifest.json").read_bytes())
     del tree["checksum"]
-    (folder / "manifest.json").write_bytes(sealed(tree | changes))
+    (folder / "manifest.json").write_bytes(checksummed(tree | changes))
 
 
 def test_files_that_fit_their_hash_but_nothing_else_are_refused(built):

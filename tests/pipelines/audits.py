@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from shells import bare
 
 from pipelines.audit import Outcome, run_audit
-from pipelines.progress import Reporter
+from pipelines.flow.progress import Reporter
 from pipelines.stages import STAGES
 from sharpaudit import config as configuration
 from sharpaudit.config import AuditConfig

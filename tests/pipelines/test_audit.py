@@ -153,7 +153,7 @@ def test_a_changed_dtype_redoes_everything(
     config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = copy(clean, tmp_path)
-    for module in ("survey", "stages.admitted"):
+    for module in ("flow.identity", "stages.inputs"):
         monkeypatch.setattr(f"pipelines.{module}.placement", lambda *_, **__: (torch.device("cpu"), torch.bfloat16))
     with pytest.raises(UserError, match=r"model\.dtype = float32 \(now bfloat16\)"):
         audit(config_path, root)

@@ -19,7 +19,7 @@ from sharpaudit.denoisers.base import Prediction
 from sharpaudit.denoisers.gaussian import GaussianDenoiser
 from sharpaudit.errors import UserError
 from sharpaudit.lab.analytic import Sizes, write
-from sharpaudit.tables.records import sealed, unseal
+from sharpaudit.tables.records import checksummed, read_checksummed
 
 HOSTILE = [
     "🦆 a duck 👩‍👩‍👧 with family",
@@ -115,7 +115,7 @@ def test_no_name_that_a_user_gives_becomes_a_path(config_path: Path, tmp_path: P
 
 @pytest.mark.parametrize("name", NAMES)
 def test_replaying_a_name_that_is_no_prompt_is_one_line(clean: Path, name: str) -> None:
-    from pipelines.replaying import replay_prompt
+    from pipelines.operations.replay import replay_prompt
 
     with pytest.raises(UserError) as caught:
         replay_prompt(clean, name)
@@ -140,21 +140,21 @@ def test_a_network_whose_rounding_would_decide_is_refused(
 
 
 def test_too_little_room_is_said_before_the_night(config_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines import rehearsal
+    from pipelines.operations import validate as operation
 
-    monkeypatch.setattr(rehearsal.shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
+    monkeypatch.setattr(operation.shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
     with pytest.raises(UserError, match=r"the run needs about .* bytes and 1 are free"):
-        list(rehearsal.rehearse(load(config_path), 0.1))
+        list(operation.validate(load(config_path), 0.1))
 
 
 def test_room_is_looked_for_where_the_run_is_going_to_be(
     config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines import rehearsal
+    from pipelines.operations import validate as operation
 
     asked: list[Path] = []
-    monkeypatch.setattr(rehearsal.shutil, "disk_usage", lambda path: asked.append(path) or SimpleNamespace(free=2**50))
-    lines = list(rehearsal.rehearse(load(config_path), 0.1, out=tmp_path / "not/yet/there"))
+    monkeypatch.setattr(operation.shutil, "disk_usage", lambda path: asked.append(path) or SimpleNamespace(free=2**50))
+    lines = list(operation.validate(load(config_path), 0.1, out=tmp_path / "not/yet/there"))
     assert asked == [tmp_path]
     assert any(line.endswith(f"free on the disk of {tmp_path}") for line in lines)
 
@@ -184,7 +184,7 @@ def changed_index(folder: Path) -> str:
 
 def index_of_another_profile(folder: Path) -> str:
     manifest = folder / "testbed/index/manifest.json"
-    manifest.write_bytes(sealed(unseal(manifest) | {"profile": "sscd-320"}))
+    manifest.write_bytes(checksummed(read_checksummed(manifest) | {"profile": "sscd-320"}))
     return r'testbed/index: made with profile "sscd-320" .* but "pixels-16" .* is asked for'
 
 
@@ -209,11 +209,11 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_each_mistake_is_one_line(config_path: Path, tmp_path: Path, case: str) -> None:
-    from pipelines.rehearsal import rehearse
+    from pipelines.operations.validate import validate
 
     overrides, words = CASES[case]
     with pytest.raises(UserError) as caught:
-        list(rehearse(load(config_path, *overrides), 0.1))
+        list(validate(load(config_path, *overrides), 0.1))
     message = str(caught.value)
     assert "\n" not in message
     for word in words:

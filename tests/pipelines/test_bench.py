@@ -31,7 +31,7 @@ from pipelines.bench.detection import (
 from pipelines.bench.figures import distributions
 from pipelines.bench.lines import Line, unmet, write_json
 from pipelines.cli import cli
-from pipelines.progress import Reporter
+from pipelines.flow.progress import Reporter
 from sharpaudit.config import load
 from sharpaudit.errors import UserError
 from sharpaudit.lab.analytic import Sizes, write

@@ -15,7 +15,7 @@ from pipelines.bench import tables
 from pipelines.bench.tables import TABLES, Made, places, remake
 from pipelines.cli import cli
 from pipelines.commands.lab import as_table
-from pipelines.signals import InterruptedRunError
+from pipelines.flow.signals import InterruptedRunError
 from sharpaudit.errors import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from audits import audit, load, tables
 
-from pipelines.calibration import controls, fitted, powers
 from pipelines.cli import cli
 from pipelines.commands.options import excluding
-from pipelines.rehearsal import rehearse
-from pipelines.verifying import faults
+from pipelines.flow.calibration import controls, fitted, powers
+from pipelines.operations.validate import validate
+from pipelines.operations.verify import faults
 from sharpaudit.errors import UserError
 from sharpaudit.statistics.missed import Drawn, missed
 from sharpaudit.statistics.sampling import allocate
@@ -117,7 +117,7 @@ def test_prompts_rank_among_calibration_prompts_of_their_style(config_path: Path
     )
     assert left
     assert expected in (tmp_path / "run/logs/run.jsonl").read_text()
-    (line,) = [x for x in rehearse(load(config_path, *given, "triage.alpha=0.07"), 0.1) if x.startswith("calibration")]
+    (line,) = [x for x in validate(load(config_path, *given, "triage.alpha=0.07"), 0.1) if x.startswith("calibration")]
     assert line.startswith(expected)
     (row,) = [row for row in outcome.facts["styles"] if row["stratum"] == UNCALIBRATED]
     assert row["audited"] == len(left)
@@ -144,7 +144,7 @@ def test_an_audit_of_which_no_rate_could_be_claimed_is_refused(config_path: Path
 
 
 def test_validate_says_what_calibration_prompts_and_controls_cannot_show(config_path: Path) -> None:
-    lines = list(rehearse(load(config_path), 0.1))
+    lines = list(validate(load(config_path), 0.1))
     told = next(line for line in lines if line.startswith("a false-discovery rate of 0.1 takes at least"))
     assert "999 where 0.01 of the prompts are memorised, 9,999 where 0.001" in told
     assert "suffice" not in "".join(lines)

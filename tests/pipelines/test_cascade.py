@@ -14,7 +14,7 @@ import pytest
 from audits import audit, command, finish, load, moment, tables
 from test_audit import found_prompts, truth
 
-from pipelines.rehearsal import rehearse
+from pipelines.operations.validate import validate
 from pipelines.stages.fit import load_subspaces, load_unconditional, screen_config
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import UserError
@@ -143,7 +143,7 @@ def test_a_finished_cascade_is_left_alone_and_a_changed_one_is_named(config_path
 
 
 def test_validate_plans_what_goes_on(config_path: Path) -> None:
-    (line,) = [line for line in rehearse(load(config_path, *CASCADE), measure_s=0.0) if line.startswith("plan:")]
+    (line,) = [line for line in validate(load(config_path, *CASCADE), measure_s=0.0) if line.startswith("plan:")]
     # The empty prompt at four seeds, and the fit prompts at all four.
     assert f"fit {4 + 4 * 120}" in line
     # 49 audited and 120 calibration prompts: one evaluation each, nine more for a fifth of them.

@@ -78,7 +78,7 @@ def test_what_changes_under_a_run_is_refused_and_nothing_is_mixed(
     root, kept, real = tmp_path / "run", tmp_path / "kept", ingest.ingest
 
     def meanwhile(*given: object) -> int:
-        """The run is admitted and no worker has begun: now the files change."""
+        """The run is bound and no worker has begun: now the files change."""
         shutil.copytree(own.parent / "testbed", kept)
         CHANGES[what][0](own)
         return real(*given)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from audits import audit, tables
 
-from pipelines.verifying import faults
+from pipelines.operations.verify import faults
 
 
 def test_a_clock_that_jumps_by_days_changes_nothing(

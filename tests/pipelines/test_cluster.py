@@ -19,7 +19,7 @@ import pytest
 from audits import command, finish, tables
 from shells import bare, left_at_home
 
-from pipelines import cluster
+from pipelines.workers import cluster
 from sharpaudit.config import RunConfig
 from sharpaudit.errors import UserError
 
@@ -73,7 +73,7 @@ def test_an_audit_runs_over_ray_from_any_shell_and_any_folder(
 CALLER = """
 import os, signal, sys, threading
 import ray
-from pipelines.cluster import in_use, own_cluster
+from pipelines.workers.cluster import in_use, own_cluster
 
 def state():
     return dict(os.environ), signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
@@ -260,7 +260,7 @@ def test_a_signal_while_ray_starts_ends_the_run_as_at_any_other_time(monkeypatch
     """Ray puts its own handler in, which would end the process with the code 15."""
     import ray
 
-    from pipelines.signals import InterruptedRunError, install
+    from pipelines.flow.signals import InterruptedRunError, install
 
     def init(**_: object) -> None:
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))

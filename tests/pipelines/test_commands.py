@@ -19,7 +19,7 @@ from shells import bare
 
 from pipelines.cli import cli
 from pipelines.commands.status import describe
-from pipelines.rehearsal import at_work, rehearse
+from pipelines.operations.validate import at_work, validate
 from sharpaudit import config as configuration
 from sharpaudit.config import LAB, AuditConfig
 from sharpaudit.errors import UserError
@@ -100,8 +100,8 @@ def test_a_short_form_wins_over_the_key_that_it_stands_for(
         raise SeenError(config)
 
     monkeypatch.setattr("pipelines.audit.run_audit", see)
-    monkeypatch.setattr("pipelines.rehearsal.rehearse", see)
-    monkeypatch.setattr("pipelines.signals.install", lambda: None)
+    monkeypatch.setattr("pipelines.operations.validate.validate", see)
+    monkeypatch.setattr("pipelines.flow.signals.install", lambda: None)
     value, key, other = SHORT[option]
     before, wanted = {
         "run": ([config_path], ["--out", tmp_path / "run"]),
@@ -183,7 +183,7 @@ def test_status_counts_what_is_committed(clean: Path) -> None:
 
 
 def test_validate_says_what_a_night_would_cost(config_path: Path) -> None:
-    lines = list(rehearse(load(config_path), 0.1))
+    lines = list(validate(load(config_path), 0.1))
     assert lines[-1] == "valid: this audit would run"
     plan = next(line for line in lines if line.startswith("plan:"))
     # 120 fit prompts and a seed; 49 audited and 120 calibration prompts at 3; 1 flagged, 2 calibration prompts at the
@@ -214,7 +214,7 @@ def test_workers_count_as_far_as_they_compute_at_once(
     expected: tuple[int, int],
 ) -> None:
     """On 8 cores and 2 GPUs."""
-    monkeypatch.setattr("pipelines.rehearsal.usable_cores", lambda: 8)
+    monkeypatch.setattr("pipelines.operations.validate.usable_cores", lambda: 8)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert at_work(load(config_path, *settings).run, device) == expected
 
@@ -222,20 +222,20 @@ def test_workers_count_as_far_as_they_compute_at_once(
 def test_the_hours_of_a_night_are_those_of_the_workers_that_count(
     config_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.rehearsal.usable_cores", lambda: 2)
-    monkeypatch.setattr("pipelines.rehearsal._rate", lambda *_: 100.0)
+    monkeypatch.setattr("pipelines.operations.validate.usable_cores", lambda: 2)
+    monkeypatch.setattr("pipelines.operations.validate._rate", lambda *_: 100.0)
     evaluations = 121 + 3 * 169 + 38 * 20
     for settings, n in ((("run.workers=4",), 1), (("run.executor=ray", "run.workers=4", "run.num_gpus=0"), 2)):
-        lines = list(rehearse(load(config_path, *settings), 0.1))
+        lines = list(validate(load(config_path, *settings), 0.1))
         workers = f"{n} worker{'s' if n > 1 else ''}"
         assert f"time: about {evaluations / 100 / n:.0f} seconds with {workers} of this machine's kind" in lines
         assert any(line.startswith(f"workers: 4 are asked for and {n} counted: ") for line in lines)
-    assert not any(line.startswith("workers:") for line in rehearse(load(config_path), 0.1))
+    assert not any(line.startswith("workers:") for line in validate(load(config_path), 0.1))
 
 
 def test_validate_refuses_an_alpha_that_flags_nothing(config_path: Path) -> None:
     with pytest.raises(UserError, match="give at least 999 calibration prompts"):
-        list(rehearse(load(config_path, "triage.alpha=0.001"), 0.1))
+        list(validate(load(config_path, "triage.alpha=0.001"), 0.1))
 
 
 def test_run_refuses_it_before_anything_is_scored(config_path: Path, tmp_path: Path) -> None:

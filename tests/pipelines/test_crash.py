@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from audits import audit, command, finish, stray, tables
 
-from pipelines.verifying import faults
+from pipelines.operations.verify import faults
 from sharpaudit.tables import files
 
 # Each point, and the passages of it that are struck: early ones (chaos), and one well into the run.

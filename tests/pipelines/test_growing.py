@@ -14,12 +14,12 @@ from audits import audit, command, finish, load, stray, tables
 from click.testing import CliRunner
 
 from pipelines.cli import cli
-from pipelines.deadline import Deadline
-from pipelines.signals import InterruptedRunError
+from pipelines.flow.deadline import Deadline
+from pipelines.flow.mending import prune
+from pipelines.flow.outcome import exit_code
+from pipelines.flow.signals import InterruptedRunError
+from pipelines.operations.verify import faults
 from pipelines.stages.ingest import rows_per_shard
-from pipelines.summary import exit_code
-from pipelines.upkeep import prune
-from pipelines.verifying import faults
 from sharpaudit.config import moment
 from sharpaudit.denoisers.base import Conditioning
 from sharpaudit.denoisers.gaussian import GaussianDenoiser

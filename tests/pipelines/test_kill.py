@@ -17,7 +17,7 @@ import pytest
 from audits import WORKING, audit, command, finish, moment, stray, tables
 
 from pipelines.commands.status import describe
-from pipelines.verifying import faults
+from pipelines.operations.verify import faults
 from sharpaudit.tables.runs import RunFolder
 
 RAY = ("--set", "run.executor=ray", "--set", "run.workers=2", "--set", "run.threads=1")

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from tiny_models import split
 
 from pipelines.audit import run_audit
-from pipelines.progress import Reporter
-from pipelines.rehearsal import rehearse
+from pipelines.flow.progress import Reporter
+from pipelines.operations.validate import validate
 from sharpaudit.config import load
 from sharpaudit.errors import UserError
 
@@ -33,7 +33,7 @@ def test_validate_lists_what_is_read_and_what_is_not(audit: Path) -> None:
     (model / "unet" / "diffusion_pytorch_model.bin").write_text("")
     shutil.copytree(model / "vae", model / "safety_checker")
     save_file({"unet.a.lora.down.weight": torch.zeros(2, 2)}, model / "pytorch_lora_weights.safetensors")
-    lines = list(rehearse(load(audit), 0.0))
+    lines = list(validate(load(audit), 0.0))
     (read,) = [line for line in lines if line.startswith("model: read and hashed: ")]
     assert "unet/diffusion_pytorch_model.fp16.safetensors" in read
     assert "model: not read: pytorch_lora_weights.safetensors, safety_checker/ (2 files), " in "\n".join(lines)
@@ -63,7 +63,7 @@ def test_a_token_without_an_embedding_is_found_before_a_prompt_is_read(audit: Pa
     vocabulary.write_text(json.dumps(json.loads(vocabulary.read_text()) | {"dog</w>": 9999}))
     said = "gives 'dog</w>' the id 9999, the text encoder has embeddings for ids below 516"
     with pytest.raises(UserError, match=said):
-        next(rehearse(load(audit), 0.0))
+        next(validate(load(audit), 0.0))
     with pytest.raises(UserError, match=said):
         run_audit(load(audit), tmp_path / "run")
     assert not list((tmp_path / "run").rglob("*.parquet"))

@@ -13,7 +13,7 @@ from shells import bare
 
 import sharpaudit
 from pipelines.cli import HINTS
-from pipelines.verifying import faults
+from pipelines.operations.verify import faults
 from sharpaudit.tables.files import is_plain
 from sharpaudit.tables.query import query
 from sharpaudit.tables.reading import open_connection

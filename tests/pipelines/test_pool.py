@@ -14,9 +14,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from pipelines import pool
-from pipelines.pool import Pool
-from pipelines.stage import Work
+from pipelines.stages.base import Work
+from pipelines.workers import pool
+from pipelines.workers.pool import Pool
 from sharpaudit.config import RunConfig
 from sharpaudit.errors import UserError
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.progress import EVERY_S, Reporter
-from pipelines.stage import Receipt, Work
+from pipelines.flow.progress import EVERY_S, Reporter
+from pipelines.stages.base import Receipt, Work
 from sharpaudit.tables.shards import Manifest
 
 

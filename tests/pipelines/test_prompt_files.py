@@ -11,10 +11,10 @@ import pytest
 from audits import audit, load, tables
 from click.testing import CliRunner
 
-from pipelines.admit import _added
 from pipelines.cli import cli
 from pipelines.commands.options import excluding
-from pipelines.rehearsal import rehearse
+from pipelines.flow.binding import _added
+from pipelines.operations.validate import validate
 from pipelines.stages.ingest import names_in, sources
 from sharpaudit.errors import UserError
 from sharpaudit.tables.runs import RunFolder
@@ -125,7 +125,7 @@ def test_a_folder_of_empty_shards_is_one_line(config_path: Path, tmp_path: Path)
     (tmp_path / "empty/part-0.csv").touch()
     for act in (
         lambda: audit(config_path, tmp_path / "run", f"corpus.audit={tmp_path / 'empty'}"),
-        lambda: list(rehearse(load(config_path, f"corpus.audit={tmp_path / 'empty'}"), 0.1)),
+        lambda: list(validate(load(config_path, f"corpus.audit={tmp_path / 'empty'}"), 0.1)),
     ):
         with pytest.raises(UserError, match=r"empty: no row holds a prompt that can be audited \(there is none\)"):
             act()

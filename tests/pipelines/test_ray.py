@@ -9,8 +9,8 @@ import psutil
 import pytest
 from audits import WORKING, audit, load, moment, stray, tables
 
-from pipelines.summary import exit_code
-from pipelines.verifying import faults
+from pipelines.flow.outcome import exit_code
+from pipelines.operations.verify import faults
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import SAMPLES, SCORES
 

@@ -8,7 +8,7 @@ import pytest
 from audits import audit, tables
 from real_audits import assert_same_within_rounding, write_audit
 
-from pipelines.replaying import replay_prompt
+from pipelines.operations.replay import replay_prompt
 
 ROOT = Path(__file__).parents[2]
 LAB = ROOT / "sharpaudit/lab/data/emoji"

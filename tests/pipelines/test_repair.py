@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from audits import audit, tables
 
-from pipelines.verifying import faults
+from pipelines.operations.verify import faults
 from sharpaudit.errors import IntegrityError, UserError
 from sharpaudit.evidence.seal import MANIFEST
 from sharpaudit.tables.runs import RunFolder

@@ -14,7 +14,7 @@ import pytest
 from audits import audit, command, finish, tables
 
 from pipelines.audit import Outcome
-from pipelines.summary import summary
+from pipelines.flow.outcome import closing
 from sharpaudit.images import decode
 from sharpaudit.lab.comparison import AUDITED, Audited
 from sharpaudit.report.chart import histogram
@@ -58,7 +58,7 @@ def test_the_terminal_and_the_page_give_the_same_bound(clean: Path) -> None:
     page = (clean / "report/index.html").read_text()
     for high, shown in ((274.7, 274), (facts["controls"]["missed_high"], None)):
         facts["controls"]["missed_high"] = high
-        bound = re.search(r"at most ([\d,]+) unflagged", summary(Outcome(0, [], facts), clean))[1]  # type: ignore[index]
+        bound = re.search(r"at most ([\d,]+) unflagged", closing(Outcome(0, [], facts), clean))[1]  # type: ignore[index]
         assert shown is None or int(bound) == shown
     assert f"With 95% confidence at most {bound} of them are unflagged" in page
 
@@ -81,9 +81,9 @@ def test_the_index_of_a_run_says_what_it_holds_in_the_record_the_page_and_on_the
     assert facts["run"]["index"]["holds"] == record["facts"]["index_holds"]
     assert facts["holding"]["references"] == facts["run"]["index"]["pictures"] == facts["holding"]["of"]
     assert held(facts["holding"]) in (clean / "report/index.html").read_text()
-    assert "The index holds" not in summary(Outcome(0, [], facts), clean)
+    assert "The index holds" not in closing(Outcome(0, [], facts), clean)
     facts["holding"] |= {"of": 1000, "share": facts["holding"]["references"] / 1000}
-    assert held(facts["holding"]) in summary(Outcome(0, [], facts), clean)
+    assert held(facts["holding"]) in closing(Outcome(0, [], facts), clean)
 
 
 def test_pictures_are_hidden_unless_asked_for(config_path: Path, clean: Path, tmp_path: Path) -> None:

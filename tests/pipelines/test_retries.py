@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from audits import audit, tables
 
-from pipelines.signals import InterruptedRunError
+from pipelines.flow.signals import InterruptedRunError
+from pipelines.operations.verify import faults
 from pipelines.stages import STAGES
-from pipelines.verifying import faults
 from sharpaudit.tables import files
 from sharpaudit.tables.runs import RunFolder
 

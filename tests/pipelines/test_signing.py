@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from pipelines.cli import cli
-from pipelines.verifying import faults
+from pipelines.operations.verify import faults
 from sharpaudit.evidence.attest import attest, read_attestation
 from sharpaudit.evidence.keys import make_key, read_public, read_signer
 from sharpaudit.evidence.seal import ATTESTATION, MANIFEST, REVISION, evidence, revision, seal, sha256_of

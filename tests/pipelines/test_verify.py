@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from shells import bare
 
 from pipelines.cli import cli
+from pipelines.operations.verify import faults, replays
 from pipelines.stages.report import made_of
-from pipelines.verifying import faults, replays
 from sharpaudit.errors import IntegrityError
 from sharpaudit.evidence.seal import (
     MANIFEST,
@@ -28,7 +28,7 @@ from sharpaudit.evidence.seal import (
 from sharpaudit.report.facts import collect
 from sharpaudit.report.html import render
 from sharpaudit.tables.reading import open_connection
-from sharpaudit.tables.records import sealed, unseal
+from sharpaudit.tables.records import checksummed, read_checksummed
 from sharpaudit.tables.runs import UNSEALED, RunFolder
 from sharpaudit.tables.schemas import MATCHES, SCORES
 
@@ -67,13 +67,13 @@ def removed_row(root: Path) -> Path:
 
 def refit(path: Path, made: pa.Table, **fields: object) -> Path:
     """Write other rows in place of a shard's, with a manifest that names them; returns the new file."""
-    manifest = next(m for m in (path.parent / "manifests").glob("*.json") if unseal(m)["file"] == path.name)
+    manifest = next(m for m in (path.parent / "manifests").glob("*.json") if read_checksummed(m)["file"] == path.name)
     pq.write_table(made, path)
     data = path.read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     named = path.rename(path.with_name(f"part-{manifest.stem}-{sha256[:16]}.parquet"))
     told = {"sha256": sha256, "bytes": len(data), "file": named.name}
-    manifest.write_bytes(sealed(unseal(manifest) | told | fields))
+    manifest.write_bytes(checksummed(read_checksummed(manifest) | told | fields))
     return named
 
 
@@ -119,9 +119,9 @@ def other_value(root: Path) -> Path:
 
 def edited_record(root: Path) -> Path:
     path = root / "run.json"
-    tree = unseal(path)
+    tree = read_checksummed(path)
     tree["stages"]["score"]["fields"]["scores.step"] = 9.0
-    path.write_bytes(sealed(tree))
+    path.write_bytes(checksummed(tree))
     return path
 
 
@@ -140,7 +140,7 @@ def other_share_of_the_training_set(root: Path) -> Path:
         facts = collect(connection, told)
     path.write_text(json.dumps(facts))
     (root / "report/index.html").write_text(render(facts, lambda name: (root / name).read_bytes()))
-    (root / "report/made_of.json").write_bytes(sealed({"digest": made_of(run, told)}))
+    (root / "report/made_of.json").write_bytes(checksummed({"digest": made_of(run, told)}))
     return path
 
 

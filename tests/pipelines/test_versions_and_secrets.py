@@ -12,9 +12,9 @@ from audits import audit, command, finish
 
 import sharpaudit
 from pipelines.commands.status import describe
-from pipelines.stage import Facts
-from pipelines.survey import identities
-from pipelines.verifying import settings_faults
+from pipelines.flow.identity import identities
+from pipelines.operations.verify import settings_faults
+from pipelines.stages.base import Inputs
 from sharpaudit.errors import UserError
 from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.runs import RUN_VERSION, RunFolder, changes
@@ -67,7 +67,7 @@ def test_a_run_of_this_version_that_was_made_earlier_is_read_as_it_was() -> None
     record = run.record() or {}
     assert run.config().name == told["run"]["name"]
     # A field that is of an identity since then would have a finished run done again.
-    assert changes(record, identities(run.config(), Facts(**record["facts"]), run.earlier())) == []
+    assert changes(record, identities(run.config(), Inputs(**record["facts"]), run.earlier())) == []
     assert list(settings_faults(run)) == []
     assert {table["complete"] for table in describe(run)["tables"].values()} == {True}
     for table in RUN_TABLES:
@@ -90,7 +90,7 @@ def test_a_run_made_under_earlier_names_is_held_against_what_it_was_made_with(tm
     assert run.earlier() == {"samples.per_flagged": 2, "samples.per_control": 1, "samples.per_band": 1}
     assert run.config().samples.per_prompt == 2
     record = run.record() or {}
-    (going_on,) = changes(record, identities(run.config(), Facts(**record["facts"])))
+    (going_on,) = changes(record, identities(run.config(), Inputs(**record["facts"])))
     assert (going_on.stage, set(going_on.fields)) == ("triage", {*run.earlier(), "samples.per_prompt"})
     settings = root / "config.toml"
     settings.write_text(settings.read_text().replace("per_control = 1", "per_control = 2"))

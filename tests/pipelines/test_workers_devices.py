@@ -14,11 +14,12 @@ from audits import audit, load, tables
 from real_audits import write_audit
 from shells import bare
 
-from pipelines import execute, pool
-from pipelines.deadline import Deadline
-from pipelines.rehearsal import rehearse
-from pipelines.stage import Stage, Work
-from pipelines.survey import survey
+from pipelines.flow.deadline import Deadline
+from pipelines.flow.identity import inputs_of
+from pipelines.operations.validate import validate
+from pipelines.stages.base import Stage, Work
+from pipelines.workers import executors as execute
+from pipelines.workers import pool
 from sharpaudit.config import RunConfig
 from sharpaudit.denoisers.devices import places_on
 from sharpaudit.errors import UserError
@@ -57,7 +58,7 @@ def test_a_worker_that_sees_another_device_than_the_driver_is_refused(
     config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As on a cluster whose head has no GPU, the other way round.
-    monkeypatch.setattr("pipelines.survey.placement", lambda *_, **__: (torch.device("cuda"), torch.bfloat16))
+    monkeypatch.setattr("pipelines.flow.identity.placement", lambda *_, **__: (torch.device("cuda"), torch.bfloat16))
     with pytest.raises(UserError, match="would compute on cpu in float32, but the run began for cuda in bfloat16"):
         audit(config_path, tmp_path / "run")
     assert not RunFolder.open(tmp_path / "run").table(UNCONDITIONAL).manifests()
@@ -127,24 +128,24 @@ def test_workers_without_a_share_are_kept_from_the_gpus(share: float, seen: str)
 def test_workers_that_would_see_no_gpu_are_refused_at_once(
     config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.survey.placement", lambda *_, **__: (torch.device("cuda"), torch.bfloat16))
+    monkeypatch.setattr("pipelines.flow.identity.placement", lambda *_, **__: (torch.device("cuda"), torch.bfloat16))
     with pytest.raises(UserError, match=r"run\.num_gpus = 0: the ray workers would see no GPU although the model is"):
         audit(config_path, tmp_path / "run", "run.executor=ray", "run.workers=2")
     assert not (tmp_path / "run" / "run.json").exists()
 
 
-def test_a_rehearsal_refuses_shares_that_do_not_fit(config_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validate_refuses_shares_that_do_not_fit(config_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load(config_path, "run.executor=ray", "run.workers=2", "run.num_gpus=1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match=r"each with run\.num_gpus = 1: there is room for 1 on 1 GPUs of this machine"):
-        list(rehearse(config, measure_s=0.1))
+        list(validate(config, measure_s=0.1))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU is what is tested")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-def test_a_head_without_gpus_rehearses_what_its_workers_will_do(tmp_path: Path, dtype: str) -> None:
+def test_a_head_without_gpus_validates_what_its_workers_will_do(tmp_path: Path, dtype: str) -> None:
     asked = ("run.executor=ray", "run.address=auto", "run.num_gpus=1", f"model.dtype={dtype}")
-    told = list(rehearse(load(write_audit(tmp_path, "epsilon"), *asked), measure_s=0.1))
+    told = list(validate(load(write_audit(tmp_path, "epsilon"), *asked), measure_s=0.1))
     assert told[0].startswith("model: loads on cpu, where no GPU is")
     assert told[1].startswith(f"workers: will compute on cuda in {dtype}; the hours below are those of this machine")
     assert told[-1] == "valid: this audit would run"
@@ -155,9 +156,9 @@ def test_gpus_are_reckoned_with_where_a_cluster_lends_them(tmp_path: Path) -> No
     """A share of a GPU asked for: of a cluster that is joined, or of this machine, which has none."""
     asked = ("run.executor=ray", "run.num_gpus=1", "model.dtype=float32")
     path = write_audit(tmp_path, "epsilon")
-    assert survey(load(path, *asked, "run.address=auto")).device == "cuda"
-    assert survey(load(path, *asked)).device == "cpu"
-    assert survey(load(path, *asked, "run.address=auto"), alone=True).device == "cpu"
+    assert inputs_of(load(path, *asked, "run.address=auto")).device == "cuda"
+    assert inputs_of(load(path, *asked)).device == "cpu"
+    assert inputs_of(load(path, *asked, "run.address=auto"), alone=True).device == "cpu"
 
 
 HALF_A_GPU_EACH = """
@@ -165,7 +166,7 @@ import os, sys
 from pathlib import Path
 import ray
 from pipelines.audit import run_audit
-from pipelines.progress import Reporter
+from pipelines.flow.progress import Reporter
 from sharpaudit import config as configuration
 
 ray.init(address="local", num_cpus=4, num_gpus=1, include_dashboard=False, object_store_memory=200 * 2**20,

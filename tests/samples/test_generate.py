@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.survey import named_plugs
+from pipelines.flow.identity import named_plugs
 from sharpaudit.config import load, override
 from sharpaudit.denoisers.base import Conditioning
 from sharpaudit.denoisers.sampling import DDIM, DPM_SOLVER, Guided, Solver, follow, times

@@ -23,7 +23,7 @@ from sharpaudit.errors import IntegrityError
 from sharpaudit.tables import shards
 from sharpaudit.tables.files import Files
 from sharpaudit.tables.pictures import store_image, sweep_images
-from sharpaudit.tables.records import sealed, unseal
+from sharpaudit.tables.records import checksummed, read_checksummed
 from sharpaudit.tables.schemas import SCORES
 from sharpaudit.tables.shards import TableCommit, TableFolder
 
@@ -312,7 +312,7 @@ def test_every_sampled_bit_flip_is_found(tmp_path: Path) -> None:
             else:
                 # Only white space may differ and still read as the same record.
                 assert path.suffix == ".json"
-                assert unseal(path) is not None
+                assert read_checksummed(path) is not None
         path.write_bytes(whole)
 
 
@@ -362,7 +362,7 @@ def test_a_half_written_picture_is_written_again(tmp_path: Path) -> None:
 
 
 def test_seal_refuses_nan_and_keeps_its_tree(tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_bytes(sealed({"a": [1, None, "é"]}))
-    assert unseal(tmp_path / "x.json") == {"a": [1, None, "é"]}
+    (tmp_path / "x.json").write_bytes(checksummed({"a": [1, None, "é"]}))
+    assert read_checksummed(tmp_path / "x.json") == {"a": [1, None, "é"]}
     with pytest.raises(ValueError, match="not JSON compliant"):
-        sealed({"a": math.nan})
+        checksummed({"a": math.nan})

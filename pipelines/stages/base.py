@@ -55,7 +55,7 @@ class Receipt:
 
 
 @dataclass(frozen=True)
-class Facts:
+class Inputs:
     """Outside inputs by their digest, and the choices made for this machine.
 
     model_files: what the model's digest covers, relative to its folder; none in the record of an older run.
@@ -116,7 +116,7 @@ class Stage(ABC):
         """Network evaluations that it will make if no audited prompt is memorised. counts: prompts by role."""
         return 0
 
-    def outside(self, config: AuditConfig, facts: Facts) -> dict[str, Any]:
+    def outside(self, config: AuditConfig, inputs: Inputs) -> dict[str, Any]:
         """Identity values that are no field of the configuration and of no upstream stage; none, for most."""
         return {}
 
@@ -134,30 +134,30 @@ class Stage(ABC):
 
 
 def identity(
-    stage: Stage, config: AuditConfig, facts: Facts, upstream: Mapping[str, str], earlier: Mapping[str, Any]
+    stage: Stage, config: AuditConfig, inputs: Inputs, upstream: Mapping[str, str], earlier: Mapping[str, Any]
 ) -> Identity:
     """The stage's identity: the fields it reads, outside digests, foreign plugs, table version, upstream fingerprints.
 
     Where the configuration says "auto", the choice made on this machine counts. earlier: `RunFolder.earlier` of a run
     that is held against what it was made with, {} of one that is to be made.
     """
-    resolved = {"model.dtype": facts.dtype, "model.device": facts.device}
+    resolved = {"model.dtype": inputs.dtype, "model.device": inputs.device}
     chosen = {name: resolved.get(name, _plain(configuration.value(config, name))) for name in stage.reads}
     chosen |= {f"stages.{stage.name}.{key}": value for key, value in stage.own(config).model_dump(mode="json").items()}
-    chosen |= of_plugs(facts, stage.uses) | of_plugs(facts, (STAGES.kind,), stage.name)
+    chosen |= of_plugs(inputs, stage.uses) | of_plugs(inputs, (STAGES.kind,), stage.name)
     told_then = {old: value for old, value in earlier.items() if RENAMED[old] in chosen}
     chosen = {name: chosen[name] for name in chosen.keys() - {RENAMED[old] for old in told_then}} | told_then
     return Identity(
         stage.name,
-        chosen | stage.outside(config, facts),
+        chosen | stage.outside(config, inputs),
         {stage.table.name: stage.table.version},
         {name: upstream[name] for name in stage.upstream},
     )
 
 
-def of_plugs(facts: Facts, kinds: Sequence[str], name: str | None = None) -> dict[str, Any]:
+def of_plugs(inputs: Inputs, kinds: Sequence[str], name: str | None = None) -> dict[str, Any]:
     """Identity values of the foreign plugs of these kinds, or of the one of that name."""
-    found = [plug for plug in facts.plugs if plug["kind"] in kinds and name in (None, plug["name"])]
+    found = [plug for plug in inputs.plugs if plug["kind"] in kinds and name in (None, plug["name"])]
     keys = ("distribution", "version", "digest")
     return {f"{plug['kind']} {plug['name']}": {key: plug[key] for key in keys} for plug in found}
 

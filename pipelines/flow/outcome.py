@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.audit import Outcome
-from pipelines.deadline import EXIT_CODE
+from pipelines.flow.deadline import EXIT_CODE
 from sharpaudit.config import AuditConfig
 from sharpaudit.report.html import held
 
@@ -32,7 +32,7 @@ def rejected_share(facts: dict[str, Any]) -> float:
     return (read - accepted + unscored) / read if read else 0.0
 
 
-def summary(outcome: Outcome, root: Path) -> str:
+def closing(outcome: Outcome, root: Path) -> str:
     """What was found, and where it stands."""
     facts, flow = outcome.facts, {step["step"]: step for step in outcome.facts["flow"]}
     did = "nothing was left to do" if outcome.evaluations == 0 else f"{outcome.evaluations:,} network evaluations"

@@ -1,6 +1,6 @@
-"""The model and the index that a run was admitted with, as its workers load them.
+"""The model and the index that a run is bound to, as its workers load them.
 
-A worker may start hours after the run was admitted, in place of one that died. Were the weights overwritten in the
+A worker may start hours after the run began, in place of one that died. Were the weights overwritten in the
 meantime, its rows would stand under a fingerprint that is not theirs; so both are held against run.json on loading.
 """
 
@@ -16,7 +16,7 @@ from sharpaudit.matches.index import ReferenceIndex, open_index
 from sharpaudit.tables.runs import RunFolder
 
 
-def admitted_model(run: RunFolder, config: AuditConfig) -> Denoiser:
+def run_model(run: RunFolder, config: AuditConfig) -> Denoiser:
     """The model. Raises UserError where it, its device or its precision is not what the run began with."""
     _require_place(run, config)
     denoiser = load_denoiser(config.model)
@@ -25,7 +25,7 @@ def admitted_model(run: RunFolder, config: AuditConfig) -> Denoiser:
     return denoiser
 
 
-def admitted_index(run: RunFolder, config: AuditConfig) -> ReferenceIndex:
+def run_index(run: RunFolder, config: AuditConfig) -> ReferenceIndex:
     """The reference index. Raises UserError where it is no longer the one that the run began with."""
     index = open_index(Path(config.matches.index), config.matches.profile)
     _require(run, "index_digest", index.digest, f"index {printable(str(config.matches.index))}")
@@ -46,10 +46,10 @@ def _require_place(run: RunFolder, config: AuditConfig) -> None:
 
 def _require(run: RunFolder, name: str, found: str, what: str) -> None:
     record = run.record()
-    admitted = record["facts"][name] if record else ""
-    if found != admitted:
+    began = record["facts"][name] if record else ""
+    if found != began:
         raise UserError(
-            f"{what}: changed while the run was at work (digest {found[:16]}, the run began with {admitted[:16]}); "
+            f"{what}: changed while the run was at work (digest {found[:16]}, the run began with {began[:16]}); "
             "nothing was made with the new one: put the old one back and give the same command, "
             "or name a new folder with --out"
         )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.flow.identity import identities, inputs_of
 from pipelines.stages.search import SampleSearch
-from pipelines.survey import identities, survey
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status, UserError, printable
@@ -34,7 +34,7 @@ def replay_prompt(root: Path, prompt_id: str) -> Replay:
     """Replay a prompt. Raises UserError for an unknown one, or where model or index are not those of the run."""
     run = RunFolder.open(root)
     config = run.config()
-    other = changes(run.record() or {}, identities(config, survey(config, alone=True), run.earlier()))
+    other = changes(run.record() or {}, identities(config, inputs_of(config, alone=True), run.earlier()))
     if other:
         raise UserError(f"{root}: {', '.join(other[0].fields) or other[0].stage} is not what this run was made with")
     rows = _recorded(run, prompt_id)

@@ -27,7 +27,7 @@ Values = Mapping[str, Any] | None
 """Of the parameters of a statement, by name."""
 
 
-class Ledger:
+class Scratch:
     """A database of its own in `folder`, which is made and must not exist."""
 
     def __init__(self, folder: Path) -> None:
@@ -85,11 +85,11 @@ class Ledger:
 
 
 @contextmanager
-def ledger(folder: Path) -> Iterator[Ledger]:
-    """An empty ledger in `folder`; what a killed ingest left there goes first, and everything at the end."""
+def scratch(folder: Path) -> Iterator[Scratch]:
+    """An empty scratch in `folder`; what a killed ingest left there goes first, and everything at the end."""
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        with disk_errors(folder), closing(Ledger(folder)) as opened:
+        with disk_errors(folder), closing(Scratch(folder)) as opened:
             yield opened
     finally:
         shutil.rmtree(folder, ignore_errors=True)

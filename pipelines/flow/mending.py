@@ -9,7 +9,7 @@ from pathlib import Path
 
 from securesystemslib.signer import Signer
 
-from pipelines.stage import Stage
+from pipelines.stages.base import Stage
 from sharpaudit.errors import IntegrityError, Status, UserError
 from sharpaudit.evidence.seal import MANIFEST
 from sharpaudit.evidence.sealing import resealed

@@ -17,9 +17,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pipelines.stage import Facts, Stage
+from pipelines.flow.identity import identities
 from pipelines.stages import flow, ingest
-from pipelines.survey import identities
+from pipelines.stages.base import Inputs, Stage
 from sharpaudit import __version__
 from sharpaudit import config as configuration
 from sharpaudit.config import PATHS, AuditConfig
@@ -74,15 +74,15 @@ def with_audited(config: AuditConfig, paths: Sequence[str]) -> AuditConfig:
 
 
 @contextmanager
-def admitted(run: RunFolder, config: AuditConfig, facts: Facts, **options: Any) -> Iterator[None]:
-    """`admit` with these options for a block that reads the prompts.
+def bound(run: RunFolder, config: AuditConfig, inputs: Inputs, **options: Any) -> Iterator[None]:
+    """`bind` with these options for a block that reads the prompts.
 
     Where the block refuses them with a UserError, a run that had begun is again what it was: files that cannot be read
     do not become part of it.
     """
     before = {path: path.read_bytes() for name in (RECORD, SETTINGS) if (path := run.root / name).exists()}
     begun = run.has_begun()
-    admit(run, config, facts, **options)
+    bind(run, config, inputs, **options)
     try:
         yield
     except UserError:
@@ -91,10 +91,10 @@ def admitted(run: RunFolder, config: AuditConfig, facts: Facts, **options: Any) 
         raise
 
 
-def admit(
+def bind(
     run: RunFolder,
     config: AuditConfig,
-    facts: Facts,
+    inputs: Inputs,
     *,
     update: bool,
     extend: bool = False,
@@ -104,14 +104,14 @@ def admit(
 
     extend: audited files may be new.
     """
-    made = identities(config, facts)
+    made = identities(config, inputs)
     # A call that was refused while it read the prompts has committed nothing: put right, it begins anew.
     before = run.record() if run.has_begun() else None
     record = {
         "name": config.name,
         "sharpaudit_version": __version__,
         "created": before["created"] if before else datetime.now(UTC).isoformat(timespec="seconds"),
-        "facts": asdict(facts),
+        "facts": asdict(inputs),
         "given": given(config),
         "inputs": ingest.inspect(config, before),
         "hardware": describe_hardware(),

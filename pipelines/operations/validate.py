@@ -1,4 +1,4 @@
-"""A rehearsal: everything that a configuration names, loaded; one prompt end to end; the plan of the night.
+"""`validate`: everything that a configuration names, loaded; one prompt end to end; the plan of the night.
 
 Nothing is written but into a temporary folder. The rate is measured on this machine with the audit's own prompts, so
 the hours are an estimate for such workers, as many as were asked for and can compute at once.
@@ -18,17 +18,17 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipelines.calibration import allowed, fitted, wanted
-from pipelines.stage import Facts
+from pipelines.flow.calibration import allowed, fitted, wanted
+from pipelines.flow.identity import inputs_of
 from pipelines.stages import flow
+from pipelines.stages.base import Inputs
 from pipelines.stages.fit import screen_config
 from pipelines.stages.ingest import require_audited, sources
 from pipelines.stages.search import SampleSearch
 from pipelines.stages.selection import expected_pictures
-from pipelines.survey import survey
 from sharpaudit.config import AuditConfig, ModelConfig, RunConfig
 from sharpaudit.corpus.assign import USES, assign
-from sharpaudit.corpus.ledger import ledger
+from sharpaudit.corpus.scratch import scratch
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.devices import places_on, share_threads, usable_cores, use_threads
 from sharpaudit.denoisers.load import beside_model, load_denoiser, load_tokenizer
@@ -56,27 +56,27 @@ class Plan:
     disk_bytes: int
 
 
-def rehearse(config: AuditConfig, measure_s: float = MEASURE_S, *, out: Path | None = None) -> Iterator[str]:
+def validate(config: AuditConfig, measure_s: float = MEASURE_S, *, out: Path | None = None) -> Iterator[str]:
     """Lines to print, one as each check is passed. Raises UserError at the first that fails.
 
     out: where the run is going to be; by default below the current folder. It need not exist.
     """
-    facts = survey(config)
-    denoiser = load_denoiser(_computed_here(config.model, facts))
+    inputs = inputs_of(config)
+    denoiser = load_denoiser(_computed_here(config.model, inputs))
     here = denoiser.device.type
-    place = f"{facts.device} in {facts.dtype}" if here == facts.device else f"{here}, where no GPU is"
-    yield f"model: loads on {place}, digest {facts.model_digest[:16]}"
-    if here != facts.device:
-        yield f"workers: will compute on {facts.device} in {facts.dtype}; the hours below are those of this machine"
-    yield f"model: read and hashed: {', '.join(printable(name) for name in facts.model_files)}"
+    place = f"{inputs.device} in {inputs.dtype}" if here == inputs.device else f"{here}, where no GPU is"
+    yield f"model: loads on {place}, digest {inputs.model_digest[:16]}"
+    if here != inputs.device:
+        yield f"workers: will compute on {inputs.device} in {inputs.dtype}; the hours below are those of this machine"
+    yield f"model: read and hashed: {', '.join(printable(name) for name in inputs.model_files)}"
     ignored, not_applied = beside_model(config.model)
     if ignored:
         yield f"model: not read: {', '.join(printable(name) for name in ignored)}"
     yield from (f"note: {line}" for line in not_applied)
-    yield f"index: profile {config.matches.profile} agrees, digest {facts.index_digest[:16]}"
+    yield f"index: profile {config.matches.profile} agrees, digest {inputs.index_digest[:16]}"
     yield from (f"note: {line}" for line in notes(embedder(config.matches.profile)))
     todo = [(source, 0, config.run.limit if source.use == "audit" else None) for source in sources(config)]
-    with tempfile.TemporaryDirectory() as folder, ledger(Path(folder) / "ingest") as rows:
+    with tempfile.TemporaryDirectory() as folder, scratch(Path(folder) / "ingest") as rows:
         made = assign(todo, (), load_tokenizer(config.model), 0, rows, config.corpus.near_duplicates)
         require_audited(made, config)
         rejected = made.n_rows - made.statuses(USES).get(Status.OK, 0)
@@ -111,9 +111,9 @@ def at_work(run: RunConfig, device: str) -> tuple[int, int]:
     return threads, max(1, min(run.workers, room))
 
 
-def _computed_here(model: ModelConfig, facts: Facts) -> ModelConfig:
+def _computed_here(model: ModelConfig, inputs: Inputs) -> ModelConfig:
     """The model as this machine can try it, where other machines with GPUs are going to compute."""
-    if facts.device != "cuda" or torch.cuda.is_available():
+    if inputs.device != "cuda" or torch.cuda.is_available():
         return model
     return model.model_copy(update={"device": "cpu", "dtype": "float32" if model.dtype == "float32" else "auto"})
 

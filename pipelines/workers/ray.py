@@ -1,65 +1,30 @@
-"""Who does the work: this process, or Ray actors. Both behind one signature.
-
-An executor is a context manager that yields `run(work) -> iterator of receipts`, in no promised order. With Ray each
-actor holds its models and has its own share of cores and GPU; `pool` hands them their work.
-"""
+"""The ray executor: actors that hold their models and their share of cores and GPU; `pool` hands them their work."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipelines.cluster import in_use, joined_cluster, own_cluster
-from pipelines.pool import Pool
-from pipelines.stage import TRANSIENT_TRIES, Receipt, ShardWorker, Work
 from pipelines.stages import flow
+from pipelines.stages.base import ShardWorker, Work
+from pipelines.workers.cluster import in_use, joined_cluster, own_cluster
+from pipelines.workers.local import Run
+from pipelines.workers.pool import Pool
 from sharpaudit.config import AuditConfig, RunConfig
 from sharpaudit.denoisers.devices import places_on, room_for, share_threads, usable_cores, use_threads
-from sharpaudit.denoisers.pulse import on_answer
-from sharpaudit.errors import TransientError, UserError
+from sharpaudit.denoisers.liveness import on_answer
+from sharpaudit.errors import UserError
 from sharpaudit.plugs import require
 from sharpaudit.tables.files import CRASH
 from sharpaudit.tables.lock import Driver, Guard, end_with_driver, record_worker, show_life
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.shards import Manifest
 
-Run = Callable[[Iterable[Work]], Iterator[Receipt]]
 NODES_JOIN_WITHIN_S = 60.0
 """How long the machines of a cluster that was just started may take to join it."""
-
-
-@contextmanager
-def executor(root: Path, config: AuditConfig, driver: Driver) -> Iterator[Run]:
-    """The executor that the configuration names."""
-    chosen = run_ray if config.run.executor == "ray" else run_local
-    with chosen(root, config, driver) as run:
-        yield run
-
-
-@contextmanager
-def run_local(root: Path, config: AuditConfig, driver: Driver) -> Iterator[Run]:
-    """Serial, in this process."""
-    use_threads(share_threads([usable_cores()], 1, config.run.threads))
-    worker = ShardWorker(RunFolder(root, guard=Guard(root, driver.id)), flow(config))
-
-    def run(work: Iterable[Work]) -> Iterator[Receipt]:
-        for item in work:
-            yield _tried(worker, item)
-
-    yield run
-
-
-def _tried(worker: ShardWorker, item: Work) -> Receipt:
-    for attempt in range(TRANSIENT_TRIES):
-        try:
-            return Receipt(item, worker.do(item))
-        except TransientError as error:
-            if attempt == TRANSIENT_TRIES - 1:
-                return Receipt(item, None, f"failed {TRANSIENT_TRIES} times: {error}")
-    raise AssertionError("unreachable")
 
 
 class ShardActor:

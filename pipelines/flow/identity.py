@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.stage import Facts, identity
 from pipelines.stages import flow, ingest
+from pipelines.stages.base import Inputs, identity
 from sharpaudit import plugs
 from sharpaudit.config import AuditConfig
 from sharpaudit.corpus.files import format_of
@@ -18,7 +18,7 @@ from sharpaudit.plugs import EMBEDDERS, FAMILIES, FORMATS, METRICS, SOLVERS, STA
 from sharpaudit.tables.runs import Identity
 
 
-def survey(config: AuditConfig, *, alone: bool = False) -> Facts:
+def inputs_of(config: AuditConfig, *, alone: bool = False) -> Inputs:
     """The digests of outside inputs and the choices of device and precision. Raises UserError for what is not there.
 
     alone: whether this process computes itself, whatever the configuration says of workers.
@@ -32,7 +32,7 @@ def survey(config: AuditConfig, *, alone: bool = False) -> Facts:
             'or set model.device = "cpu"'
         )
     index = open_index(Path(config.matches.index), config.matches.profile)
-    return Facts(
+    return Inputs(
         model_digest=model_digest(config.model),
         tokenizer_digest=load_tokenizer(config.model).digest,
         index_digest=index.digest,
@@ -55,13 +55,13 @@ def named_plugs(config: AuditConfig) -> Iterator[tuple[Plugs[Any], str]]:
     yield from ((STAGES, name) for name in config.stages)
 
 
-def identities(config: AuditConfig, facts: Facts, earlier: Mapping[str, Any] | None = None) -> dict[str, Identity]:
+def identities(config: AuditConfig, inputs: Inputs, earlier: Mapping[str, Any] | None = None) -> dict[str, Identity]:
     """The identity of every stage, in the order of the flow.
 
     earlier: of a run that is there, its `RunFolder.earlier`: an older run is held against what it was made with.
     """
-    found = {ingest.NAME: ingest.identity(facts)}
+    found = {ingest.NAME: ingest.identity(inputs)}
     for stage in flow(config).values():
         prints = {name: made.fingerprint for name, made in found.items()}
-        found[stage.name] = identity(stage, config, facts, prints, earlier or {})
+        found[stage.name] = identity(stage, config, inputs, prints, earlier or {})
     return found

@@ -20,7 +20,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipelines.stage import Receipt
+from pipelines.stages.base import Receipt
 from sharpaudit.errors import Status, printable
 from sharpaudit.tables.files import Files
 from sharpaudit.tables.records import replace_file

@@ -13,11 +13,11 @@ from typing import Any
 
 from securesystemslib.signer import Key
 
-from pipelines.admit import given
-from pipelines.replaying import replay_prompt
-from pipelines.stage import Facts
+from pipelines.flow.binding import given
+from pipelines.flow.identity import identities
+from pipelines.operations.replay import replay_prompt
+from pipelines.stages.base import Inputs
 from pipelines.stages.report import made_of
-from pipelines.survey import identities
 from sharpaudit import __version__
 from sharpaudit.errors import IntegrityError
 from sharpaudit.evidence.checks import (
@@ -32,7 +32,7 @@ from sharpaudit.report.facts import VERSION, collect
 from sharpaudit.report.html import findings_csv, render
 from sharpaudit.seeds import rank_hash
 from sharpaudit.tables.reading import open_connection
-from sharpaudit.tables.records import unseal
+from sharpaudit.tables.records import read_checksummed
 from sharpaudit.tables.runs import RunFolder, changes
 
 BOUND = ("seed", "scores", "triage", "samples", "matches", "report")
@@ -67,7 +67,7 @@ def settings_faults(run: RunFolder) -> Iterator[str]:
     record, config = run.record() or {}, run.config()
     if given(config) != record.get("given"):
         yield f"{run.root / 'config.toml'}: what is audited is not what run.json says"
-    for change in changes(record, identities(config, Facts(**record["facts"]), run.earlier())):
+    for change in changes(record, identities(config, Inputs(**record["facts"]), run.earlier())):
         names = ", ".join(change.fields) or "its inputs"
         yield f"{run.root / 'config.toml'}: {names}: not what {change.stage} was made with"
 
@@ -82,7 +82,7 @@ def report_faults(run: RunFolder) -> Iterator[str]:
         yield f"{path}: not the facts of a report"
         return
     stamp = run.root / "report" / "made_of.json"
-    if not stamp.exists() or unseal(stamp) != {"digest": made_of(run, told)}:
+    if not stamp.exists() or read_checksummed(stamp) != {"digest": made_of(run, told)}:
         yield f"{stamp}: the report was made of other tables than those that are there"
     if json.loads((run.root / "inputs.json").read_bytes()) != told["inputs"]:
         yield f"{run.root / 'inputs.json'}: not the inputs of the report"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.stage import TRANSIENT_TRIES, Receipt, Work
+from pipelines.stages.base import TRANSIENT_TRIES, Receipt, Work
 from sharpaudit.config import RunConfig
 from sharpaudit.errors import TransientError, UserError
 from sharpaudit.tables.lock import last_life

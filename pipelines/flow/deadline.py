@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 
-from pipelines.signals import InterruptedRunError
-from pipelines.stage import Receipt, Stage, Work
+from pipelines.flow.signals import InterruptedRunError
+from pipelines.stages.base import Receipt, Stage, Work
 from sharpaudit.config import moment
 from sharpaudit.errors import UserError
 
