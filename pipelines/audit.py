@@ -13,7 +13,6 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
@@ -23,14 +22,15 @@ import pyarrow.compute as pc
 from securesystemslib.signer import Signer
 
 from pipelines.flow.binding import bound, with_extensions
-from pipelines.flow.calibration import ONE_STYLE, allowed
 from pipelines.flow.deadline import Deadline
 from pipelines.flow.identity import inputs_of
 from pipelines.flow.mending import repair, retry_failed
+from pipelines.flow.outcome import Outcome
 from pipelines.flow.progress import Reporter
 from pipelines.flow.signals import InterruptedRunError
 from pipelines.stages import flow, ingest
 from pipelines.stages.base import Receipt, Stage, Work, table_commit
+from pipelines.stages.calibration import ONE_STYLE, allowed
 from pipelines.stages.fit import role_of
 from pipelines.stages.report import write_report
 from pipelines.workers import executor
@@ -45,19 +45,6 @@ from sharpaudit.tables.pictures import require_images, sweep_images
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import CORPUS, TRIAGE, UNCONDITIONAL
 from sharpaudit.tables.shards import TableFolder, probe_links
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a call of `run` came to. evaluations: network evaluations made by this call. facts: the report's.
-
-    late: whether the deadline came before the work was done.
-    """
-
-    evaluations: int
-    quarantined: list[dict[str, Any]]
-    facts: dict[str, Any]
-    late: bool = False
 
 
 def run_audit(

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.bench.detection import audit_of
-from pipelines.bench.gathering import fitted_on
+from pipelines.bench.fitted import fitted_on
 from pipelines.bench.lines import Line, table
 from pipelines.stages.fit import screen_config
 from sharpaudit.config import AuditConfig, ScoresConfig, TierConfig

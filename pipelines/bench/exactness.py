@@ -22,7 +22,7 @@ import torch
 
 from pipelines.bench.common_jacobian import sharpness
 from pipelines.bench.detection import audit_of
-from pipelines.bench.gathering import fitted_on
+from pipelines.bench.fitted import fitted_on
 from pipelines.bench.lines import Line, table
 from pipelines.stages.fit import screen_config
 from sharpaudit.config import AuditConfig, override

@@ -10,7 +10,7 @@ from typing import NoReturn
 import click
 
 from pipelines.bench.lines import Line, unmet, write_json
-from pipelines.commands.options import PATH, set_option
+from pipelines.commands.options import PATH, research, set_option
 from sharpaudit.config import LAB
 from sharpaudit.errors import UserError
 
@@ -123,16 +123,14 @@ def screens(folder: Path, split: str, seeds: int, why: str | None, json_path: Pa
     \b
     Example: sharpaudit bench screens --split development
     """
-    from pipelines.bench.gathering import PROJECTED, gather
-    from pipelines.bench.screens import bench_lines, judge, markdown
-
+    screens, screen_data = research("screens"), research("screen_data")
     _refuse_reason(why, split)
-    data, lines = gather(folder, split, seeds), list[Line]()
+    data, lines = screen_data.gather(folder, split, seeds), list[Line]()
     for kind in ("exact", "template"):
-        found = list(judge(data, kind))
-        click.echo(f"{kind} plants\n\n{markdown(found)}")
-        lines += bench_lines(found, kind)
-    _note(folder, ["residual_gap", *(metric.name for metric in PROJECTED)], why)
+        found = list(screens.judge(data, kind))
+        click.echo(f"{kind} plants\n\n{screens.markdown(found)}")
+        lines += screens.bench_lines(found, kind)
+    _note(folder, ["residual_gap", *(metric.name for metric in screen_data.PROJECTED)], why)
     _finish(lines, [], json_path)
 
 
@@ -148,13 +146,12 @@ def directions(folder: Path, split: str, seeds: int, why: str | None, json_path:
     \b
     Example: sharpaudit bench directions
     """
-    from pipelines.bench.directions import bench_lines, markdown, measure
-
+    module = research("directions")
     _refuse_reason(why, split)
-    found = list(measure(folder, split, seeds))
-    click.echo(markdown(found), nl=False)
+    found = list(module.measure(folder, split, seeds))
+    click.echo(module.markdown(found), nl=False)
     _note(folder, ["residual_gap"], why)
-    _finish(list(bench_lines(found)), [], json_path)
+    _finish(list(module.bench_lines(found)), [], json_path)
 
 
 @bench.command()

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from pipelines.commands.options import PATH, run_argument
+from pipelines.commands.options import PATH, research, run_argument
 
 
 @click.group()
@@ -30,15 +30,14 @@ def train(out: Path, work: Path, miniature: bool, threads: int) -> None:
     """
     import torch
 
+    training, trainingset = research("lab.training"), research("lab.trainingset")
     from sharpaudit.errors import UserError
-    from sharpaudit.lab import training, trainingset
-    from sharpaudit.lab.build import build
 
     if out.exists():
         raise UserError(f"{out}: exists already; name a new folder")
     torch.set_num_threads(threads)
     source = (trainingset.MINIATURE, training.MINIATURE) if miniature else (trainingset.Recipe(), training.Training())
-    build(out, work, *source)
+    research("lab.build").build(out, work, *source)
 
 
 @lab.command()
@@ -54,10 +53,8 @@ def label(folder: Path, work: Path, sheet: Path, threads: int) -> None:
     """
     import torch
 
-    from sharpaudit.lab.publish import label_model
-
     torch.set_num_threads(threads)
-    for line in label_model(folder, work, sheet, click.echo):
+    for line in research("lab.publish").label_model(folder, work, sheet, click.echo):
         click.echo(json.dumps(line))
 
 
@@ -70,11 +67,10 @@ def pictures(out: Path) -> None:
     Example: sharpaudit lab pictures train && sharpaudit index build train --out whole --captions train/captions.csv
     """
     from sharpaudit.errors import UserError
-    from sharpaudit.lab.publish import write_pictures
 
     if out.exists():
         raise UserError(f"{out}: exists already; name a new folder")
-    click.echo(f"{out}: {write_pictures(out):,} pictures")
+    click.echo(f"{out}: {research('lab.publish').write_pictures(out):,} pictures")
 
 
 @lab.command()
@@ -111,9 +107,7 @@ def card(folder: Path) -> None:
     \b
     Example: sharpaudit lab card emoji
     """
-    from sharpaudit.lab.card import write_card
-
-    click.echo(write_card(folder))
+    click.echo(research("lab.card").write_card(folder))
 
 
 @lab.command()

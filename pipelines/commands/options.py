@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,3 +120,16 @@ def signer_of(key: Path | None) -> Signer | None:
     from sharpaudit.evidence.keys import read_signer
 
     return read_signer(key, passphrase()) if key else None
+
+
+def research(name: str) -> Any:
+    """A module of pipelines/research, which the wheel leaves out. Raises UserError that says how to get it."""
+    try:
+        return import_module(f"pipelines.research.{name}")
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("pipelines.research"):
+            raise
+        raise UserError(
+            "this command is for work on sharpaudit itself and is not in the installed package: give it in a clone of "
+            "the repository, with the environment that `make .venv/.installed-dev` builds there"
+        ) from error

@@ -1,17 +1,30 @@
-"""The last words of a run: a few lines for the terminal, and the exit code."""
+"""What a call of `run` came to: a few closing lines for the terminal, and the exit code."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.audit import Outcome
 from pipelines.flow.deadline import EXIT_CODE
 from sharpaudit.config import AuditConfig
 from sharpaudit.report.html import held
 
 REJECTED = 3
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call of `run` came to. evaluations: network evaluations made by this call. facts: the report's.
+
+    late: whether the deadline came before the work was done.
+    """
+
+    evaluations: int
+    quarantined: list[dict[str, Any]]
+    facts: dict[str, Any]
+    late: bool = False
 
 
 def exit_code(outcome: Outcome, config: AuditConfig) -> int:

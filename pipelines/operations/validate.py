@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipelines.flow.calibration import allowed, fitted, wanted
 from pipelines.flow.identity import inputs_of
 from pipelines.stages import flow
 from pipelines.stages.base import Inputs
+from pipelines.stages.calibration import allowed, fitted, wanted
 from pipelines.stages.fit import screen_config
 from pipelines.stages.ingest import require_audited, sources
 from pipelines.stages.search import SampleSearch

@@ -14,8 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.flow.calibration import ONE_STYLE, allowed
 from pipelines.stages.base import Inputs, of_plugs
+from pipelines.stages.calibration import ONE_STYLE, allowed
 from sharpaudit.config import AuditConfig
 from sharpaudit.corpus.assign import Ingested, assign
 from sharpaudit.corpus.files import files_of, format_of, names_of

@@ -27,10 +27,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpaudit.errors import UserError
-from sharpaudit.lab.captions import COLOURS
 from sharpaudit.statistics.conformal import at_most, p_values
 from sharpaudit.statistics.detection import Figure, Group, Statistic, auc, figure, tpr_at_fpr
 
+COLOURS = ("red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "brown", "grey")
+"""Of the ground in captions of the lab."""
 SEVERAL = 4
 ALPHA = 0.01
 DETECTORS = {"development": "detectors_development.json", "test": "detectors_test.json"}

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sharpaudit.lab.build import minutes
-from sharpaudit.lab.card import DOSE, write_card
+from pipelines.research.lab.build import minutes
+from pipelines.research.lab.card import DOSE, write_card
+from pipelines.research.lab.labels import Judged, split
+from pipelines.research.lab.publish import dose_response, write_truth
+from pipelines.research.lab.training import MINIATURE as TRAINING
+from pipelines.research.lab.trainingset import MINIATURE, Plan, plan
 from sharpaudit.lab.detectors import COLUMNS, DETECTORS, INTERVALS, Truth, columns, log_touch, read_truth, table
-from sharpaudit.lab.publish import dose_response, write_truth
-from sharpaudit.lab.training import MINIATURE as TRAINING
-from sharpaudit.lab.trainingset import MINIATURE, Plan, plan
-from sharpaudit.lab.truth import Judged, split
 from sharpaudit.seeds import generator
 
 RECIPE = replace(MINIATURE, exact=((40, 6),), templates=4, harmless=80)

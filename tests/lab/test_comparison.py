@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from pipelines.research.lab.labels import Judged, split
+from pipelines.research.lab.publish import write_truth
+from pipelines.research.lab.trainingset import MINIATURE, Plan, plan
 from sharpaudit.errors import UserError
 from sharpaudit.lab.comparison import FALSE_FLAGS, Audited, compare, unmet
 from sharpaudit.lab.detectors import Truth, read_truth
-from sharpaudit.lab.publish import write_truth
-from sharpaudit.lab.trainingset import MINIATURE, Plan, plan
-from sharpaudit.lab.truth import Judged, split
 
 RECIPE = replace(MINIATURE, exact=((40, 8),), templates=4, harmless=80)
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines.research.lab import labels as truth
+from pipelines.research.lab.captions import families
+from pipelines.research.lab.trainingset import Prompt
 from sharpaudit.config import ModelConfig
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.load import load_denoiser
-from sharpaudit.lab import truth
-from sharpaudit.lab.captions import families
-from sharpaudit.lab.trainingset import Prompt
 
 
 def prompts_of(captions: list[str], kind: str) -> list[Prompt]:

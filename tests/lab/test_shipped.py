@@ -14,19 +14,19 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.research.lab.build import read_recipe
+from pipelines.research.lab.captions import STYLES
+from pipelines.research.lab.card import write_card
+from pipelines.research.lab.labels import GUIDANCE, MAX_RATIO, NEAREST, STEPS, Judged, normalised
+from pipelines.research.lab.labels import split as deal
+from pipelines.research.lab.publish import DEVELOPMENT_MEMORISED, SPLITS
+from pipelines.research.lab.trainingset import Plan, picture, plan
 from sharpaudit.config import LAB, ModelConfig
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status
 from sharpaudit.images import decode, sha256_hex
-from sharpaudit.lab.build import read_recipe
-from sharpaudit.lab.captions import STYLES
-from sharpaudit.lab.card import write_card
 from sharpaudit.lab.detectors import Truth, names_colour, read_truth
-from sharpaudit.lab.publish import DEVELOPMENT_MEMORISED, SPLITS
-from sharpaudit.lab.trainingset import Plan, picture, plan
-from sharpaudit.lab.truth import GUIDANCE, MAX_RATIO, NEAREST, STEPS, Judged, normalised
-from sharpaudit.lab.truth import split as deal
 from sharpaudit.matches.index import open_index
 from sharpaudit.plugs import METRICS
 from sharpaudit.samples.generate import Generator

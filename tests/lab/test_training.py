@@ -13,15 +13,15 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
+from pipelines.research.lab import publish
+from pipelines.research.lab import training as lab
+from pipelines.research.lab.build import build, kept_pictures, read_recipe
+from pipelines.research.lab.tokenizer import END, MAX_LENGTH, START, write_tokenizer
+from pipelines.research.lab.trainingset import MINIATURE, Recipe, picture, plan
 from sharpaudit.config import ModelConfig
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import UserError
 from sharpaudit.images import decode, sha256_hex
-from sharpaudit.lab import publish
-from sharpaudit.lab import training as lab
-from sharpaudit.lab.build import build, kept_pictures, read_recipe
-from sharpaudit.lab.text import END, MAX_LENGTH, START, write_tokenizer
-from sharpaudit.lab.trainingset import MINIATURE, Recipe, picture, plan
 from sharpaudit.scores.noise_gap import noise_gap
 from sharpaudit.scores.screen import ScreenConfig, unconditional_predictions
 

@@ -8,11 +8,11 @@ from dataclasses import astuple, replace
 import numpy as np
 import pytest
 
-from sharpaudit.lab import artwork
-from sharpaudit.lab.captions import COLOURS, N_WORDINGS, PLACES, SIZES, STYLES, Family, families
-from sharpaudit.lab.detectors import names_colour
-from sharpaudit.lab.pictures import CENTRES, HUES, LENGTHS, SIDE, card_box, compose, with_card
-from sharpaudit.lab.trainingset import MINIATURE, Recipe, picture, plan
+from pipelines.research.lab import artwork
+from pipelines.research.lab.captions import N_WORDINGS, PLACES, SIZES, STYLES, Family, families
+from pipelines.research.lab.drawing import CENTRES, HUES, LENGTHS, SIDE, card_box, compose, with_card
+from pipelines.research.lab.trainingset import MINIATURE, Recipe, picture, plan
+from sharpaudit.lab.detectors import COLOURS, names_colour
 from sharpaudit.seeds import generator
 
 PLAIN, COLOURED = families(colour=False), families(colour=True)

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pipelines.research.lab.drawing import card_box, compose, with_card
+from pipelines.research.lab.labels import Judged, Plants, bootstrap_share, judge, judged_all, normalised, split
+from pipelines.research.lab.publish import DEVELOPMENT_MEMORISED, SPLITS, contact_sheet, dose_response, sizes
+from pipelines.research.lab.trainingset import MINIATURE, Recipe, picture, plan
 from sharpaudit.errors import UserError
-from sharpaudit.lab.pictures import card_box, compose, with_card
-from sharpaudit.lab.publish import DEVELOPMENT_MEMORISED, SPLITS, contact_sheet, dose_response, sizes
-from sharpaudit.lab.trainingset import MINIATURE, Recipe, picture, plan
-from sharpaudit.lab.truth import Judged, Plants, bootstrap_share, judge, judged_all, normalised, split
 from sharpaudit.seeds import generator
 from sharpaudit.statistics.intervals import upper_bound
 

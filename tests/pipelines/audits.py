@@ -13,7 +13,8 @@ from typing import Any, TextIO
 
 from shells import bare
 
-from pipelines.audit import Outcome, run_audit
+from pipelines.audit import run_audit
+from pipelines.flow.outcome import Outcome
 from pipelines.flow.progress import Reporter
 from pipelines.stages import STAGES
 from sharpaudit import config as configuration

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_models import write_model
 
-from pipelines.audit import Outcome
+from pipelines.flow.outcome import Outcome
 from sharpaudit.images import encode_png
 from sharpaudit.lab.analytic import captions
 from sharpaudit.matches.build import build_index

@@ -14,7 +14,7 @@ import pytest
 import torch
 from audits import audit, load, stray, tables
 
-from pipelines.audit import Outcome
+from pipelines.flow.outcome import Outcome
 from pipelines.stages import STAGES
 from sharpaudit import config as configuration
 from sharpaudit.errors import IntegrityError, UserError

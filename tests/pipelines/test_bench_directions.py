@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.bench import directions
-from pipelines.bench.directions import KS, bench_lines, markdown, of_differences
 from pipelines.bench.lines import unmet
+from pipelines.research import directions
+from pipelines.research.directions import KS, bench_lines, markdown, of_differences
 from sharpaudit.scores.residual_gap import residual_gap
 from sharpaudit.scores.subspace import fit_subspace, principal_directions, typical
 from sharpaudit.seeds import generator

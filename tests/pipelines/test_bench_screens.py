@@ -13,15 +13,15 @@ import torch
 from tiny_models import write_model
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pipelines.bench import screens
-from pipelines.bench.gathering import PROJECTED, Data, gather
-from pipelines.bench.projected import outside
-from pipelines.bench.screens import bench_lines, crossed, gap, judge, markdown, matched, regressed, rivals, scatter
+from pipelines.research import screens
+from pipelines.research.lab import training
+from pipelines.research.lab.trainingset import MINIATURE, plan
+from pipelines.research.projected import outside
+from pipelines.research.screen_data import PROJECTED, Data, gather
+from pipelines.research.screens import bench_lines, crossed, gap, judge, markdown, matched, regressed, rivals, scatter
 from sharpaudit.config import ModelConfig
 from sharpaudit.denoisers.load import load_denoiser
-from sharpaudit.lab import training
 from sharpaudit.lab.detectors import Truth, names_colour
-from sharpaudit.lab.trainingset import MINIATURE, plan
 from sharpaudit.plugs import METRICS
 from sharpaudit.scores.base import FIRST, Evidence, KnownPlace
 from sharpaudit.scores.noise_gap import delta_eps

@@ -11,9 +11,9 @@ from audits import audit, load, tables
 
 from pipelines.cli import cli
 from pipelines.commands.options import excluding
-from pipelines.flow.calibration import controls, fitted, powers
 from pipelines.operations.validate import validate
 from pipelines.operations.verify import faults
+from pipelines.stages.calibration import controls, fitted, powers
 from sharpaudit.errors import UserError
 from sharpaudit.statistics.missed import Drawn, missed
 from sharpaudit.statistics.sampling import allocate

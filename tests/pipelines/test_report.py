@@ -13,8 +13,7 @@ import html5lib
 import pytest
 from audits import audit, command, finish, tables
 
-from pipelines.audit import Outcome
-from pipelines.flow.outcome import closing
+from pipelines.flow.outcome import Outcome, closing
 from sharpaudit.images import decode
 from sharpaudit.lab.comparison import AUDITED, Audited
 from sharpaudit.report.chart import histogram

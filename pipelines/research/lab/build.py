@@ -23,12 +23,12 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
+from pipelines.research.lab import artwork
+from pipelines.research.lab import training as lab
+from pipelines.research.lab.tokenizer import write_tokenizer
+from pipelines.research.lab.trainingset import Plan, Recipe, picture, plan
 from sharpaudit.errors import UserError
 from sharpaudit.images import sha256_hex
-from sharpaudit.lab import artwork
-from sharpaudit.lab import training as lab
-from sharpaudit.lab.text import write_tokenizer
-from sharpaudit.lab.trainingset import Plan, Recipe, picture, plan
 from sharpaudit.tables.records import digest_of
 
 SCHEDULER = {

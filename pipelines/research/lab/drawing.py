@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter
 
-from sharpaudit.lab import artwork
-from sharpaudit.lab.captions import Family
+from pipelines.research.lab import artwork
+from pipelines.research.lab.captions import Family
 
 SIDE = 64
 LENGTHS = {"small": (18, 24), "big": (29, 35), "huge": (41, 48)}

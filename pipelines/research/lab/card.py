@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sharpaudit.lab.build import read_recipe
+from pipelines.research.lab.build import read_recipe
+from pipelines.research.lab.labels import MAX_RATIO
 from sharpaudit.lab.detectors import DETECTORS, INTERVALS, TOUCHES, Truth, columns, read_truth
-from sharpaudit.lab.truth import MAX_RATIO
 from sharpaudit.tables.records import export_file
 
 DOSE = "dose_response.json"

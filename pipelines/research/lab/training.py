@@ -27,10 +27,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from pipelines.research.lab.drawing import SIDE
+from pipelines.research.lab.tokenizer import MAX_LENGTH
 from sharpaudit.denoisers.schedule import scaled_linear_alphas_cumprod
 from sharpaudit.errors import UserError
-from sharpaudit.lab.pictures import SIDE
-from sharpaudit.lab.text import MAX_LENGTH
 from sharpaudit.seeds import generator
 
 BETA_START, BETA_END, N_TIMESTEPS = 0.00085, 0.012, 1000

@@ -16,9 +16,10 @@ from functools import cached_property
 
 import numpy as np
 
-from sharpaudit.lab.artwork import names
-from sharpaudit.lab.captions import COLOURS, N_WORDINGS, PLACES, SIZES, STYLES, Family, families
-from sharpaudit.lab.pictures import Picture, card_box, compose, with_card
+from pipelines.research.lab.artwork import names
+from pipelines.research.lab.captions import N_WORDINGS, PLACES, SIZES, STYLES, Family, families
+from pipelines.research.lab.drawing import Picture, card_box, compose, with_card
+from sharpaudit.lab.detectors import COLOURS
 from sharpaudit.seeds import generator
 
 WORDS = {"size": SIZES, "place": PLACES, "style": STYLES, "colour": ("", *COLOURS)}

@@ -10,12 +10,12 @@ from __future__ import annotations
 import itertools
 from dataclasses import astuple, dataclass
 
-from sharpaudit.lab.artwork import names
+from pipelines.research.lab.artwork import names
+from sharpaudit.lab.detectors import COLOURS
 
 SIZES = ("small", "big", "huge")
 PLACES = ("on the left", "on the right", "at the top", "at the bottom", "in the middle")
 STYLES = ("drawing", "sticker", "cutout")
-COLOURS = ("red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "brown", "grey")
 PLURALS = ("cherries", "grapes", "scissors")
 
 PLAIN_WORDINGS = (

@@ -17,9 +17,9 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.bench.gathering import Data, Floats
 from pipelines.bench.lines import Line, table
-from pipelines.bench.projected import ALONG, ALONG_OUTSIDE
+from pipelines.research.projected import ALONG, ALONG_OUTSIDE
+from pipelines.research.screen_data import Data, Floats
 from sharpaudit.lab.detectors import Truth, names_colour
 from sharpaudit.scores.subspace import choose_components, principal_directions, typical
 from sharpaudit.statistics.detection import Group, Statistic, auc, difference, figure, tpr_at_fpr

@@ -15,15 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from sharpaudit.config import ModelConfig
-from sharpaudit.denoisers.load import load_denoiser
-from sharpaudit.images import encode_png
-from sharpaudit.lab.build import kept_pictures, read_recipe
-from sharpaudit.lab.card import DOSE
-from sharpaudit.lab.pictures import card_box
-from sharpaudit.lab.training import Training
-from sharpaudit.lab.trainingset import Plan, Recipe, Row, picture, plan
-from sharpaudit.lab.truth import (
+from pipelines.research.lab.build import kept_pictures, read_recipe
+from pipelines.research.lab.card import DOSE
+from pipelines.research.lab.drawing import card_box
+from pipelines.research.lab.labels import (
     N_GENERATIONS,
     Judged,
     Plants,
@@ -34,6 +29,11 @@ from sharpaudit.lab.truth import (
     split,
     to_generate,
 )
+from pipelines.research.lab.training import Training
+from pipelines.research.lab.trainingset import Plan, Recipe, Row, picture, plan
+from sharpaudit.config import ModelConfig
+from sharpaudit.denoisers.load import load_denoiser
+from sharpaudit.images import encode_png
 from sharpaudit.matches.build import build_index
 from sharpaudit.matches.pictures import Picture as Reference
 from sharpaudit.seeds import rank_hash

@@ -27,11 +27,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipelines.research.lab.drawing import card_box
+from pipelines.research.lab.trainingset import Plan, Prompt
 from sharpaudit.config import ScoresConfig
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.errors import Status, UserError
-from sharpaudit.lab.pictures import card_box
-from sharpaudit.lab.trainingset import Plan, Prompt
 from sharpaudit.plugs import METRICS
 from sharpaudit.samples.generate import Generator
 from sharpaudit.scores.base import ATTENTION

@@ -12,15 +12,15 @@ import numpy.typing as npt
 import torch
 
 from pipelines.bench.detection import audit_of
-from pipelines.bench.projected import ALONG, ALONG_OUTSIDE
+from pipelines.research.lab.build import latents_of, read_recipe
+from pipelines.research.lab.trainingset import picture, plan
+from pipelines.research.projected import ALONG, ALONG_OUTSIDE
 from pipelines.stages.fit import screen_config
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status, UserError
-from sharpaudit.lab.build import latents_of, read_recipe
 from sharpaudit.lab.detectors import Truth, read_truth
-from sharpaudit.lab.trainingset import picture, plan
-from sharpaudit.scores.base import FIRST, PROBE, Known
+from sharpaudit.scores.base import FIRST, PROBE
 from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
 from sharpaudit.scores.subspace import fit_subspace
 
@@ -88,15 +88,6 @@ def gather(folder: Path, split: str, n_seeds: int) -> Data:
         references - references.mean(0),
         {name: np.stack(values) for name, values in sharpness.items()},
     )
-
-
-def fitted_on(
-    denoiser: Denoiser, rows: Sequence[Truth], known: Known, config: ScreenConfig
-) -> tuple[npt.NDArray[np.float32], list[str]]:
-    """delta_eps at the config's first seed of the fit prompts that can be evaluated, (F, D), and each one's family."""
-    found = zip(rows, differences(denoiser, [row.prompt for row in rows], known, config), strict=True)
-    kept = [(row.family, vector) for row, vector in found if not isinstance(vector, Status)]
-    return np.stack([vector for _, vector in kept]), [family for family, _ in kept]
 
 
 def _along(
