@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow.compute as pc
 from securesystemslib.signer import Signer
 
-from pipelines.admit import admitted, with_extensions
+from pipelines.admit import admitted, require_own, with_extensions
 from pipelines.calibration import ONE_STYLE, allowed
 from pipelines.deadline import Deadline
 from pipelines.execute import Run, executor
@@ -87,6 +87,7 @@ def run_audit(
         run = RunFolder(root, guard=guard)
         # Left in the opposite order: workers end, then the run is sealed, then the lock is given back.
         stack.enter_context(resealed(root, whole=until is None, signer=signer, guard=guard))
+        require_own(run, config)
         config = with_extensions(run, config)
         stages = flow(config)
         with admitted(run, config, survey(config), update=update, extend=extend, say=reporter.say):
