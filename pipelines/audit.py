@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow.compute as pc
 from securesystemslib.signer import Signer
 
-from pipelines.flow.binding import bound, with_extensions
+from pipelines.flow.binding import bound, require_own, with_extensions
 from pipelines.flow.deadline import Deadline
 from pipelines.flow.identity import inputs_of
 from pipelines.flow.mending import repair, retry_failed
@@ -75,6 +75,7 @@ def run_audit(
         run = RunFolder(root, guard=guard)
         # Left in the opposite order: workers end, then the run is sealed, then the lock is given back.
         stack.enter_context(resealed(root, whole=until is None, signer=signer, guard=guard))
+        require_own(run, config)
         config = with_extensions(run, config)
         stages = flow(config)
         with bound(run, config, inputs_of(config), update=update, extend=extend, say=reporter.say):

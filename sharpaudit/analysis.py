@@ -18,7 +18,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from sharpaudit.errors import UserError, printable
-from sharpaudit.tables.query import connect, table_of
+from sharpaudit.tables.query import connect, table_of, views_there
 from sharpaudit.tables.reading import current_files
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.views import VIEWS
@@ -30,10 +30,10 @@ class Run:
     """A run folder, open for reading. Close it, or use it in a with statement; it can do nothing but read."""
 
     def __init__(self, path: str | Path) -> None:
-        """Raises UserError where there is no run of this version, IntegrityError where a file is damaged."""
+        """Raises UserError where there is no run, or none that this reads, IntegrityError for a damaged file."""
         folder = RunFolder.open(Path(path).absolute())
         self.root = folder.root
-        self._connection = connect(current_files(folder), folder.root)
+        self._connection = connect(current_files(folder), folder.root, tables=folder.tables())
 
     def sql(self, statement: str, to: Frame = "arrow") -> Any:
         """The rows of one reading statement: a pyarrow.Table, or a pandas or polars DataFrame.
@@ -46,8 +46,10 @@ class Run:
 
     def view(self, name: str, to: Frame = "arrow") -> Any:
         """A whole view, such as "risk" or "prompt_metrics". Raises UserError for a name that is none."""
-        if name not in VIEWS:
-            raise UserError(f'"{printable(name)}" is no view; there are {", ".join(VIEWS)}')
+        there = views_there(self._connection)
+        if name not in VIEWS or name not in there:
+            known = ", ".join(view for view in VIEWS if view in there)
+            raise UserError(f'"{printable(name)}" is no view; there are {known}')
         return self.sql(f"SELECT * FROM {name} ORDER BY ALL", to)  # noqa: S608
 
     def findings(self, to: Frame = "arrow") -> Any:

@@ -20,8 +20,9 @@ from pipelines.stages.ingest import ingest
 from sharpaudit import config as configuration
 from sharpaudit.config import LAB
 from sharpaudit.denoisers.load import load_tokenizer
+from sharpaudit.tables.declared import described
 from sharpaudit.tables.runs import RunFolder
-from sharpaudit.tables.schemas import CORPUS
+from sharpaudit.tables.schemas import CORPUS, ORIGINS
 
 
 def main(asked: dict[str, Any]) -> None:
@@ -40,7 +41,7 @@ def main(asked: dict[str, Any]) -> None:
     }
     config = configuration.parse(tree, asked["prompts"])
     run = RunFolder.create(Path(asked["run"]))
-    run.write_record({"stages": STAGES})
+    run.write_record({"stages": STAGES, "tables": [described(table) for table in (ORIGINS, CORPUS)]})
     tokenizer = load_tokenizer(config.model)
     begun = time.monotonic()
     ingest(run, config, tokenizer)

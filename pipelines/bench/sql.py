@@ -31,6 +31,7 @@ from sharpaudit.errors import UserError
 from sharpaudit.origin import module_call
 from sharpaudit.seeds import generator
 from sharpaudit.statistics.conformal import p_values
+from sharpaudit.tables.declared import described
 from sharpaudit.tables.query import materialise, open_file, query
 from sharpaudit.tables.reading import current_files
 from sharpaudit.tables.records import digest_of
@@ -155,7 +156,7 @@ def write_run(root: Path, n_rows: int) -> RunFolder:
     part = root.with_name(f".{root.name}.inprogress")
     shutil.rmtree(part, ignore_errors=True)
     run = RunFolder.create(part)
-    run.write_record({"stages": STAGES})
+    run.write_record({"stages": STAGES, "tables": [described(table) for table in RUN_TABLES]})
     calibration = generator("sql", "calibration").lognormal(size=CALIBRATION)
     written: dict[str, list[str]] = {table.name: [] for table in RUN_TABLES}
     sizes = {"calibration": CALIBRATION, "fit": FIT, "audit": n_audit}

@@ -25,7 +25,7 @@ def extend(run_folder: Path, files: tuple[Path, ...], overrides: tuple[str, ...]
     Example: sharpaudit extend runs/tonight more.csv --deadline 07:00
     """
     from pipelines.audit import run_audit
-    from pipelines.flow.binding import with_audited
+    from pipelines.flow.binding import require_own, with_audited
     from pipelines.flow.outcome import closing, exit_code
     from sharpaudit import config as configuration
     from sharpaudit.tables.runs import RunFolder
@@ -33,7 +33,10 @@ def extend(run_folder: Path, files: tuple[Path, ...], overrides: tuple[str, ...]
     signals.install()
     signer = signer_of(key)
     root = run_folder.absolute()
-    config = configuration.override(RunFolder.open(root).config(), overrides)
+    run = RunFolder.open(root)
+    require_own(run)
+    require_own(run, run.config())
+    config = configuration.override(run.config(), overrides)
     # The run's own paths are absolute; those that --set names start where the command is given.
     config = configuration.resolve_paths(config, Path.cwd())
     added = [str(file.absolute()) for file in files if str(file.absolute()) not in config.corpus.audit]

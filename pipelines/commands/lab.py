@@ -136,7 +136,7 @@ def compare(run_folder: Path, folder: Path | None, goals: bool, markdown: bool) 
     else:
         for line in lines:
             click.echo(json.dumps(line))
-    if goals and (failed := unmet(lines, run.config().triage.alpha)):
+    if goals and (failed := unmet(lines, run.settings()["triage"]["alpha"])):
         raise click.ClickException("; ".join(failed))
 
 

@@ -18,7 +18,7 @@ def sign(run_folder: Path, key: Path | None) -> None:
     \b
     Example: sharpaudit sign runs/quickstart --key auditor.pem
     """
-    from pipelines.operations.verify import faults
+    from pipelines.operations.verify import examine
     from sharpaudit.errors import UserError, printable
     from sharpaudit.evidence.attest import attest
     from sharpaudit.evidence.seal import ATTESTATION, revision
@@ -29,8 +29,9 @@ def sign(run_folder: Path, key: Path | None) -> None:
         raise UserError("no key: give --key FILE, or set SHARPAUDIT_KEY; `sharpaudit key make FILE` writes one")
     root = run_folder.absolute()
     # What an attestation says is made anew, so the one that is there does not count.
-    found = [line for line in faults(root) if not line.startswith(f"{root / ATTESTATION}:")]
-    for line in found:
+    verdict = examine(root)
+    found = [line for line in verdict.faults if not line.startswith(f"{root / ATTESTATION}:")]
+    for line in [*found, *verdict.notes]:
         click.echo(printable(line, 2000), err=True)
     if found:
         raise click.exceptions.Exit(1)

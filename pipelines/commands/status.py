@@ -28,12 +28,14 @@ def status(run_folder: Path, as_json: bool) -> None:
 
 def describe(run: Any) -> dict[str, Any]:
     """State, driver, and per table the committed rows by status."""
-    from pipelines.stages import flow
-    from pipelines.stages import tables as tables_of
     from sharpaudit.tables.lock import holder
+    from sharpaudit.tables.schemas import ORIGINS
 
     tables = {}
-    for table in tables_of(flow(run.config()))[1:]:
+    for table in run.tables():
+        if table.name == ORIGINS.name:
+            # Its rows say nothing of how far the work is: corpus stands for both.
+            continue
         folder = run.table(table)
         commit = folder.table_commit()
         manifests = folder.manifests() if commit is None else folder.current()

@@ -2,7 +2,7 @@
 
 A run is bound to what it audits from its first commit on: other input files or columns are refused. Identity fields
 may change with `update`; it is said beforehand which stages stay and which are redone, with rows and the time they
-took.
+took. A run whose tables are not those that would be written now is read, and never gone on with.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.flow.identity import identities
-from pipelines.stages import flow, ingest
+from pipelines.stages import flow, ingest, tables
 from pipelines.stages.base import Inputs, Stage
 from sharpaudit import __version__
 from sharpaudit import config as configuration
 from sharpaudit.config import PATHS, AuditConfig
 from sharpaudit.denoisers.devices import describe_hardware
 from sharpaudit.errors import UserError, printable
+from sharpaudit.plugs import STAGES
+from sharpaudit.tables.declared import described
 from sharpaudit.tables.records import replace_file
-from sharpaudit.tables.runs import RECORD, SETTINGS, Change, Identity, RunFolder, changes
+from sharpaudit.tables.runs import RECORD, RUN_VERSION, SETTINGS, Change, Identity, RunFolder, changes
 
 SOFTWARE = (
     "torch",
@@ -41,6 +43,33 @@ SOFTWARE = (
     "duckdb",
     "ray",
 )
+
+
+def require_own(run: RunFolder, config: AuditConfig | None = None) -> None:
+    """Refuse, with a UserError, to go on with a run of another version, or whose tables are not those of `config`.
+
+    What was begun and has committed nothing begins anew, and a foreign stage may join. config: None where the run's own
+    is to be read first, which only its own version can be sure to do.
+    """
+    record = run.record()
+    if record is None or not run.has_begun():
+        return
+    fix = (
+        f"it can be read and verified, but not gone on with here: name a new folder, or go on with the version that "
+        f"made it (sharpaudit {printable(str(record.get('sharpaudit_version')))})"
+    )
+    if run.is_older():
+        raise UserError(
+            f"{run.root}: a run of version {record['run_version']}, this sharpaudit makes version {RUN_VERSION}; {fix}"
+        )
+    if config is None:
+        return
+    then, now = ({table.name: table for table in found} for found in (run.tables(), tables(flow(config))))
+    joining = {STAGES[name].table.name for name in config.stages} - then.keys()
+    other = [name for name in dict.fromkeys([*then, *now]) if name not in joining and then.get(name) != now.get(name)]
+    if other:
+        what = "none" if other[0] not in now else "another" if other[0] in then else "one more"
+        raise UserError(f"{run.root}: table {other[0]} of this run: this sharpaudit has {what} of that name; {fix}")
 
 
 def with_extensions(run: RunFolder, config: AuditConfig) -> AuditConfig:
@@ -117,6 +146,7 @@ def bind(
         "hardware": describe_hardware(),
         "software": software(),
         "stages": {name: asdict(entry) | {"fingerprint": entry.fingerprint} for name, entry in made.items()},
+        "tables": [described(table) for table in tables(flow(config))],
     } | _noise_floor(before, made)
     if before is not None:
         _refuse_other_inputs(run, before, record, extend=extend)

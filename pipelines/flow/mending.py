@@ -16,7 +16,7 @@ from sharpaudit.evidence.sealing import resealed
 from sharpaudit.tables.lock import Guard, hold
 from sharpaudit.tables.pictures import is_whole, sweep_images
 from sharpaudit.tables.runs import UNSEALED, RunFolder
-from sharpaudit.tables.schemas import RUN_TABLES, Table
+from sharpaudit.tables.schemas import Table
 from sharpaudit.tables.shards import Manifest, TableFolder
 
 
@@ -49,7 +49,7 @@ def repair(run: RunFolder, say: Callable[[str], None]) -> None:
 
     Only the holder of the lock may. Raises UserError for a damaged corpus, which a run reads only once.
     """
-    for table in RUN_TABLES:
+    for table in run.tables():
         folder = run.table(table)
         for record in [*sorted(folder.manifests_folder.glob("*.json")), folder.folder / "table.json"]:
             damage = _damage(run, folder, record)
@@ -124,7 +124,7 @@ def _sorted(run: RunFolder) -> tuple[list[tuple[TableFolder, Manifest]], list[Ma
 
 def _drop(run: RunFolder, dropped: list[tuple[TableFolder, Manifest]]) -> None:
     """Whole folders of other fingerprints, and single shards of current ones."""
-    others = [folder for table in RUN_TABLES for folder in _others(run, table)]
+    others = [folder for table in run.tables() for folder in _others(run, table)]
     for folder in others:
         # Before its shards, so that no list names a shard that has gone.
         run.files.remove(folder / "table.json")

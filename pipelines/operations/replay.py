@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.flow.identity import identities, inputs_of
+from pipelines.operations import older
 from pipelines.stages.search import SampleSearch
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import load_denoiser
@@ -18,6 +19,7 @@ from sharpaudit.samples.generate import Generator
 from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.runs import RunFolder, changes
 
+OUTSIDE = ("model_digest", "tokenizer_digest", "index_digest", "device", "dtype")
 TOLERANCE = 1e-4
 """Difference of similarities that other batches and threads may bring for a network."""
 
@@ -34,9 +36,7 @@ def replay_prompt(root: Path, prompt_id: str) -> Replay:
     """Replay a prompt. Raises UserError for an unknown one, or where model or index are not those of the run."""
     run = RunFolder.open(root)
     config = run.config()
-    other = changes(run.record() or {}, identities(config, inputs_of(config, alone=True), run.earlier()))
-    if other:
-        raise UserError(f"{root}: {', '.join(other[0].fields) or other[0].stage} is not what this run was made with")
+    _require_same(run, config)
     rows = _recorded(run, prompt_id)
     lines, same = [], True
     search = SampleSearch(open_index(Path(config.matches.index), config.matches.profile), config.matches.batch_size)
@@ -58,6 +58,21 @@ def replay_prompt(root: Path, prompt_id: str) -> Replay:
             f"{row['similarity']}; the picture is {'the same byte for byte' if identical else 'not the same bytes'}"
         )
     return Replay([*lines, "reproduced" if same else "NOT reproduced"], same)
+
+
+def _require_same(run: RunFolder, config: AuditConfig) -> None:
+    """Refuse a model, an index or a machine that is not what the run was made with, and of this version other settings.
+
+    Settings and stages of another version may be called otherwise: whether the pictures are made again shows by itself.
+    """
+    record, found = run.record() or {}, inputs_of(config, alone=True)
+    if older.maker(run) is None:
+        changed = changes(record, identities(config, found, run.earlier()))
+        other = [name for change in changed[:1] for name in change.fields or [change.stage]]
+    else:
+        other = [name for name in OUTSIDE if record["facts"][name] != getattr(found, name)]
+    if other:
+        raise UserError(f"{run.root}: {', '.join(other)} is not what this run was made with")
 
 
 def _recorded(run: RunFolder, prompt_id: str) -> list[dict[str, Any]]:

@@ -1,13 +1,16 @@
 """Whether a run is what it says: every check, every fault by name; no model and no index is needed.
 
 The report is made again from the tables, with what the tables do not hold taken from the report itself and held
-against run.json and config.toml. Findings are evaluated again only when asked for: that needs the model.
+against run.json and config.toml. Of a run of another version (older.py) all is checked but that, and a note says so.
+Findings are evaluated again only when asked for: that needs the model.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,11 @@ from securesystemslib.signer import Key
 
 from pipelines.flow.binding import given
 from pipelines.flow.identity import identities
+from pipelines.operations import older
 from pipelines.operations.replay import replay_prompt
+from pipelines.stages import flow
 from pipelines.stages.base import Inputs
-from pipelines.stages.report import made_of
-from sharpaudit import __version__
+from pipelines.stages.report import made_of, sections_of
 from sharpaudit.errors import IntegrityError
 from sharpaudit.evidence.checks import (
     attestation_faults,
@@ -28,20 +32,39 @@ from sharpaudit.evidence.checks import (
     seal_faults,
     table_faults,
 )
-from sharpaudit.report.facts import VERSION, collect
+from sharpaudit.report.facts import collect
 from sharpaudit.report.html import findings_csv, render
 from sharpaudit.seeds import rank_hash
 from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.records import read_checksummed
-from sharpaudit.tables.runs import RunFolder, changes
+from sharpaudit.tables.runs import RunFolder, changes, without_null
 
 BOUND = ("seed", "scores", "triage", "samples", "matches", "report")
 """Sections of the configuration that the report repeats."""
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """faults: what is wrong, each once. notes: what could not be checked, and why."""
+
+    faults: list[str]
+    notes: list[str]
+
+
 def faults(root: Path, key: Key | None = None) -> list[str]:
-    """Every fault of the run, each once; none for a run that is whole and unchanged, and signed by `key` if given."""
-    run = RunFolder.open(root)
+    """Every fault of the run; none for one that is whole and unchanged, and signed by `key` if given."""
+    return examine(root, key).faults
+
+
+def examine(root: Path, key: Key | None = None) -> Verdict:
+    """The faults of the run, and what of them could not be looked for since another version made it.
+
+    Raises UserError for a run of a version that is not read.
+    """
+    run, made_by = RunFolder.open(root), None
+    with suppress(IntegrityError):
+        # A damaged record is named below, by every check that needs it.
+        made_by = older.maker(run)
     found = list(seal_faults(root))
     checks: dict[str, Callable[[], Iterator[str]]] = {
         "the check of revisions": lambda: revision_faults(root),
@@ -59,11 +82,14 @@ def faults(root: Path, key: Key | None = None) -> list[str]:
             found.append(str(error))
         except Exception as error:  # noqa: BLE001 - whatever damaged input does to a check, the others must be heard
             found.append(f"{root}: {name} could not be carried out: {error!r}")
-    return list(dict.fromkeys(found))
+    return Verdict(list(dict.fromkeys(found)), [] if made_by is None else [older.note(run, made_by)])
 
 
 def settings_faults(run: RunFolder) -> Iterator[str]:
     """Settings that are not those which the stages of run.json, or what is audited, were made with."""
+    if older.maker(run) is not None:
+        yield from older.settings_faults(run)
+        return
     record, config = run.record() or {}, run.config()
     if given(config) != record.get("given"):
         yield f"{run.root / 'config.toml'}: what is audited is not what run.json says"
@@ -86,17 +112,17 @@ def report_faults(run: RunFolder) -> Iterator[str]:
         yield f"{stamp}: the report was made of other tables than those that are there"
     if json.loads((run.root / "inputs.json").read_bytes()) != told["inputs"]:
         yield f"{run.root / 'inputs.json'}: not the inputs of the report"
-    if (told["sharpaudit_version"], written.get("version")) != (__version__, VERSION):
-        made_by = f"sharpaudit {told['sharpaudit_version']} with facts of version {written.get('version')}"
-        yield f"{path}: made by {made_by}, and only that can make it again"
+    yield from (f"{path}: run.{name} is not that of {source}" for name, source in _told_faults(run, told))
+    if older.maker(run) is not None:
+        yield from older.report_faults(run, written)
         return
+    sections = sections_of(flow(run.config()))
     with open_connection(run) as connection:
-        made = json.loads(json.dumps(collect(connection, told), allow_nan=False))
+        made = json.loads(json.dumps(collect(connection, told, sections, run.tables()), allow_nan=False))
     differing = [name for name in sorted(written.keys() | made.keys()) if written.get(name) != made.get(name)]
     if differing:
         yield f"{path}: {', '.join(differing)}: not what the tables give"
-    yield from (f"{path}: run.{name} is not that of {source}" for name, source in _told_faults(run, told))
-    page = render(made, lambda image: (run.root / image).read_bytes())
+    page = render(made, lambda image: (run.root / image).read_bytes(), sections)
     for name, text in (("report/index.html", page), ("findings.csv", findings_csv(made))):
         file = run.root / name
         if not file.is_file() or file.read_bytes() != text.encode():
@@ -104,7 +130,7 @@ def report_faults(run: RunFolder) -> Iterator[str]:
 
 
 def _told_faults(run: RunFolder, told: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    record, settings = run.record() or {}, run.config().model_dump(mode="json")
+    record, settings = run.record() or {}, run.settings()
     facts = record.get("facts", {})
     for name in ("digest", "dtype", "device"):
         if told["model"][name] != facts.get("model_digest" if name == "digest" else name):
@@ -121,8 +147,8 @@ def _told_faults(run: RunFolder, told: dict[str, Any]) -> Iterator[tuple[str, st
             yield name, "run.json"
     if [{k: v for k, v in entry.items() if k != "rows"} for entry in told["inputs"]] != record.get("inputs"):
         yield "inputs", "run.json"
-    for name in BOUND:
-        if told["settings"].get(name) != settings[name]:
+    for name in sorted({*BOUND, *told["settings"]}):
+        if without_null(told["settings"].get(name)) != settings.get(name):
             yield f"settings.{name}", "config.toml"
 
 

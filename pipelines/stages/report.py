@@ -24,7 +24,6 @@ from sharpaudit.tables.query import materialise
 from sharpaudit.tables.reading import current_files, open_connection
 from sharpaudit.tables.records import checksummed, digest_of, read_checksummed, replace_file
 from sharpaudit.tables.runs import RunFolder
-from sharpaudit.tables.schemas import RUN_TABLES
 
 OUTPUTS = ("inputs.json", "findings.csv", "audit.duckdb")
 """Beside the page and its facts."""
@@ -39,14 +38,14 @@ def write_report(run: RunFolder, config: AuditConfig, quarantined: Sequence[dict
     if stamp.exists() and read_checksummed(stamp) == {"digest": digest} and all(path.exists() for path in outputs):
         return dict(json.loads(facts_path.read_bytes()))
     with open_connection(run, lean=True) as connection:
-        facts = collect(connection, told, sections)
+        facts = collect(connection, told, sections, run.tables())
     run.files.make_folder(facts_path.parent)
     run.write_json("inputs.json", told["inputs"])
     run.write_json("report/facts.json", facts)
     page = render(facts, lambda path: (run.root / path).read_bytes(), sections)
     replace_file(facts_path.with_name("index.html"), page.encode(), run.files)
     replace_file(run.root / "findings.csv", findings_csv(facts).encode(), run.files)
-    materialise(current_files(run), run.root / "audit.duckdb")
+    materialise(current_files(run), run.root / "audit.duckdb", tables=run.tables())
     crash_point("report.written")
     replace_file(stamp, checksummed({"digest": digest}), run.files)
     return dict(json.loads(facts_path.read_bytes()))
@@ -65,7 +64,7 @@ def told_sections(stages: Mapping[str, Stage]) -> list[str]:
 
 def made_of(run: RunFolder, told: dict[str, Any]) -> str:
     """Digest of everything that a report is made of: the current shards, and what the tables do not hold."""
-    return digest_of([told, [[t.name, m.shard, m.sha256] for t in RUN_TABLES for m in run.table(t).current()]])
+    return digest_of([told, [[t.name, m.shard, m.sha256] for t in run.tables() for m in run.table(t).current()]])
 
 
 def _told(run: RunFolder, config: AuditConfig, quarantined: Sequence[dict[str, Any]]) -> dict[str, Any]:

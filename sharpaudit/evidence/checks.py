@@ -115,7 +115,7 @@ def _shard_faults(folder: TableFolder, manifest: Manifest) -> Iterator[str]:
     if dict(Counter(rows["status"].to_pylist())) != manifest.statuses:
         yield f"{path}: its statuses are not those of its manifest"
     if manifest.schema_version != folder.table.version:
-        yield f"{path}: version {manifest.schema_version} of its table; this sharpaudit reads {folder.table.version}"
+        yield f"{path}: version {manifest.schema_version} of its table; run.json records {folder.table.version}"
 
 
 def picture_faults(run: RunFolder) -> Iterator[str]:

@@ -15,6 +15,7 @@ from sharpaudit.report.sections.base import ReportSection
 from sharpaudit.report.sections.copies import bands, copies
 from sharpaudit.report.sections.findings import findings
 from sharpaudit.tables.query import Connection
+from sharpaudit.tables.schemas import RUN_TABLES, Table
 
 VERSION = 5
 
@@ -28,15 +29,21 @@ LIMITS = (
 )
 
 
-def collect(connection: Connection, run: Mapping[str, Any], more: Sequence[ReportSection] = ()) -> Row:
-    """The facts of a run. more: sections of foreign stages.
+def collect(
+    connection: Connection,
+    run: Mapping[str, Any],
+    more: Sequence[ReportSection] = (),
+    tables: Sequence[Table] = RUN_TABLES,
+) -> Row:
+    """The facts of a run. more: sections of foreign stages. tables: those that the run has.
 
     run: what the tables do not hold: name, created, sharpaudit_version, model, settings (the configuration), inputs,
     index, hardware, quarantined (stage, shard, rows, reason of each), command.
     """
     triage = run["settings"]["triage"]
     level = screen.level_of(connection, triage)
-    differences, told = flow.differences(connection, run), copies(connection, run["settings"]["samples"]["per_prompt"])
+    differences = flow.differences(connection, run, tables)
+    told = copies(connection, run["settings"]["samples"]["per_prompt"])
     return {
         "version": VERSION,
         "run": dict(run),

@@ -5,6 +5,10 @@ rest of the machine locked away; `query` admits one reading statement; `material
 and the same views in one file that opens anywhere and in older clients. Numbers that are not finite are null
 in every view, alone or in a list, so that NaN can never top a list (DuckDB orders it above everything). views.py
 says which views and macros stand beside the tables.
+
+Which tables there are is the run's to say: one of another version has other tables than this program makes. A column
+that this program's table has and the run's has not is null, so that every view stands; a view is there where the tables
+that it reads are.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -31,7 +36,7 @@ import pyarrow.parquet as pq
 from sharpaudit.errors import UserError, printable
 from sharpaudit.tables.files import IN_PROGRESS, Files, PlainName, is_plain, plain_folder
 from sharpaudit.tables.schemas import RUN_TABLES, Table
-from sharpaudit.tables.views import CURRENT, RANKS, WIDE, quoted, ranks, statements, view_name, wide
+from sharpaudit.tables.views import CURRENT, RANKS, WIDE, identifier, quoted, ranks, view_name, views, wide
 
 Connection = duckdb.DuckDBPyConnection
 Answer = TypeVar("Answer")
@@ -39,6 +44,7 @@ STORAGE_VERSION = "v1.2.0"
 LEAN = "512MiB"
 READING = "give exactly one reading statement (select, from, values, describe, summarize, show)"
 _REFUSALS = ("Expected a single SELECT statement", "must be at the top level")
+NONE: Mapping[str, str] = {}
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """First characters that make a spreadsheet take a cell for a formula, or skip on to one."""
 _OF_THE_DISK = re.compile(
@@ -59,14 +65,22 @@ class Result:
     rows: list[tuple[Any, ...]]
 
 
-def connect(files: Mapping[str, Sequence[Path]], root: Path, spill: Path | None = None) -> Connection:
+def connect(
+    files: Mapping[str, Sequence[Path]],
+    root: Path,
+    spill: Path | None = None,
+    *,
+    tables: Sequence[Table] = RUN_TABLES,
+    others: Mapping[str, str] = NONE,
+) -> Connection:
     """An in-memory connection with a view per table; it can read below `root` and do nothing else.
 
-    files: Parquet files of each table by its name in schemas.py; a table without one is empty. spill: a folder for what
-    does not fit into LEAN memory; without it DuckDB takes what it wants.
+    files: Parquet files of each table by its name; a table without one is empty. spill: a folder for what does not fit
+    into LEAN memory; without it DuckDB takes what it wants. tables: those of the run. others: selects of further views,
+    by their names, each after those that it reads.
     """
     plain = PlainName(root)
-    connection = _open(plainly(files, plain))
+    connection = _open(plainly(files, plain), tables, others)
     # Views read the files whenever they are asked: the name must stay as long as the connection.
     weakref.finalize(connection, plain.close)
     if spill is not None:
@@ -76,6 +90,12 @@ def connect(files: Mapping[str, Sequence[Path]], root: Path, spill: Path | None 
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection
+
+
+def views_there(connection: Connection) -> list[str]:
+    """The names of the tables and views that can be asked."""
+    sql = "SELECT view_name FROM duckdb_views() WHERE NOT internal AND NOT starts_with(view_name, 'stored_')"
+    return sorted(name for (name,) in connection.sql(sql).fetchall())
 
 
 @contextmanager
@@ -138,8 +158,15 @@ def csv_text(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return stream.getvalue()
 
 
-def materialise(files: Mapping[str, Sequence[Path]], out: Path) -> None:
-    """Write `out`: tables and views in one DuckDB file that stands alone; whole or not at all."""
+def materialise(
+    files: Mapping[str, Sequence[Path]],
+    out: Path,
+    *,
+    tables: Sequence[Table] = RUN_TABLES,
+    others: Mapping[str, str] = NONE,
+) -> None:
+    """Write `out`: tables and views in one DuckDB file that stands alone; whole or not at all. tables, others: as for
+    `connect`."""
     folder, disk = out.with_name(f".{out.name}-{uuid.uuid4().hex}{IN_PROGRESS}"), Files()
     attempt = folder / out.name
     folder.mkdir(0o700)
@@ -147,7 +174,8 @@ def materialise(files: Mapping[str, Sequence[Path]], out: Path) -> None:
         with disk_errors(out), ExitStack() as stack:
             plain = stack.enter_context(closing(PlainName(out.parent)))
             where = folder if is_plain(folder) else Path(stack.enter_context(plain_folder()))
-            _write_database(plainly(files, plain), where / out.name, where / "spill")
+            with _open(plainly(files, plain), tables, others) as connection:
+                _write_database(connection, tables, others, where / out.name, where / "spill")
             if where != folder:
                 shutil.copyfile(where / out.name, attempt)
         attempt.chmod(0o600)  # as every file of ours; DuckDB leaves it to the umask
@@ -158,20 +186,24 @@ def materialise(files: Mapping[str, Sequence[Path]], out: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write_database(files: Mapping[str, Sequence[Path]], path: Path, spill: Path) -> None:
-    with _open(files) as connection:
-        connection.execute(f"SET temp_directory = {quoted(str(spill))}")
-        connection.execute(f"ATTACH {quoted(str(path))} AS target (STORAGE_VERSION '{STORAGE_VERSION}')")
-        for name in [*map(view_name, RUN_TABLES), WIDE]:
-            connection.execute(f"CREATE TABLE target.{name} AS SELECT * FROM memory.{name}")  # noqa: S608
-        measured = _measured(connection)
-        connection.execute("USE target")
-        connection.execute(f"CREATE TABLE {RANKS} AS {ranks(measured)}")
-        _create_views(connection)
-        connection.execute("USE memory")
-        # By itself, since why it failed is not said, by older versions not even that it did, as it is detached.
-        connection.execute("CHECKPOINT target")
-        connection.execute("DETACH target")
+def _write_database(
+    connection: Connection, tables: Sequence[Table], others: Mapping[str, str], path: Path, spill: Path
+) -> None:
+    connection.execute(f"SET temp_directory = {quoted(str(spill))}")
+    connection.execute(f"ATTACH {quoted(str(path))} AS target (STORAGE_VERSION '{STORAGE_VERSION}')")
+    there = set(views_there(connection))
+    stored = [name for name in [*map(view_name, tables), WIDE] if name in there]
+    for name in stored:
+        connection.execute(f"CREATE TABLE target.{name} AS SELECT * FROM memory.{name}")  # noqa: S608
+    ranked = ranks(_measured(connection)) if RANKS in there else None
+    connection.execute("USE target")
+    if ranked is not None:
+        connection.execute(f"CREATE TABLE {RANKS} AS {ranked}")
+    _create_views(connection, tables, others)
+    connection.execute("USE memory")
+    # By itself, since why it failed is not said, by older versions not even that it did, as it is detached.
+    connection.execute("CHECKPOINT target")
+    connection.execute("DETACH target")
 
 
 def plainly(files: Mapping[str, Sequence[Path]], plain: PlainName) -> dict[str, list[Path]]:
@@ -204,20 +236,24 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
-def _open(files: Mapping[str, Sequence[Path]]) -> Connection:
+def _open(files: Mapping[str, Sequence[Path]], tables: Sequence[Table], others: Mapping[str, str]) -> Connection:
     connection = duckdb.connect(":memory:", config=_OPTIONS)
     # Dozens of statements read the same files, which never change: their footers are read once.
     connection.execute("SET parquet_metadata_cache = true")
-    for table in RUN_TABLES:
-        name = view_name(table)
+    sources = {view_name(table): _source(connection, table, files.get(table.name, ())) for table in tables}
+    for name, source in sources.items():
         stored = f"stored_{name}" if name in CURRENT else name
-        connection.execute(f"CREATE VIEW {stored} AS {_source(connection, table, files.get(table.name, ()))}")
+        connection.execute(f"CREATE VIEW {stored} AS {source}")
     for name, sql in CURRENT.items():
-        connection.execute(f"CREATE VIEW {name} AS {sql}")
-    _create_views(connection)
-    measured = _measured(connection)
-    connection.execute(f"CREATE VIEW {WIDE} AS {wide(measured)}")
-    connection.execute(f"CREATE VIEW {RANKS} AS {ranks(measured)}")
+        if name in sources:
+            there = _reads(sql) - {f"stored_{name}"} <= sources.keys()
+            chosen = sql if there else f"SELECT * FROM stored_{name}"  # noqa: S608
+            connection.execute(f"CREATE VIEW {name} AS {chosen}")
+    if {"scores", "corpus"} <= sources.keys():
+        measured = _measured(connection)
+        connection.execute(f"CREATE VIEW {WIDE} AS {wide(measured)}")
+        connection.execute(f"CREATE VIEW {RANKS} AS {ranks(measured)}")
+    _create_views(connection, tables, others)
     return connection
 
 
@@ -227,38 +263,69 @@ def _measured(connection: Connection) -> list[tuple[int, str]]:
     return found
 
 
-def _create_views(connection: Connection) -> None:
-    for statement in statements():
-        connection.execute(statement)
+def _create_views(connection: Connection, tables: Sequence[Table], others: Mapping[str, str]) -> None:
+    """Every view of which what it reads is there, but for those whose name a table has."""
+    there = {*map(view_name, tables)}
+    there |= {WIDE, RANKS} if {"scores", "corpus"} <= there else set()
+    for view in views(tables, others):
+        if view.name in there or not _reads(view.sql) <= there:
+            continue
+        try:
+            connection.execute(view.statement)
+        except duckdb.BinderException:
+            # A foreign table of another version may lack a column; ours are filled up by `_source`.
+            if view.name not in others:
+                raise
+            continue
+        there |= {view.name} if view.parameters is None else set()
+
+
+@cache
+def _reads(sql: str) -> frozenset[str]:
+    """The tables and views that a select reads, in small letters, but for those that it makes by itself.
+
+    Of its syntax alone: nothing need be there. Raises UserError for what is no select.
+    """
+    with closing(duckdb.connect(":memory:", config=_OPTIONS)) as connection:
+        (told,) = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [sql]).fetchall()[0]
+    tree = json.loads(told)
+    if tree["error"]:
+        raise UserError(f"not the select of a view: {printable(tree['error_message'])}: {printable(sql)}")
+    nodes = list(_nodes(tree))
+    own = {entry["key"].lower() for node in nodes for entry in node.get("cte_map", {}).get("map", ())}
+    return frozenset(node["table_name"].lower() for node in nodes if node.get("type") == "BASE_TABLE") - own
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    """Every node of a tree of JSON."""
+    if isinstance(tree, dict):
+        yield tree
+    for entry in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from _nodes(entry)
 
 
 def _source(connection: Connection, table: Table, paths: Sequence[Path]) -> str:
-    """SELECT over the files of a table, with null for what is not finite."""
+    """SELECT over the files of a table, with null for what is not finite or stands in this program's table alone."""
+    ours = next((own.schema for own in RUN_TABLES if own.name == table.name), table.schema)
+    lacking = [field for field in ours if field.name not in table.schema.names]
+    empty = f"empty_{view_name(table)}"
+    if lacking or not paths:
+        connection.from_arrow(pa.schema([*table.schema, *lacking]).empty_table()).create(empty)
     if not paths:
-        name = f"empty_{view_name(table)}"
-        connection.execute(f"CREATE TABLE {name} ({', '.join(f'{f.name} {_sql_type(f.type)}' for f in table.schema)})")
-        return f"SELECT * FROM {name}"  # noqa: S608
-    columns = [f"{_finite(field)} AS {field.name}" for field in table.schema]
+        return f"SELECT * FROM {empty}"  # noqa: S608
+    columns = [f"{_finite(field)} AS {identifier(field.name)}" for field in table.schema]
     listed = ", ".join(quoted(str(path)) for path in paths)
-    return f"SELECT {', '.join(columns)} FROM read_parquet([{listed}])"  # noqa: S608
+    stored = f"SELECT {', '.join(columns)} FROM read_parquet([{listed}])"  # noqa: S608
+    return f"{stored} UNION ALL BY NAME SELECT * FROM {empty}" if lacking else stored  # noqa: S608
 
 
 def _finite(field: pa.Field) -> str:
-    name: str = field.name
+    name = identifier(field.name)
     if pa.types.is_floating(field.type):
         return f"CASE WHEN isfinite({name}) THEN {name} END"
     if pa.types.is_list(field.type) and pa.types.is_floating(field.type.value_type):
         return f"[CASE WHEN isfinite(x) THEN x END FOR x IN {name}]"
     return name
-
-
-def _sql_type(kind: pa.DataType) -> str:
-    if pa.types.is_list(kind):
-        return f"{_sql_type(kind.value_type)}[]"
-    if pa.types.is_map(kind):
-        return f"MAP({_sql_type(kind.key_type)}, {_sql_type(kind.item_type)})"
-    names = {"string": "VARCHAR", "int64": "BIGINT", "int32": "INTEGER", "bool": "BOOLEAN", "float": "FLOAT"}
-    return names.get(str(kind), "DOUBLE")
 
 
 def _shown(value: Any) -> str:

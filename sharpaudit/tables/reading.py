@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from sharpaudit.tables.query import Connection, connect, disk_errors
+from sharpaudit.tables.query import NONE, Connection, connect, disk_errors
 from sharpaudit.tables.runs import RunFolder
-from sharpaudit.tables.schemas import RUN_TABLES
 from sharpaudit.tables.shards import verified_bytes
 
 
@@ -19,7 +18,7 @@ def current_files(run: RunFolder) -> dict[str, list[Path]]:
     Each is hashed: a changed file is refused by name, since DuckDB would read damaged numbers without a word.
     """
     found: dict[str, list[Path]] = {}
-    for table in RUN_TABLES:
+    for table in run.tables():
         folder = run.table(table)
         manifests = folder.manifests() if folder.table_commit() is None else folder.current()
         for manifest in manifests:
@@ -29,13 +28,14 @@ def current_files(run: RunFolder) -> dict[str, list[Path]]:
 
 
 @contextmanager
-def open_connection(run: RunFolder, *, lean: bool = False) -> Iterator[Connection]:
+def open_connection(run: RunFolder, *, lean: bool = False, others: Mapping[str, str] = NONE) -> Iterator[Connection]:
     """A locked-down DuckDB connection over the current tables, closed at the end of the block.
 
-    lean: in little memory; what does not fit goes to a temporary folder.
+    lean: in little memory; what does not fit goes to a temporary folder. others: further views, as for `connect`.
     """
     with TemporaryDirectory() as spill, disk_errors(Path(spill)):
-        connection = connect(current_files(run), run.root, Path(spill) if lean else None)
+        where = Path(spill) if lean else None
+        connection = connect(current_files(run), run.root, where, tables=run.tables(), others=others)
         try:
             yield connection
         finally:

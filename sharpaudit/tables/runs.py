@@ -3,7 +3,8 @@
 A stage's fingerprint is the SHA-256 of its identity: the configuration fields that change its rows, digests
 of outside inputs, its tables' versions, and the fingerprints of the upstream stages that change a row given
 its key. Its tables stand in `<table>/<fingerprint8>/`. `run.json` records every stage's identity, so that a
-change is named field by field before anything is redone.
+change is named field by field before anything is redone. Since version 5 it also records the tables that the run has
+(declared.py): a run is read by its own record, so that it opens in every later version.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ import tomli_w
 from sharpaudit.config import AuditConfig, parse, under_todays_names
 from sharpaudit.errors import DISK_ERRORS, IntegrityError, UserError
 from sharpaudit.plugs import require
+from sharpaudit.tables.declared import all_rebuilt, of_version_4
 from sharpaudit.tables.files import IN_PROGRESS, Files
 from sharpaudit.tables.records import checksummed, digest_of, read_checksummed, replace_file
-from sharpaudit.tables.schemas import RUN_TABLES, Table
+from sharpaudit.tables.schemas import Table
 from sharpaudit.tables.shards import TableFolder
 
-RUN_VERSION = 4
+RUN_VERSION, OLDEST = 5, 4
+"""The version of runs that this program makes, and the first that it reads."""
 RECORD, SETTINGS = "run.json", "config.toml"
 
 
@@ -84,16 +87,35 @@ class RunFolder:
         return RunFolder(root)
 
     def record(self) -> dict[str, Any] | None:
-        """run.json, or None before the run began. Raises UserError for another version, IntegrityError for damage."""
+        """run.json, or None before the run began.
+
+        Raises UserError for a version that is not from OLDEST to RUN_VERSION, IntegrityError for damage.
+        """
         path = self.root / RECORD
         if not path.exists():
             return None
         tree = read_checksummed(path)
-        if tree.get("run_version") != RUN_VERSION:
-            raise UserError(
-                f"{path}: run version {tree.get('run_version')}; this sharpaudit reads version {RUN_VERSION}"
-            )
+        version = tree.get("run_version")
+        if version not in range(OLDEST, RUN_VERSION + 1):
+            reads = f"this sharpaudit reads versions {OLDEST} to {RUN_VERSION}"
+            raise UserError(f"{path}: run version {version}; {reads}")
         return tree
+
+    def is_older(self) -> bool:
+        """Whether the run is of an earlier version: it can be read, and this program does not go on with it."""
+        return bool((self.record() or {}).get("run_version", RUN_VERSION) < RUN_VERSION)
+
+    def tables(self) -> tuple[Table, ...]:
+        """The tables that this run has, as it records them, in the order of the flow; none before the run began."""
+        return self._tables(self.record())
+
+    def _tables(self, record: Mapping[str, Any] | None) -> tuple[Table, ...]:
+        if record is None:
+            return ()
+        try:
+            return all_rebuilt(of_version_4() if record["run_version"] == OLDEST else record["tables"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise IntegrityError(f"{self.root / RECORD}: does not say what tables the run has: {error}") from error
 
     def has_begun(self) -> bool:
         """Whether anything was committed; until then the run is bound to nothing."""
@@ -114,7 +136,7 @@ class RunFolder:
 
     def write_config(self, config: AuditConfig) -> None:
         """config.toml: the resolved configuration, absolute paths and all."""
-        data = tomli_w.dumps(_without_null(config.model_dump(mode="json"))).encode()
+        data = tomli_w.dumps(without_null(config.model_dump(mode="json"))).encode()
         path = self.root / SETTINGS
         if not path.exists() or path.read_bytes() != data:
             replace_file(path, data, self.files)
@@ -123,37 +145,47 @@ class RunFolder:
         """The plugs of other distributions that the run was made with, as `plugs.foreign` tells them."""
         return list((self.record() or {}).get("facts", {}).get("plugs", ()))
 
-    def config(self) -> AuditConfig:
-        """The resolved configuration of the last call, under today's names.
+    def settings(self) -> dict[str, Any]:
+        """The resolved configuration of the last call as it was written, under the names of then."""
+        return tomllib.loads((self.root / SETTINGS).read_text(encoding="utf-8"))
 
-        Raises UserError, naming the distribution, where a foreign plug that it names is not here.
+    def config(self) -> AuditConfig:
+        """The same as this program has it.
+
+        Raises UserError for a run with settings that it no longer has, and, naming the distribution, where a foreign
+        plug that they name is not here.
         """
         require(self.foreign_plugs())
-        return parse(self._settings()[0], str(self.root / SETTINGS))
+        return parse(under_todays_names(self.settings())[0], str(self.root / SETTINGS))
 
     def earlier(self) -> dict[str, Any]:
         """Settings of the last call whose names have changed since, by their dotted names of then; none, for most."""
-        return self._settings()[1]
-
-    def _settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        return under_todays_names(tomllib.loads((self.root / SETTINGS).read_text(encoding="utf-8")))
+        return under_todays_names(self.settings())[1]
 
     def fingerprint(self, stage: str) -> str:
         """The current fingerprint of a stage."""
-        record = self.record()
+        return self._fingerprint(self.record(), stage)
+
+    def _fingerprint(self, record: Mapping[str, Any] | None, stage: str) -> str:
         try:
             return str(record["stages"][stage]["fingerprint"]) if record else ""
         except KeyError as error:
             raise IntegrityError(f"{self.root}/run.json: knows no stage {stage}") from error
 
     def table(self, table: Table) -> TableFolder:
-        """A table at its stage's current fingerprint."""
-        return TableFolder(self.root, table, self.fingerprint(table.stage), files=self.files, guard=self.guard)
+        """The run's own table of that name at its stage's current fingerprint. Raises IntegrityError for one that it
+        does not have."""
+        record = self.record()
+        found = {own.name: own for own in self._tables(record)}
+        if record is not None and table.name not in found:
+            raise IntegrityError(f"{self.root / RECORD}: knows no table {table.name}")
+        own = found.get(table.name, table)
+        return TableFolder(self.root, own, self._fingerprint(record, own.stage), files=self.files, guard=self.guard)
 
     def every_folder(self) -> list[TableFolder]:
         """Each table at each fingerprint that it was ever written at, current or not."""
         found = []
-        for table in RUN_TABLES:
+        for table in self.tables():
             for manifests in sorted((self.root / table.name).glob("*/manifests")):
                 first = next(iter(sorted(manifests.glob("*.json"))), None)
                 fingerprint = read_checksummed(first)["fingerprint"] if first else manifests.parent.name
@@ -194,7 +226,8 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Identity]) -> list[Change]
     return found
 
 
-def _without_null(tree: Any) -> Any:
+def without_null(tree: Any) -> Any:
+    """The tree as TOML can hold it, which has no null."""
     if isinstance(tree, dict):
-        return {key: _without_null(value) for key, value in tree.items() if value is not None}
-    return [_without_null(value) for value in tree] if isinstance(tree, list) else tree
+        return {key: without_null(value) for key, value in tree.items() if value is not None}
+    return [without_null(value) for value in tree] if isinstance(tree, list) else tree

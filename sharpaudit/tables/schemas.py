@@ -7,6 +7,7 @@ the stage that writes it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -27,8 +28,12 @@ def define(name: str, stage: str, key: tuple[str, ...], columns: dict[str, pa.Da
     """A table with these columns and an outcome; version rises when a column changes its meaning, name or type."""
     nullable_outcome = {"status": pa.string(), "reason": pa.string()}
     fields = [pa.field(c, t, nullable=c not in (*key, "status")) for c, t in (columns | nullable_outcome).items()]
-    metadata = {"sharpaudit.table": name, "sharpaudit.version": str(version)}
-    return Table(name, stage, key, version, pa.schema(fields, metadata=metadata))
+    return Table(name, stage, key, version, schema_of(name, version, fields))
+
+
+def schema_of(name: str, version: int, fields: Sequence[pa.Field]) -> pa.Schema:
+    """The schema of a table's files, which say of which table and version they are."""
+    return pa.schema(fields, metadata={"sharpaudit.table": name, "sharpaudit.version": str(version)})
 
 
 ORIGINS = define(

@@ -14,13 +14,16 @@ outcomes           rows of every table by status
 
 by_label('name')   prompts, flags and findings for each value of a label that corpus.labels passed through
 matches_of('id')   the matches of a prompt's samples, best first
+
+A run has the views of which it has the tables: one that an earlier version made may lack some.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from sharpaudit.tables.schemas import RUN_TABLES, Table
+from sharpaudit.tables.schemas import Table
 
 CURRENT = {
     "samples": "SELECT s.* FROM stored_samples s JOIN triage t USING (prompt_id) WHERE s.seed_index < t.n_samples",
@@ -114,20 +117,38 @@ def view_name(table: Table) -> str:
     return table.name.replace("/", "_")
 
 
-def statements() -> Iterator[str]:
-    """What makes the views and macros where the tables stand, but for the wide ones."""
-    for name, sql in _VIEWS.items():
-        yield f"CREATE VIEW {name} AS {sql}"
-    yield f"CREATE VIEW outcomes AS {_of_each_table('status, count(*) AS n', 'GROUP BY status')}"
-    yield f"CREATE VIEW errors AS {_of_each_table('{key} AS key, status, reason', _FAILED)}"
+@dataclass(frozen=True)
+class View:
+    """A view, or a macro of those parameters. sql: its select, which says what it reads."""
+
+    name: str
+    sql: str
+    parameters: str | None = None
+
+    @property
+    def statement(self) -> str:
+        """What makes it."""
+        if self.parameters is None:
+            return f"CREATE VIEW {identifier(self.name)} AS {self.sql}"
+        return f"CREATE MACRO {self.name}({self.parameters} AS TABLE {self.sql}"
+
+
+def views(tables: Sequence[Table], others: Mapping[str, str]) -> Iterator[View]:
+    """The views and macros over these tables, but for the wide ones, each after those that it reads; then others."""
+    yield from (View(name, sql) for name, sql in _VIEWS.items())
+    if tables:
+        yield View("outcomes", _of_each_table(tables, "status, count(*) AS n", "GROUP BY status"))
+        yield View("errors", _of_each_table(tables, "{key} AS key, status, reason", _FAILED))
     for head, sql in _MACROS.items():
-        yield f"CREATE MACRO {head} AS TABLE {sql}"
+        name, _, parameters = head.partition("(")
+        yield View(name, sql, parameters)
+    yield from (View(name, sql) for name, sql in others.items())
 
 
 def wide(measured: Sequence[tuple[int, str]]) -> str:
     """The wide view's select. measured: the tiers and metrics of the scores."""
     columns = [
-        f"max(value) FILTER (metric = {quoted(metric)} AND tier = {int(tier)}) AS {_identifier(tier, metric)}"
+        f"max(value) FILTER (metric = {quoted(metric)} AND tier = {int(tier)}) AS {_column(tier, metric)}"
         for tier, metric in measured
     ]
     chosen = ", ".join(["s.prompt_id", "any_value(c.role) AS role", *columns])
@@ -139,7 +160,7 @@ def ranks(measured: Sequence[tuple[int, str]]) -> str:
     columns = [
         f"CASE WHEN {name} IS NOT NULL "
         f"THEN rank() OVER (PARTITION BY role ORDER BY {name} DESC NULLS LAST) END AS {name}"
-        for name in (_identifier(tier, metric) for tier, metric in measured)
+        for name in (_column(tier, metric) for tier, metric in measured)
     ]
     return f"SELECT {', '.join(['prompt_id', 'role', *columns])} FROM {WIDE}"  # noqa: S608
 
@@ -152,15 +173,19 @@ def quoted(text: str) -> str:
 _FAILED = "WHERE status NOT IN ('ok', 'cleared')"
 
 
-def _of_each_table(columns: str, rest: str) -> str:
+def identifier(name: str) -> str:
+    """A name that is no word of SQL's, whatever it is."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _of_each_table(tables: Sequence[Table], columns: str, rest: str) -> str:
     parts = []
-    for table in RUN_TABLES:
-        key = "concat_ws(' ', " + ", ".join(f"{name}::VARCHAR" for name in table.key) + ")"
+    for table in tables:
+        key = "concat_ws(' ', " + ", ".join(f"{identifier(name)}::VARCHAR" for name in table.key) + ")"
         told = f"'{table.stage}' AS stage, '{view_name(table)}' AS table_name, {columns.replace('{key}', key)}"
         parts.append(f"SELECT {told} FROM {view_name(table)} {rest}")  # noqa: S608
     return " UNION ALL ".join(parts)
 
 
-def _identifier(tier: int, metric: str) -> str:
-    name = metric if tier == 1 else f"{metric}_tier_{tier}"
-    return '"' + name.replace('"', '""') + '"'
+def _column(tier: int, metric: str) -> str:
+    return identifier(metric if tier == 1 else f"{metric}_tier_{tier}")

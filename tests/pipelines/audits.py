@@ -21,7 +21,6 @@ from sharpaudit import config as configuration
 from sharpaudit.config import AuditConfig
 from sharpaudit.lab.analytic import Sizes
 from sharpaudit.tables.runs import RunFolder
-from sharpaudit.tables.schemas import RUN_TABLES
 
 SIZES = Sizes(strong=6, weak=3, audited_harmless=40, harmless=240, other_references=12)
 CONFIG = """
@@ -86,7 +85,7 @@ def tables(root: Path) -> dict[str, list[dict[str, Any]]]:
     """The current rows of every table in the order of their keys: what two runs must agree on."""
     run = RunFolder.open(root)
     found = {}
-    for table in RUN_TABLES:
+    for table in run.tables():
         folder = run.table(table)
         rows = folder.read_all(folder.current()).to_pylist()
         found[table.name] = sorted(rows, key=lambda row: json.dumps([row[k] for k in table.key]))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sharpaudit.report.reading import Row, one, rate, rows_of
 from sharpaudit.report.sections import screen
 from sharpaudit.tables.query import Connection
-from sharpaudit.tables.schemas import RUN_TABLES
-from sharpaudit.tables.views import view_name
+from sharpaudit.tables.schemas import Table
+from sharpaudit.tables.views import identifier, view_name
 
 
 def flow(connection: Connection, told: Row) -> list[Row]:
@@ -18,22 +18,7 @@ def flow(connection: Connection, told: Row) -> list[Row]:
     What the flags found and what the controls added stand apart, each of what was compared. A share of the controls has
     no interval: they were not drawn with equal probabilities.
     """
-    count = rows_of(
-        connection,
-        f"""
-        SELECT
-          (SELECT count(*) FROM origins WHERE source LIKE 'audit:%') AS read,
-          (SELECT count(*) FROM origins WHERE source LIKE 'audit:%' AND status = 'ok') AS accepted,
-          (SELECT count(*) FROM corpus WHERE role = 'audit') AS distinct_prompts,
-          (SELECT count(*) FROM triage WHERE role = 'audit' AND status = 'ok') AS scored,
-          (SELECT count(*) FROM triage WHERE role = 'audit' AND flagged) AS flagged,
-          (SELECT count(*) FROM triage WHERE role = 'audit' AND status = 'ok' AND {screen.CALIBRATED}) AS calibrated,
-          (SELECT count(*) FROM triage WHERE role = 'audit' AND n_samples > 0) AS generated,
-          (SELECT count(*) FROM samples JOIN triage USING (prompt_id) WHERE role = 'audit') AS samples,
-          (SELECT count(DISTINCT sample_id) FROM matches JOIN triage USING (prompt_id)
-           WHERE role = 'audit' AND matches.status = 'ok') AS matched,
-          (SELECT count(*) FROM findings) AS copied""",  # noqa: S608 - a constant
-    )[0]
+    count = counts(connection)
     flagged, controls = told["flagged"], told["controls"]
     return [
         {"step": "source rows", "unit": "rows", "n": count["read"]},
@@ -51,7 +36,27 @@ def flow(connection: Connection, told: Row) -> list[Row]:
     ]
 
 
-def differences(connection: Connection, run: Mapping[str, Any]) -> list[str]:
+def counts(connection: Connection) -> Row:
+    """How many rows, prompts and pictures of the audited came how far."""
+    return rows_of(
+        connection,
+        f"""
+        SELECT
+          (SELECT count(*) FROM origins WHERE source LIKE 'audit:%') AS read,
+          (SELECT count(*) FROM origins WHERE source LIKE 'audit:%' AND status = 'ok') AS accepted,
+          (SELECT count(*) FROM corpus WHERE role = 'audit') AS distinct_prompts,
+          (SELECT count(*) FROM triage WHERE role = 'audit' AND status = 'ok') AS scored,
+          (SELECT count(*) FROM triage WHERE role = 'audit' AND flagged) AS flagged,
+          (SELECT count(*) FROM triage WHERE role = 'audit' AND status = 'ok' AND {screen.CALIBRATED}) AS calibrated,
+          (SELECT count(*) FROM triage WHERE role = 'audit' AND n_samples > 0) AS generated,
+          (SELECT count(*) FROM samples JOIN triage USING (prompt_id) WHERE role = 'audit') AS samples,
+          (SELECT count(DISTINCT sample_id) FROM matches JOIN triage USING (prompt_id)
+           WHERE role = 'audit' AND matches.status = 'ok') AS matched,
+          (SELECT count(*) FROM findings) AS copied""",  # noqa: S608 - a constant
+    )[0]
+
+
+def differences(connection: Connection, run: Mapping[str, Any], tables: Sequence[Table]) -> list[str]:
     """Every sum that does not agree, in words."""
     lost = dict.fromkeys(("score", "sample", "match"), 0)
     for entry in run["quarantined"]:
@@ -89,14 +94,14 @@ def differences(connection: Connection, run: Mapping[str, Any]) -> list[str]:
         a, b = one(connection, left), one(connection, right) + aside
         if a != b:
             found.append(f"{what}: {a:,} and {b:,}")
-    return found + _stray_keys(connection)
+    return found + _stray_keys(connection, tables)
 
 
-def _stray_keys(connection: Connection) -> list[str]:
+def _stray_keys(connection: Connection, tables: Sequence[Table]) -> list[str]:
     """Keys that stand twice, or that the table before does not know: counts alone can agree in spite of them."""
     found = []
-    for table in RUN_TABLES:
-        name, key = view_name(table), ", ".join(table.key)
+    for table in tables:
+        name, key = view_name(table), ", ".join(map(identifier, table.key))
         # As many hashes as rows prove that no key stands twice, in a quarter of the memory that the keys would take.
         n = one(connection, f"SELECT count(*) - count(DISTINCT hash({key})) FROM {name}")  # noqa: S608
         if n:
