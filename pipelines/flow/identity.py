@@ -10,7 +10,6 @@ from pipelines.stages import flow, ingest
 from pipelines.stages.base import Inputs, identity
 from sharpaudit import plugs
 from sharpaudit.config import AuditConfig
-from sharpaudit.corpus.files import format_of
 from sharpaudit.denoisers.load import family_of, load_tokenizer, model_digest, model_files, placement
 from sharpaudit.errors import UserError
 from sharpaudit.matches.index import open_index
@@ -51,7 +50,7 @@ def named_plugs(config: AuditConfig) -> Iterator[tuple[Plugs[Any], str]]:
     yield SOLVERS, config.samples.solver
     yield FAMILIES, family_of(config.model)
     yield EMBEDDERS, config.matches.profile
-    yield from ((FORMATS, format_of(source.path).name) for source in ingest.sources(config))
+    yield from ((FORMATS, name) for name in ingest.formats(config))
     yield from ((STAGES, name) for name in config.stages)
 
 

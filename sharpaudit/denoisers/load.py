@@ -72,7 +72,7 @@ def load_denoiser(config: ModelConfig) -> Denoiser:
     key = (family.name, family.content(index), device, dtype)
     if key not in _held:
         _held.clear()
-        loaded = load_anew(config, device, dtype)
+        loaded = family.load(index, device, dtype)
         if family.content(index) != key[1]:
             where = config.path or index.parent
             raise UserError(f"{printable(str(where))}: changed while it was read; give the same command again")

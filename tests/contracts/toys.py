@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from pipelines.stages.base import Stage, Work, Worker
-from sharpaudit.config import AuditConfig, Section
+from sharpaudit.config import AuditConfig, ModelConfig, Section
 from sharpaudit.corpus.formats.base import Format
 from sharpaudit.corpus.opened import open_text
 from sharpaudit.corpus.rows import Row, Source, make_row
@@ -54,6 +54,9 @@ class MirroredFamily(Family):
 
     def tokenizer(self, index: Path) -> Tokenizer:
         return GaussianTokenizer()
+
+    def placement(self, config: ModelConfig, *, gpus_elsewhere: bool = False) -> tuple[torch.device, torch.dtype]:
+        return torch.device("cpu"), torch.float32
 
     def load(self, index: Path, device: torch.device, dtype: torch.dtype) -> Denoiser:
         denoiser = MirroredDenoiser(GaussianSpec.model_validate(json.loads(index.read_bytes()) | {"kind": "gaussian"}))

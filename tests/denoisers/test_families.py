@@ -80,6 +80,13 @@ def test_a_family_of_another_package_is_one_declaration(tmp_path, added_family):
     assert torch.equal(denoiser.decode(x0_hat), plain.decode(x0_hat).flip(-1))
 
 
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_the_analytic_model_has_one_place_and_precision(tmp_path, device, dtype):
+    (tmp_path / "model.json").write_text('{"kind": "gaussian"}')
+    assert placement(model_at(tmp_path, device=device, dtype=dtype)) == (torch.device("cpu"), torch.float32)
+
+
 def test_a_denoiser_that_is_not_of_its_content_is_refused(tmp_path, added_family, monkeypatch):
     (tmp_path / "model.json").write_text('{"kind": "mirrored"}')
     monkeypatch.setattr(MirroredFamily, "content", lambda self, index: "another")

@@ -19,6 +19,7 @@ from tiny_models import edit_json, split
 from sharpaudit.config import ModelConfig
 from sharpaudit.denoisers import load
 from sharpaudit.denoisers.base import Conditioning
+from sharpaudit.denoisers.families.stable_diffusion import StableDiffusionFamily
 from sharpaudit.denoisers.files import INDEX
 from sharpaudit.denoisers.load import load_anew, load_denoiser, load_tokenizer, model_digest, model_files
 from sharpaudit.denoisers.snapshot import WEIGHTS
@@ -155,7 +156,7 @@ def test_precision_asked_for_is_a_model_of_its_own(folders, monkeypatch):
 
 def test_impossible_device_is_refused_before_the_weights_are_read(folders, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(load, "load_anew", lambda *arguments: pytest.fail("the weights were read"))
+    monkeypatch.setattr(StableDiffusionFamily, "load", lambda *arguments: pytest.fail("the weights were read"))
     with pytest.raises(UserError, match=r"model\.device"):
         load_denoiser(model_at(folders["epsilon"], device="cuda"))
 

@@ -40,10 +40,10 @@ def index(tmp_path, added):
     return tmp_path / "index"
 
 
-def test_an_embedder_of_another_package_is_one_declaration(index, tmp_path):
+def test_an_embedder_of_another_package_is_one_declaration(index):
     opened = open_index(index, "mean-colour")
     assert (opened.vectors.shape, opened.embedder.digest) == ((3, 4), EMBEDDER.digest)
-    found = SampleSearch(opened, 2).nearest([plain(name) for name in ("blue", "red")], 1)
+    found = SampleSearch(opened, 2).nearest([plain("blue"), plain("red")], 1)
     assert [neighbours[0].reference_id for neighbours in found] == [opened.reference_ids[2], opened.reference_ids[0]]
     queries = open_embedder(EMBEDDER).describe_texts(["a green hill", "a red, red rose"])
     assert search(opened.vectors, queries, 1)[1].tolist() == [[1], [0]]
@@ -67,14 +67,21 @@ def test_an_unknown_embedder_is_named_before_anything_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("cuda", [True, False])
-def test_it_gets_the_device_that_there_is_and_the_batch_that_was_asked_for(monkeypatch, cuda):
+def test_it_gets_the_device_that_there_is_and_the_batch_that_was_asked_for(index, tmp_path, monkeypatch, cuda):
     given = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(MeanColourEmbedder, "open", lambda self, *how: given.append(how) or MeanColour())
     open_embedder(EMBEDDER)
-    open_embedder(EMBEDDER, 7)
+    build_index(
+        tmp_path / "again",
+        "mean-colour",
+        [Picture(None, "set", None, "red", encode_png(plain("red")))],
+        None,
+        batch_size=7,
+    )
+    SampleSearch(open_index(index, "mean-colour"), 9)
     device = torch.device("cuda" if cuda else "cpu")
-    assert given == [(device, 64), (device, 7)]
+    assert given == [(device, 64), (device, 7), (device, 9)]
 
 
 @pytest.mark.parametrize(

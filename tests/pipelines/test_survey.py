@@ -1,0 +1,63 @@
+"""Every foreign plug that a configuration names is part of what its run stands on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pipelines.stage import Facts
+from pipelines.survey import identities, named_plugs
+
+from sharpaudit import plugs
+from sharpaudit.config import AuditConfig, parse
+from sharpaudit.plugs import EMBEDDERS, FAMILIES, FORMATS, HERE
+from tests.contracts.toys import EMBEDDER, FAMILY, FORMAT
+
+TOYS = {FAMILIES: FAMILY, EMBEDDERS: EMBEDDER, FORMATS: FORMAT}
+FIRST = {
+    "model family": ["ingest", "fit_unconditional", "sample"],
+    "embedder": ["bands"],
+    "format of prompts": ["ingest"],
+}
+"""The stages whose own rows a plug of a kind shapes; those after them follow by their fingerprints."""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Iterator[AuditConfig]:
+    """An audit by the toys, of files that need not be there but for the model's index."""
+    (tmp_path / "model.json").write_text(json.dumps({"kind": "mirrored"}))
+    tree = {
+        "model": {"path": str(tmp_path / "model.json")},
+        "corpus": {"audit": "audit.md-list"},
+        "calibration": {"file": "harmless.csv"},
+        "matches": {"index": "index", "profile": "mean-colour"},
+    }
+    for kind, toy in TOYS.items():
+        kind.add(toy)
+    yield parse(tree, "test")
+    for kind, toy in TOYS.items():
+        kind.remove(toy.name)
+
+
+def test_foreign_plugs_are_named_and_ours_are_not(config: AuditConfig) -> None:
+    found = plugs.foreign(named_plugs(config))
+    assert {entry["kind"]: entry["name"] for entry in found} == {kind.kind: toy.name for kind, toy in TOYS.items()}
+    assert {(entry["distribution"], entry["digest"]) for entry in found} == {(HERE, "1"), (HERE, EMBEDDER.digest)}
+    plugs.require(found, same=True)
+
+
+@pytest.mark.parametrize("kind", FIRST)
+def test_another_digest_of_a_plug_redoes_what_it_shapes(config: AuditConfig, kind: str) -> None:
+    facts = Facts("m", "t", "i", "cpu", "float32", plugs=plugs.foreign(named_plugs(config)))
+    changed = [{**entry, "digest": "2"} if entry["kind"] == kind else entry for entry in facts.plugs]
+    before, after = identities(config, facts), identities(config, replace(facts, plugs=changed))
+    own = [name for name in before if before[name].fields != after[name].fields]
+    assert own == FIRST[kind]
+    redone = {name for name in before if before[name].fingerprint != after[name].fingerprint}
+    # Shards of prompts are named by what they hold: where another reader finds the same prompts, their scores stay.
+    assert (
+        redone == {"model family": set(before), "embedder": {"bands", "match"}, "format of prompts": {"ingest"}}[kind]
+    )
