@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from sharpaudit.errors import UserError, printable
 from sharpaudit.tables.query import connect, table_of, views_there
-from sharpaudit.tables.reading import current_files
+from sharpaudit.tables.reading import current_files, foreign_views
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.views import VIEWS
 
@@ -33,7 +33,9 @@ class Run:
         """Raises UserError where there is no run, or none that this reads, IntegrityError for a damaged file."""
         folder = RunFolder.open(Path(path).absolute())
         self.root = folder.root
-        self._connection = connect(current_files(folder), folder.root, tables=folder.tables())
+        self._foreign = foreign_views(folder)
+        tables = folder.tables()
+        self._connection = connect(current_files(folder), folder.root, tables=tables, others=self._foreign)
 
     def sql(self, statement: str, to: Frame = "arrow") -> Any:
         """The rows of one reading statement: a pyarrow.Table, or a pandas or polars DataFrame.
@@ -47,9 +49,9 @@ class Run:
     def view(self, name: str, to: Frame = "arrow") -> Any:
         """A whole view, such as "risk" or "prompt_metrics". Raises UserError for a name that is none."""
         there = views_there(self._connection)
-        if name not in VIEWS or name not in there:
-            known = ", ".join(view for view in VIEWS if view in there)
-            raise UserError(f'"{printable(name)}" is no view; there are {known}')
+        known = [view for view in [*VIEWS, *self._foreign] if view in there]
+        if name not in known:
+            raise UserError(f'"{printable(name)}" is no view; there are {", ".join(known)}')
         return self.sql(f"SELECT * FROM {name} ORDER BY ALL", to)  # noqa: S608
 
     def findings(self, to: Frame = "arrow") -> Any:

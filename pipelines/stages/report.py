@@ -21,7 +21,7 @@ from sharpaudit.report.html import findings_csv, render
 from sharpaudit.report.sections.base import ReportSection
 from sharpaudit.tables.files import crash_point
 from sharpaudit.tables.query import materialise
-from sharpaudit.tables.reading import current_files, open_connection
+from sharpaudit.tables.reading import current_files, foreign_views, open_connection
 from sharpaudit.tables.records import checksummed, digest_of, read_checksummed, replace_file
 from sharpaudit.tables.runs import RunFolder
 
@@ -45,7 +45,8 @@ def write_report(run: RunFolder, config: AuditConfig, quarantined: Sequence[dict
     page = render(facts, lambda path: (run.root / path).read_bytes(), sections)
     replace_file(facts_path.with_name("index.html"), page.encode(), run.files)
     replace_file(run.root / "findings.csv", findings_csv(facts).encode(), run.files)
-    materialise(current_files(run), run.root / "audit.duckdb", tables=run.tables())
+    tables, views = run.tables(), foreign_views(run)
+    materialise(current_files(run), run.root / "audit.duckdb", tables=tables, others=views)
     crash_point("report.written")
     replace_file(stamp, checksummed({"digest": digest}), run.files)
     return dict(json.loads(facts_path.read_bytes()))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from sharpaudit.tables.query import NONE, Connection, connect, disk_errors
+from sharpaudit.plugs import STAGES
+from sharpaudit.tables.query import Connection, connect, disk_errors
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.shards import verified_bytes
 
@@ -27,15 +28,21 @@ def current_files(run: RunFolder) -> dict[str, list[Path]]:
     return found
 
 
+def foreign_views(run: RunFolder) -> dict[str, str]:
+    """The selects of the views that foreign stages of the run add, by their names; none of a stage that is not here."""
+    stages = [plug["name"] for plug in run.foreign_plugs() if plug["kind"] == STAGES.kind]
+    return {view: sql for name in stages if name in STAGES for view, sql in STAGES[name].views.items()}
+
+
 @contextmanager
-def open_connection(run: RunFolder, *, lean: bool = False, others: Mapping[str, str] = NONE) -> Iterator[Connection]:
+def open_connection(run: RunFolder, *, lean: bool = False) -> Iterator[Connection]:
     """A locked-down DuckDB connection over the current tables, closed at the end of the block.
 
-    lean: in little memory; what does not fit goes to a temporary folder. others: further views, as for `connect`.
+    lean: in little memory; what does not fit goes to a temporary folder.
     """
     with TemporaryDirectory() as spill, disk_errors(Path(spill)):
         where = Path(spill) if lean else None
-        connection = connect(current_files(run), run.root, where, tables=run.tables(), others=others)
+        connection = connect(current_files(run), run.root, where, tables=run.tables(), others=foreign_views(run))
         try:
             yield connection
         finally:

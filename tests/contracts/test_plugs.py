@@ -67,7 +67,7 @@ band_prompts = 8
 index = "index"
 profile = "mean-colour"
 [stages.brightness]
-dark_below = 0.6
+dark_below = 0.45
 """
 
 
@@ -153,7 +153,7 @@ def test_whose_the_plugs_are_stands_in_the_record_and_in_the_identities(root: Pa
         for name, stage in record["stages"].items()
     }
     assert held == {
-        "ingest": ["model family mirrored", "format of prompts .md-list"],
+        "ingest": ["format of prompts .md-list", "model family mirrored"],
         "fit_unconditional": ["metric gap_halfway", "model family mirrored"],
         "fit_differences": [],
         "fit_subspace": [],
@@ -161,7 +161,7 @@ def test_whose_the_plugs_are_stands_in_the_record_and_in_the_identities(root: Pa
         "score": ["metric gap_halfway"],
         "triage": [],
         "selection": [],
-        "sample": ["solver clipped-ddim", "model family mirrored"],
+        "sample": ["model family mirrored", "solver clipped-ddim"],
         "bands": ["embedder mean-colour"],
         "match": [],
         "brightness": ["stage brightness"],
@@ -172,19 +172,21 @@ def test_a_stage_is_known_to_sql_the_report_and_verify(root: Path) -> None:
     with open_run(root) as run:
         n_dark = run.sql("SELECT count(*) AS n FROM dark_samples").to_pylist()[0]["n"]
         assert run.sql("SELECT count(*) AS n FROM outcomes WHERE table_name = 'brightness'").to_pylist() == [{"n": 1}]
-    assert 0 < n_dark < len(tables(root)["brightness"])
+    bright = sorted(row["brightness"] for row in tables(root)["brightness"])
+    assert n_dark == sum(value < 0.45 for value in bright)
+    assert 0 < n_dark < len(bright)
     facts = json.loads((root / "report/facts.json").read_text())
     assert facts["sections"] == {"brightness": {"n": n_dark}}
     page = (root / "report/index.html").read_text()
     assert re.search(r"<h2><span>6</span>Brightness</h2>\s*<p>" + str(n_dark) + " pictures are dark.</p>", page)
-    assert "stages.brightness.dark_below = 0.6" in page
+    assert "stages.brightness.dark_below = 0.45" in page
     assert faults(root) == []
     with duckdb.connect(str(root / "audit.duckdb"), read_only=True) as database:
         assert database.sql("SELECT count(*) FROM dark_samples").fetchall() == [(n_dark,)]
 
 
 def test_its_settings_are_its_identity_and_what_they_made_is_pruned(config_path: Path, root: Path) -> None:
-    with pytest.raises(UserError, match=r"stages\.brightness\.dark_below = 0\.6 \(now 0\.4\); add --update"):
+    with pytest.raises(UserError, match=r"stages\.brightness\.dark_below = 0\.45 \(now 0\.4\); add --update"):
         audit(config_path, root, "stages.brightness.dark_below=0.4")
     before = tables(root)
     assert audit(config_path, root, "stages.brightness.dark_below=0.4", update=True).evaluations == 0
