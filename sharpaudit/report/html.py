@@ -178,12 +178,17 @@ def listed(settings: Mapping[str, Any]) -> list[str]:
     """Settings as lines of configuration, such as triage.alpha = 0.01, by name, without paths of a machine."""
     lines = []
     for section, value in sorted(settings.items()):
-        if not isinstance(value, Mapping):
-            lines.append(f"{section} = {json.dumps(value)}")
-            continue
-        names = sorted(value.keys() - set(PATHS.get(section, ())))
-        lines += [f"{section}.{name} = {json.dumps(value[name])}" for name in names]
+        of_section = _leaves(section, value).items()
+        paths = {f"{section}.{name}" for name in PATHS.get(section, ())}
+        lines += [f"{name} = {json.dumps(leaf)}" for name, leaf in of_section if name not in paths]
     return [_clean(line) for line in lines]
+
+
+def _leaves(name: str, value: Any) -> dict[str, Any]:
+    """Every value below `name` by its dotted name, sorted."""
+    if not isinstance(value, Mapping):
+        return {name: value}
+    return {full: leaf for key in sorted(value) for full, leaf in _leaves(f"{name}.{key}", value[key]).items()}
 
 
 def _clean(text: object) -> str:

@@ -28,6 +28,7 @@ from sharpaudit.evidence.keys import make_key, read_public, read_signer
 from sharpaudit.evidence.seal import MANIFEST, evidence, sha256_of
 from sharpaudit.plugs import STAGES
 from sharpaudit.tables import query as door
+from sharpaudit.tables import reading
 from sharpaudit.tables.declared import described, of_version_4, rebuilt
 from sharpaudit.tables.query import query
 from sharpaudit.tables.reading import open_connection
@@ -361,7 +362,7 @@ def test_a_table_of_a_stage_that_is_not_installed_is_read_like_any_other(tmp_pat
         run.table(SCORES)
 
 
-def test_views_of_others_stand_where_what_they_read_is_there(older: Path) -> None:
+def test_views_of_others_stand_where_what_they_read_is_there(older: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     others = {
         "worst": "with best as (from findings) select prompt_id from best order by best_similarity desc limit 1",
         "of_worst": "select m.* from matches m join worst using (prompt_id)",
@@ -370,12 +371,14 @@ def test_views_of_others_stand_where_what_they_read_is_there(older: Path) -> Non
         "corpus": "select 1 as x",
     }
     run = RunFolder.open(older)
-    with open_connection(run, others=others) as connection:
+    monkeypatch.setattr(reading, "foreign_views", lambda _: others)
+    with open_connection(run) as connection:
         assert len(query(connection, "from worst").rows) == 1
         assert len(query(connection, "from of_worst").rows) > 0
         assert len(query(connection, "from corpus").rows) == 220
         for name in ("elsewhere", "of_a_later_column"):
             with pytest.raises(UserError, match=f"{name} does not exist"):
                 query(connection, f"from {name}")
-    with pytest.raises(UserError, match=re.escape("not the select of a view")), open_connection(run, others={"x": "y"}):
+    monkeypatch.setattr(reading, "foreign_views", lambda _: {"x": "y"})
+    with pytest.raises(UserError, match=re.escape("not the select of a view")), open_connection(run):
         pass
