@@ -20,9 +20,9 @@ def prune(run_folder: Path, dry_run: bool, key: Path | None) -> None:
     \b
     Example: sharpaudit prune runs/tonight --dry-run
     """
-    from pipelines.flow import mending as upkeep
+    from pipelines.operations import prune as operation
 
-    found = upkeep.prune(
+    found = operation.prune(
         run_folder.absolute(), dry_run=dry_run, signer=signer_of(key), say=lambda line: click.echo(line, err=True)
     )
     done = "would go" if dry_run else "dropped"

@@ -17,7 +17,7 @@ from audits import CONFIG, SIZES, audit, flip, stray, tables
 from faulty import OPERATIONS, LosingFiles, PowerLossError
 
 from pipelines.flow import progress
-from pipelines.flow.mending import prune
+from pipelines.operations.prune import prune
 from pipelines.operations.verify import faults
 from sharpaudit.lab.analytic import write
 from sharpaudit.tables import files

@@ -20,7 +20,7 @@ import duckdb
 import pytest
 from audits import audit, load, tables
 
-from pipelines.flow.mending import prune
+from pipelines.operations.prune import prune
 from pipelines.operations.verify import faults
 from sharpaudit import open_run, plugs
 from sharpaudit.denoisers.gaussian import GaussianDenoiser

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from shells import bare
 
 from pipelines.cli import cli
-from pipelines.commands.status import describe
+from pipelines.operations.status import describe
 from pipelines.operations.validate import at_work, validate
 from sharpaudit import config as configuration
 from sharpaudit.config import LAB, AuditConfig

@@ -15,9 +15,9 @@ from click.testing import CliRunner
 
 from pipelines.cli import cli
 from pipelines.flow.deadline import Deadline
-from pipelines.flow.mending import prune
 from pipelines.flow.outcome import exit_code
 from pipelines.flow.signals import InterruptedRunError
+from pipelines.operations.prune import prune
 from pipelines.operations.verify import faults
 from pipelines.stages.ingest import rows_per_shard
 from sharpaudit.config import moment

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from audits import WORKING, audit, command, finish, moment, stray, tables
 
-from pipelines.commands.status import describe
+from pipelines.operations.status import describe
 from pipelines.operations.verify import faults
 from sharpaudit.tables.runs import RunFolder
 

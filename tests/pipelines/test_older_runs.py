@@ -18,10 +18,10 @@ from golden import FIRST, unpacked
 
 import sharpaudit
 from pipelines.cli import cli
-from pipelines.commands.status import describe
 from pipelines.flow.binding import require_own
-from pipelines.flow.mending import prune
+from pipelines.operations.prune import prune
 from pipelines.operations.replay import replay_prompt
+from pipelines.operations.status import describe
 from pipelines.operations.verify import examine, faults
 from sharpaudit.errors import IntegrityError, UserError
 from sharpaudit.evidence.keys import make_key, read_public, read_signer

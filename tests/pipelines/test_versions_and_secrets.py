@@ -12,8 +12,8 @@ from audits import audit, command, finish
 from golden import FIRST, unpacked
 
 import sharpaudit
-from pipelines.commands.status import describe
 from pipelines.flow.identity import identities
+from pipelines.operations.status import describe
 from pipelines.operations.verify import settings_faults
 from pipelines.stages import flow, tables
 from pipelines.stages.base import Inputs
