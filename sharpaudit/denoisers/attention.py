@@ -55,8 +55,8 @@ def _asked_for(
     if not request.per_pixel:
         mean_RL: torch.Tensor = attention_RHSL.mean(dim=(1, 2))
         return mean_RL
-    map_RSL = attention_RHSL.mean(dim=1)
-    return map_RSL.transpose(1, 2).unflatten(2, _size_of(map_RSL.shape[1], size)).contiguous()
+    map_RLS = attention_RHSL.mean(dim=1).transpose(1, 2)
+    return map_RLS.reshape(*map_RLS.shape[:2], *_size_of(map_RLS.shape[2], size))
 
 
 def attention(layer: Any, pixels_BSC: torch.Tensor, text_BLE: torch.Tensor) -> torch.Tensor:
