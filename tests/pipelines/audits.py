@@ -85,7 +85,8 @@ def tables(root: Path) -> dict[str, list[dict[str, Any]]]:
     """The current rows of every table in the order of their keys: what two runs must agree on."""
     run = RunFolder.open(root)
     found = {}
-    for table in RUN_TABLES:
+    # A run of an earlier version has no table that was added since.
+    for table in (table for table in RUN_TABLES if (root / table.name).exists()):
         folder = run.table(table)
         rows = folder.read_all(folder.current()).to_pylist()
         found[table.name] = sorted(rows, key=lambda row: json.dumps([row[k] for k in table.key]))
