@@ -194,7 +194,7 @@ def audit_of(folder: Path, split: str, seed: int, *, every: bool, overrides: Seq
 
 def _able(model: ModelConfig, every: bool) -> list[str]:
     """The metrics that a model can give, all of them or those that share one evaluation."""
-    maps = load_denoiser(model).records_attention
+    maps = bool(load_denoiser(model).attention_layers)
     return [n for n in (*SHARED, *(OTHERS if every else ())) if maps or ATTENTION not in METRICS[n].needs]
 
 

@@ -13,18 +13,16 @@ Shapes: K seeds, C H W latent, L tokens, E text embedding.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipelines.bench.networks import Opened
 from pipelines.bench.timing import Row
 from sharpaudit.denoisers.base import Conditioning, Denoiser
+from sharpaudit.denoisers.jacobian import product
 from sharpaudit.seeds import screen_latent
 
 Practice = Callable[[Denoiser, str, torch.Tensor], float]
@@ -55,7 +53,7 @@ def jeon(denoiser: Denoiser, prompt: str, x_KCHW: torch.Tensor) -> float:
         return (level.a * denoiser.predict(x_2KCHW, t, both).x0_hat - x_2KCHW) / level.sigma**2
 
     s_0, s_c = scores(x_KCHW).chunk(2)
-    h_0, h_c = _product(scores, x_KCHW, s_c - s_0).chunk(2)
+    h_0, h_c = product(scores, x_KCHW, s_c - s_0).chunk(2)
     return _mean_norm(h_c - h_0)
 
 
@@ -93,7 +91,7 @@ def bare_loop(
                 hidden_BLE = torch.cat([text_encoder(i, return_dict=False)[0].expand(n_seeds, -1, -1) for i in texts])
                 _output(unet, x_2KCHW, t, hidden_BLE)
                 if practice is jeon:
-                    _product(partial(_doubled, unet, t, hidden_BLE), x_KCHW, x_KCHW)
+                    product(partial(_doubled, unet, t, hidden_BLE), x_KCHW, x_KCHW)
 
     whose, rows = ("Jeon's", 8 * n_seeds) if practice is jeon else ("Wen's", 2 * n_seeds)
     return Row(name, f"bare loop over the network calls of {whose} practice, n = {n_seeds}", len(ids), rows, run)
@@ -120,17 +118,3 @@ def _output(unet: Any, x_BCHW: torch.Tensor, t: torch.Tensor, hidden_BLE: torch.
 
 def _doubled(unet: Any, t: torch.Tensor, hidden_BLE: torch.Tensor, x_KCHW: torch.Tensor) -> torch.Tensor:
     return _output(unet, torch.cat([x_KCHW, x_KCHW]), t, hidden_BLE)
-
-
-def _product(f: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-    """J_f(x) u by forward mode."""
-    with _differentiable():
-        found: torch.Tensor = torch.func.jvp(f, (x,), (u,))[1]
-    return found
-
-
-@contextmanager
-def _differentiable() -> Iterator[None]:
-    with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit.script")
-        yield

@@ -1,48 +1,75 @@
 """Cross-attention of a UNet, read beside its forward pass, which stays as it is to the last bit.
 
-Shapes: B prompts, S pixels of a layer, L tokens, H heads, F features of a head.
+Shapes: B prompts, R of its rows, S pixels of a layer, H_layer by W_layer, L tokens, H heads, F features of a head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 
-LAYER = 3
-"""The fourth cross-attention layer that the network runs through, or its last, as Ren et al. (ECCV 2024) read it."""
+from sharpaudit.denoisers.base import AttentionRequest
+
 _ORDER = ("down_blocks", "mid_block", "up_blocks")
 
 
-def cross_attention_layers(unet: torch.nn.Module) -> list[Any]:
-    """The cross-attention layers in the order in which a UNet runs through them."""
+def cross_attention_layers(unet: torch.nn.Module) -> dict[str, Any]:
+    """The cross-attention layers by name, in the order in which a UNet runs through them."""
     named = [(name, module) for name, module in unet.named_modules() if name.endswith(".attn2")]
-    return [module for _, module in sorted(named, key=lambda entry: _ORDER.index(entry[0].split(".")[0]))]
+    return dict(sorted(named, key=lambda entry: _ORDER.index(entry[0].split(".")[0])))
 
 
 @contextmanager
-def recorded(unet: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
-    """While it is open each forward pass appends its attention, with shape (B, L)."""
-    layers, found = cross_attention_layers(unet), list[torch.Tensor]()
-    layer = layers[min(LAYER, len(layers) - 1)]
+def recorded(
+    unet: torch.nn.Module, request: AttentionRequest, size: Sequence[int]
+) -> Iterator[dict[str, torch.Tensor]]:
+    """While it is open a forward pass leaves here what `request` asks for, as `Prediction.attention`.
 
-    def read(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        pixels = args[0] if args else kwargs["hidden_states"]
-        found.append(attention(module, pixels, kwargs["encoder_hidden_states"]))
+    size: height and width of the latent. Raises UserError for a layer that there is not.
+    """
+    layers, found = cross_attention_layers(unet), dict[str, torch.Tensor]()
 
-    handle = layer.register_forward_pre_hook(read, with_kwargs=True)
-    try:
+    def reader(name: str) -> Callable[..., None]:
+        def read(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            pixels_BSC = args[0] if args else kwargs["hidden_states"]
+            found[name] = _asked_for(request, layer, pixels_BSC, kwargs["encoder_hidden_states"], size)
+
+        return read
+
+    with ExitStack() as hooks:
+        for name in request.chosen(tuple(layers)):
+            hooks.callback(layers[name].register_forward_pre_hook(reader(name), with_kwargs=True).remove)
         yield found
-    finally:
-        handle.remove()
+
+
+def _asked_for(
+    request: AttentionRequest, layer: Any, pixels_BSC: torch.Tensor, text_BLE: torch.Tensor, size: Sequence[int]
+) -> torch.Tensor:
+    if request.rows is not None:
+        rows = list(request.rows)
+        pixels_BSC, text_BLE = pixels_BSC[rows], text_BLE[rows]
+    attention_RHSL = attention(layer, pixels_BSC, text_BLE)
+    if not request.per_pixel:
+        mean_RL: torch.Tensor = attention_RHSL.mean(dim=(1, 2))
+        return mean_RL
+    map_RLS = attention_RHSL.mean(dim=1).transpose(1, 2)
+    return map_RLS.reshape(*map_RLS.shape[:2], *_size_of(map_RLS.shape[2], size))
 
 
 def attention(layer: Any, pixels_BSC: torch.Tensor, text_BLE: torch.Tensor) -> torch.Tensor:
-    """Softmax attention of pixels to tokens, mean over heads and pixels, float32, with shape (B, L)."""
+    """Softmax attention of pixels to tokens, float32, with shape (B, H, S, L)."""
     query_BHSF = layer.to_q(pixels_BSC).unflatten(-1, (layer.heads, -1)).transpose(1, 2).float()
     key_BHLF = layer.to_k(text_BLE).unflatten(-1, (layer.heads, -1)).transpose(1, 2).float()
-    logits_BHSL = query_BHSF @ key_BHLF.transpose(2, 3) * layer.scale
-    mean_BL: torch.Tensor = logits_BHSL.softmax(dim=-1).mean(dim=(1, 2))
-    return mean_BL
+    logits_BHSL: torch.Tensor = query_BHSF @ key_BHLF.transpose(2, 3) * layer.scale
+    return logits_BHSL.softmax(dim=-1)
+
+
+def _size_of(n_pixels: int, size: Sequence[int]) -> tuple[int, int]:
+    """Height and width of a layer of so many pixels: the latent's, halved and rounded up as the network does."""
+    height, width = size
+    while height * width > n_pixels:
+        height, width = (height + 1) // 2, (width + 1) // 2
+    return height, width

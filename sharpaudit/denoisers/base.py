@@ -16,18 +16,22 @@ Stable Diffusion has a / sigma = .0762 and .0683, a flow model is at t = .929 an
 a = 0 delta_x0 stays what it is and only the factors a / sigma vanish: values of different first times are not
 comparable. Samples start at the first of `timesteps`, from standard normal noise, and end at time 0.
 
-Shapes: B prompts in a batch, C H W latent, L tokens, E embedding.
+Shapes: B prompts in a batch, R of its rows, C H W latent, L tokens, E embedding.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
 
+from sharpaudit.errors import UserError, nearest, printable
+
+SCREENED_LAYER = 3
+"""The fourth cross-attention layer, as Ren et al. (ECCV 2024) read it."""
 SCREEN_STEPS = 50
 """Sampling steps of which the screen looks at the first."""
 
@@ -97,15 +101,44 @@ class Conditioning:
 
 
 @dataclass(frozen=True)
+class AttentionRequest:
+    """What a prediction records of cross-attention: how much each token got, the mean over heads.
+
+    layers: numbers in the order in which the network runs through them, negative from the end, or names, as
+    `Denoiser.attention_layers` lists them; by default the fourth, or the last of a network with fewer (Ren et al., ECCV
+    2024). per_pixel: at each pixel of the layer instead of the mean over them. rows: of the batch, by default all.
+    """
+
+    layers: tuple[int | str, ...] | None = None
+    per_pixel: bool = False
+    rows: tuple[int, ...] | None = None
+
+    def chosen(self, names: Sequence[str]) -> list[str]:
+        """The layers asked for, of a model that has those named. Raises UserError."""
+        if not names:
+            raise UserError("cross-attention is to be recorded, and this model has none")
+        return [_layer(names, layer) for layer in self.layers or (min(SCREENED_LAYER, len(names) - 1),)]
+
+
+def _layer(names: Sequence[str], asked: int | str) -> str:
+    if isinstance(asked, int) and -len(names) <= asked < len(names):
+        return names[asked]
+    if asked in names:
+        return str(asked)
+    hint = "" if isinstance(asked, int) else nearest(asked, list(names))
+    raise UserError(f"no cross-attention layer {printable(str(asked))}: this model has {len(names)}, from 0 on{hint}")
+
+
+@dataclass(frozen=True)
 class Prediction:
     """x0_hat: estimate of the clean latent, float32, with shape (B, C, H, W).
 
-    attention: where it was asked for, how much cross-attention each token got, float32, with shape (B, L): the mean
-    over heads and pixels of the network's fourth cross-attention layer, or its last if it has fewer. Rows sum to 1.
+    attention: what was asked for, by the layer's name, float32: with shape (R, L), whose rows sum to 1, or per pixel
+    with shape (R, L, H_layer, W_layer), where the tokens of each pixel do.
     """
 
     x0_hat: torch.Tensor
-    attention: torch.Tensor | None = None
+    attention: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -143,8 +176,8 @@ class Denoiser(Protocol):
     @property
     def digest(self) -> str: ...
     @property
-    def records_attention(self) -> bool:
-        """Whether `predict` can give attention."""
+    def attention_layers(self) -> Sequence[str]:
+        """Names of the cross-attention layers that `predict` can record, in the order of the forward pass."""
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """The conditioning of the prompts, one row each."""
@@ -153,11 +186,11 @@ class Denoiser(Protocol):
         """n rows of the conditioning for "no prompt", as the model was trained with it: an empty prompt, zeros, ..."""
 
     def predict(
-        self, x_BCHW: torch.Tensor, t: float, conditioning: Conditioning, *, record_attention: bool = False
+        self, x_BCHW: torch.Tensor, t: float, conditioning: Conditioning, *, record: AttentionRequest | None = None
     ) -> Prediction:
         """x0_hat at time t of the model's own (training steps or [0, 1], 0 = clean); B rows of x and of conditioning.
 
-        record_attention changes no bit of x0_hat.
+        record: of cross-attention; it changes no bit of x0_hat.
         """
 
     def decode(self, latents_BCHW: torch.Tensor) -> torch.Tensor:

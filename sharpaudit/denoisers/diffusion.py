@@ -28,7 +28,7 @@ from transformers import BatchEncoding, CLIPTextConfig, CLIPTextModel, CLIPToken
 
 from sharpaudit.denoisers import snapshot
 from sharpaudit.denoisers.attention import cross_attention_layers, recorded
-from sharpaudit.denoisers.base import SCREEN_STEPS, Conditioning, NoiseLevel, Prediction, Tokens
+from sharpaudit.denoisers.base import SCREEN_STEPS, AttentionRequest, Conditioning, NoiseLevel, Prediction, Tokens
 from sharpaudit.denoisers.devices import forbid_tf32
 from sharpaudit.denoisers.files import read_json
 from sharpaudit.denoisers.liveness import answered
@@ -200,7 +200,7 @@ class DiffusionDenoiser:
         keep_ends_exact(self._unet)
         self._vae = load_network(AutoencoderKL, folder, weights["vae"], device, torch.float32, low_cpu_mem_usage=False)
         self.latent_shape = _latent_shape(folder, self._unet.config, self._vae.config)
-        self.records_attention = bool(cross_attention_layers(self._unet))
+        self.attention_layers = tuple(cross_attention_layers(self._unet))
         self._check_text(folder)
 
     @property
@@ -226,16 +226,16 @@ class DiffusionDenoiser:
         return self.encode([""] * n)
 
     def predict(
-        self, x_BCHW: torch.Tensor, t: float, conditioning: Conditioning, *, record_attention: bool = False
+        self, x_BCHW: torch.Tensor, t: float, conditioning: Conditioning, *, record: AttentionRequest | None = None
     ) -> Prediction:
         """One network evaluation per row."""
         x_BCHW = x_BCHW.to(self.device, torch.float32)
-        nothing: AbstractContextManager[list[torch.Tensor]] = nullcontext([])
-        with recorded(self._unet) if record_attention else nothing as maps:
+        nothing: AbstractContextManager[dict[str, torch.Tensor]] = nullcontext({})
+        with nothing if record is None else recorded(self._unet, record, x_BCHW.shape[2:]) as maps:
             output_BCHW = self.network(x_BCHW, t, conditioning)
         x0_BCHW = self._schedule.x0_hat(x_BCHW, output_BCHW, t)
         answered()
-        return Prediction(x0_BCHW.contiguous(), maps[0] if maps else None)
+        return Prediction(x0_BCHW.contiguous(), maps)
 
     def network(self, x_BCHW: torch.Tensor, t: float, conditioning: Conditioning) -> torch.Tensor:
         """What the UNet itself gives, float32 with shape (B, C, H, W)."""

@@ -31,7 +31,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sharpaudit.denoisers.base import SCREEN_STEPS, Conditioning, NoiseLevel, Prediction, Tokens
+from sharpaudit.denoisers.base import SCREEN_STEPS, AttentionRequest, Conditioning, NoiseLevel, Prediction, Tokens
 from sharpaudit.denoisers.liveness import answered
 from sharpaudit.denoisers.schedule import leading_timesteps, scaled_linear_alphas_cumprod
 from sharpaudit.errors import UserError, printable
@@ -160,7 +160,7 @@ class GaussianDenoiser:
         self._spec = spec
         self.latent_shape: tuple[int, ...] = spec.latent_shape
         self.device = torch.device("cpu")
-        self.records_attention = False
+        self.attention_layers: tuple[str, ...] = ()
         self._alphas = scaled_linear_alphas_cumprod()
         self._directions_RD = _smooth_directions(spec.latent_shape)
         self._pictures = [_blocks(spec, i).flatten() for i in range(len(spec.planted))]
@@ -196,9 +196,11 @@ class GaussianDenoiser:
         return Mixture(**self.encode(prompts).tensors)
 
     def predict(
-        self, x_BCHW: torch.Tensor, t: float, conditioning: Conditioning, *, record_attention: bool = False
+        self, x_BCHW: torch.Tensor, t: float, conditioning: Conditioning, *, record: AttentionRequest | None = None
     ) -> Prediction:
-        """The exact posterior mean; there is no attention to record."""
+        """The exact posterior mean. Raises UserError where attention is to be recorded: there is none."""
+        if record is not None:
+            record.chosen(self.attention_layers)
         x_BD = x_BCHW.to(torch.float64).flatten(1)
         x0_BD = Mixture(**conditioning.tensors).x0_hat(x_BD, self.level(t))
         answered()

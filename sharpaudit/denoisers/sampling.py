@@ -31,13 +31,13 @@ Shapes: B samples, C H W latent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import torch
 
-from sharpaudit.denoisers.base import Conditioning, Denoiser, NoiseLevel
+from sharpaudit.denoisers.base import AttentionRequest, Conditioning, Denoiser, NoiseLevel
 
 LOWER_ORDER_BELOW = 15
 """Steps, of which the last is a first-order one where there are fewer."""
@@ -47,7 +47,8 @@ LOWER_ORDER_BELOW = 15
 class Step:
     """One evaluation of a trajectory. Tensors are float32, with shape (B, C, H, W).
 
-    number: from 0 on. t: the model's time. x: where both branches were evaluated. x0: the guided prediction.
+    number: from 0 on. t: the model's time. x: where both branches were evaluated. x0: the guided prediction. attention:
+    of the conditional branch, where the model was asked to record it.
     """
 
     number: int
@@ -57,6 +58,7 @@ class Step:
     x0_conditional: torch.Tensor
     x0_unconditional: torch.Tensor
     guidance: float
+    attention: Mapping[str, torch.Tensor] = field(default_factory=dict)
     x0: torch.Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -78,18 +80,25 @@ Steps = Generator[Step, None, torch.Tensor]
 
 @dataclass
 class Guided:
-    """A model with what it is asked for. conditioning and unconditional have B rows each."""
+    """A model with what it is asked for. conditioning and unconditional have B rows each.
+
+    record: of cross-attention at every step; its rows are by default those of the conditional branch.
+    """
 
     denoiser: Denoiser
     conditioning: Conditioning
     unconditional: Conditioning
     guidance: float
+    record: AttentionRequest | None = None
 
     def evaluate(self, number: int, t: float, x_BCHW: torch.Tensor) -> Step:
         """Both branches in one batch of 2 B rows."""
-        both = Conditioning.stack([self.conditioning, self.unconditional])
-        x0_c, x0_0 = self.denoiser.predict(torch.cat([x_BCHW, x_BCHW]), t, both).x0_hat.chunk(2)
-        return Step(number, t, self.denoiser.level(t), x_BCHW, x0_c, x0_0, self.guidance)
+        both, record = Conditioning.stack([self.conditioning, self.unconditional]), self.record
+        if record is not None and record.rows is None:
+            record = replace(record, rows=tuple(range(len(x_BCHW))))
+        found = self.denoiser.predict(torch.cat([x_BCHW, x_BCHW]), t, both, record=record)
+        x0_c, x0_0 = found.x0_hat.chunk(2)
+        return Step(number, t, self.denoiser.level(t), x_BCHW, x0_c, x0_0, self.guidance, found.attention)
 
     def level(self, t: float) -> NoiseLevel:
         """The noise level of a time."""

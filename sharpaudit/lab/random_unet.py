@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
-from sharpaudit.denoisers.base import Conditioning, NoiseLevel, Prediction
+from sharpaudit.denoisers.base import AttentionRequest, Conditioning, NoiseLevel, Prediction
 from sharpaudit.denoisers.diffusion import Schedule
 from sharpaudit.denoisers.liveness import answered
 from sharpaudit.denoisers.schedule import scaled_linear_alphas_cumprod
@@ -32,7 +32,7 @@ class RandomUNet:
 
     latent_shape = (4, SIDE, SIDE)
     digest = "random"
-    records_attention = False
+    attention_layers: tuple[str, ...] = ()
 
     def __init__(self, device: torch.device, **changes: Any) -> None:
         self.device = device
@@ -63,9 +63,11 @@ class RandomUNet:
         return found
 
     def predict(
-        self, x_BCHW: torch.Tensor, t: float, conditioning: Conditioning, *, record_attention: bool = False
+        self, x_BCHW: torch.Tensor, t: float, conditioning: Conditioning, *, record: AttentionRequest | None = None
     ) -> Prediction:
-        """One evaluation per row; it records no attention."""
+        """One evaluation per row. Raises UserError where attention is to be recorded: it is not, here."""
+        if record is not None:
+            record.chosen(self.attention_layers)
         output_BCHW = self.network(x_BCHW, t, conditioning)
         answered()
         return Prediction(self._schedule.x0_hat(x_BCHW, output_BCHW, t).contiguous())

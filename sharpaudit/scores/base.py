@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sharpaudit.denoisers.base import SCREEN_STEPS, Conditioning, Denoiser, NoiseLevel
+from sharpaudit.denoisers.base import SCREEN_STEPS, AttentionRequest, Conditioning, Denoiser, NoiseLevel
 from sharpaudit.scores.subspace import Subspace
 from sharpaudit.seeds import screen_latent, screen_signs
 
@@ -169,11 +169,11 @@ class Evidence:
     def x0(self, place: Place = FIRST) -> torch.Tensor:
         """x0_hat(x, c), one evaluation, with shape (B, C, H, W)."""
         if place.name not in self._made:
-            record, t = self._record and place == FIRST, self._places[place.name].t
-            found = self._denoiser.predict(self.x(place), t, self._conditioning, record_attention=record)
+            record, t = AttentionRequest() if self._record and place == FIRST else None, self._places[place.name].t
+            found = self._denoiser.predict(self.x(place), t, self._conditioning, record=record)
             self._made[place.name] = found.x0_hat
-            if found.attention is not None:
-                self._made["attention"] = found.attention
+            if record is not None:
+                (self._made["attention"],) = found.attention.values()
         return self._made[place.name]
 
     def delta_x0(self, place: Place = FIRST) -> torch.Tensor:
@@ -181,7 +181,7 @@ class Evidence:
         return self.x0(place) - self.x0_empty(place)
 
     def attention(self) -> torch.Tensor:
-        """Cross-attention of the first evaluation, as `Prediction.attention`, with shape (B, L)."""
+        """Cross-attention of the first evaluation by the default request, with shape (B, L)."""
         self.x0()
         return self._made["attention"]
 

@@ -139,7 +139,7 @@ def require(denoiser: Denoiser, metrics: Sequence[Metric]) -> None:
                 "its family must name a time of more signal (first_timestep, noisiest_timestep)"
             )
     for metric in metrics:
-        if any(need.attention for need in metric.needs) and not denoiser.records_attention:
+        if any(need.attention for need in metric.needs) and not denoiser.attention_layers:
             raise UserError(
                 f"scores.metrics: {metric.name} reads cross-attention maps, and this model has none; leave it out"
             )

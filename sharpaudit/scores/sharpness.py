@@ -15,13 +15,12 @@ Shapes: B prompts, C H W latent.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sharpaudit.denoisers.base import NoiseLevel
+from sharpaudit.denoisers.jacobian import product
 from sharpaudit.scores.base import DISPLACED, FIRST, TANGENT, Evidence, Metric, at
 
 Difference = Callable[[torch.Tensor], torch.Tensor]
@@ -40,11 +39,7 @@ def finite_difference(
 
 def exact(difference: Difference, x_BCHW: torch.Tensor, delta_x0_BCHW: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
     """||DH Ds|| by forward-mode differentiation, with shape (B,)."""
-    with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
-        # torch's forward mode compiles helpers of its own, at its first use, by a call that torch deprecates.
-        warnings.filterwarnings("ignore", message=".*torch.jit.script")
-        product_BCHW: torch.Tensor = torch.func.jvp(difference, (x_BCHW,), (delta_x0_BCHW,))[1]
-    return (level.a / level.sigma**2) ** 2 * _norms(product_BCHW)
+    return (level.a / level.sigma**2) ** 2 * _norms(product(difference, x_BCHW, delta_x0_BCHW))
 
 
 def _norms(values_BCHW: torch.Tensor) -> torch.Tensor:

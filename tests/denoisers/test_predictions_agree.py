@@ -45,7 +45,7 @@ class OptimalConditionalNetwork(torch.nn.Module):
 def metrics_of(folder, prediction):
     model = open_model(folder)
     model._unet = OptimalConditionalNetwork(model, prediction)
-    model.records_attention = False
+    model.attention_layers = ()
     metrics = METRICS.of(NAMES)
     with torch.no_grad():
         known = unconditional_predictions(model, CONFIG, places(metrics))

@@ -83,7 +83,7 @@ def test_a_device_that_holds_few_rows_gives_the_same_tables(
     config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def small(
-        self: GaussianDenoiser, x: torch.Tensor, t: int, conditioning: Conditioning, *, record_attention: bool = False
+        self: GaussianDenoiser, x: torch.Tensor, t: int, conditioning: Conditioning, *, record: None = None
     ) -> Prediction:
         # The unconditional prediction and the noise floor are made before any prompt, in a batch as asked for.
         if 6 < len(x) != 32:

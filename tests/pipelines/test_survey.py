@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pipelines.stage import Facts
 from pipelines.survey import identities, named_plugs
 
+from pipelines.stages.base import Facts
 from sharpaudit import plugs
 from sharpaudit.config import AuditConfig, parse
 from sharpaudit.plugs import EMBEDDERS, FAMILIES, FORMATS, HERE

@@ -127,7 +127,7 @@ def test_no_gradient_is_kept(model):
     """A trajectory's graph would fill the memory."""
 
     class Watching(Wrapped):
-        def predict(self, x, t, conditioning):
+        def predict(self, x, t, conditioning, **options):
             assert not torch.is_grad_enabled()
             return super().predict(x, t, conditioning)
 

@@ -172,7 +172,7 @@ def _screened(denoiser: Denoiser, prompts: Sequence[Prompt], seed: int) -> npt.N
     """
     config = ScreenConfig(1, seed, SCORES.step, BATCH)
     captions, families = [prompt.caption for prompt in prompts], [prompt.family.name for prompt in prompts]
-    metrics = [m for m in RANKING if denoiser.records_attention or ATTENTION not in m.needs]
+    metrics = [m for m in RANKING if denoiser.attention_layers or ATTENTION not in m.needs]
     known = unconditional_predictions(denoiser, config, places([*metrics, RESIDUAL_GAP]))
     found = differences(denoiser, captions, known, config)
     moved_ND = np.stack([row for row in found if not isinstance(row, Status)])
