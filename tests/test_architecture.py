@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 from shells import bare
 
+from sharpaudit.plugs import KINDS, STAGES
+
 ROOT = Path(__file__).parents[1]
 MAX_LINES = 400
 
@@ -303,3 +305,45 @@ def test_tests_reach_this_machine():
         socket.create_connection(server.getsockname()[:2], timeout=5),
     ):
         pass
+
+
+PAGE = ROOT / "docs/architecture.md"
+
+
+def column(heading: str) -> list[list[str]]:
+    """Of the page's table with this heading, what stands in code in the first cell of each row."""
+    rows = PAGE.read_text(encoding="utf-8").split(f"| {heading} |")[1].split("\n\n")[0].splitlines()[2:]
+    return [re.findall(r"`([^`]+)`", row.split("|")[1]) or [row.split("|")[1].strip()] for row in rows]
+
+
+def test_the_page_names_every_room_in_the_order_of_imports() -> None:
+    library = [set(names) for names in column("room of `sharpaudit/`")]
+    pipelines = [{f"pipelines.{name}" for name in names} for names in column("room of `pipelines/`")]
+    # A room to come has its place in the order already.
+    there = {path.stem for path in (ROOT / "sharpaudit").iterdir()}
+    order = [rooms & there for rooms in ORDER if not any(room.startswith("pipelines") for room in rooms)]
+    assert library == order
+    assert [room for rooms in pipelines for room in sorted(rooms, reverse=True)] == [
+        room for rooms in ORDER for room in rooms if room.startswith("pipelines.")
+    ]
+    folders = {path.name for path in (ROOT / "pipelines").iterdir() if (path / "__init__.py").exists()}
+    assert folders <= {name.removeprefix("pipelines.") for rooms in pipelines for name in rooms}
+
+
+def test_the_page_names_every_kind_of_plug_with_its_group() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert [name for (name,) in column("kind")] == list(KINDS)
+    for kind in KINDS.values():
+        assert f"| {kind.kind} | `{kind.group}` |" in text
+
+
+def test_the_page_draws_the_flow_as_it_is() -> None:
+    drawn = PAGE.read_text(encoding="utf-8").split("```text\n")[1].split("```")[0]
+    between = " ".join(drawn.split()).split("ingest -> ")[1].split(" -> [")[0]
+    assert between.split(" -> ") == STAGES.ours()
+
+
+def test_files_that_the_page_names_are_there() -> None:
+    named = re.findall(r"`([\w/]+\.py|[\w]+/[\w/]*)`", PAGE.read_text(encoding="utf-8"))
+    assert len(named) > 15
+    assert [name for name in named if not ((ROOT / name).exists() or (ROOT / "sharpaudit" / name).exists())] == []
