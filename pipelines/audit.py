@@ -40,8 +40,8 @@ from sharpaudit.denoisers.load import beside_model, load_tokenizer
 from sharpaudit.errors import IntegrityError
 from sharpaudit.evidence.sealing import resealed
 from sharpaudit.tables.files import IN_PROGRESS
+from sharpaudit.tables.image_store import require_images, sweep_images
 from sharpaudit.tables.lock import Guard, hold
-from sharpaudit.tables.pictures import require_images, sweep_images
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import CORPUS, TRIAGE, UNCONDITIONAL
 from sharpaudit.tables.shards import TableFolder, probe_links

@@ -38,7 +38,7 @@ DRAWS = 200
 NAMES = [*(f"single {i}" for i in range(SINGLES)), *(f"family {i // MEMBERS}" for i in range(FAMILIES * MEMBERS))]
 Values = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
-Row = tuple[float, float, float, float]
+Rates = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def rules(draws: int = DRAWS, correlation: float = 0.5) -> Iterator[Ruled]:
         *product("p", MERGED),
         *(("q", name) for name in MERGED if name in ("members x smallest p", "Simes")),
     ]
-    rng, found = generator(0, "rules", str(correlation)), {one: list[Row]() for one in asked}
+    rng, found = generator(0, "rules", str(correlation)), {one: list[Rates]() for one in asked}
     at = np.arange(PLANTED), rng.integers(MEMBERS, size=PLANTED)
     for _ in range(draws):
         grouped_FM = _families(rng, FAMILIES + 2 * PLANTED, correlation)
@@ -128,7 +128,7 @@ def rules(draws: int = DRAWS, correlation: float = 0.5) -> Iterator[Ruled]:
         yield Ruled(level, rule, *(mean([row[i] for row in rows]) for i in range(4)))
 
 
-def _ruled(level: str, rule: str, singles_N: Values, grouped_N: Values, at: tuple[Rows, Rows]) -> Row:
+def _ruled(level: str, rule: str, singles_N: Values, grouped_N: Values, at: tuple[Rows, Rows]) -> Rates:
     """The four figures of a draw. at: family and place of the memorised prompts that are alone in theirs."""
     p_FM = grouped_N.reshape(-1, MEMBERS)
     of_family_FM = p_FM if rule == EACH else np.broadcast_to(MERGED[rule](p_FM)[:, None], p_FM.shape)

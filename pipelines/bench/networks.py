@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from pipelines.bench.timing import Row
+from pipelines.bench.timing import Contender
 from sharpaudit.denoisers.base import Conditioning, Denoiser
 from sharpaudit.seeds import screen_latent
 
@@ -39,7 +39,7 @@ def bare(
     batch: int,
     passes: Sequence[int] = (1, 2),
     name: str = "floor",
-) -> Row:
+) -> Contender:
     """The network's forwards alone that a screen makes, in the batches in which it makes them.
 
     passes: rows of each forward, in batches of prompts. A finite difference makes one of a batch and one of twice as
@@ -59,17 +59,17 @@ def bare(
 
     nfe = sum(passes)
     what = f"floor: {nfe} bare evaluation{'s' * (nfe > 1)} a prompt, in the same batches"
-    return Row(name, what, len(some), nfe, run)
+    return Contender(name, what, len(some), nfe, run)
 
 
-def forms(denoiser: Opened, prompts: Sequence[str], batch: int, *, compiled: bool) -> Iterator[Row]:
+def forms(denoiser: Opened, prompts: Sequence[str], batch: int, *, compiled: bool) -> Iterator[Contender]:
     """One bare forward of a batch without what makes it fast here, and compiled by inductor, which takes a minute."""
     with torch.no_grad():
         hidden_BLE = denoiser.encode(list(prompts[:batch])).tensors["prompt"]
     x_CHW, t = screen_latent(0, 0, denoiser.latent_shape), torch.tensor(denoiser.first_timestep())
     x_BCHW = x_CHW.expand(len(hidden_BLE), -1, -1, -1)
 
-    def row(name: str, what: str, network: Any, layout: torch.memory_format) -> Row:
+    def row(name: str, what: str, network: Any, layout: torch.memory_format) -> Contender:
         latents_BCHW = x_BCHW.contiguous(memory_format=layout).to(denoiser.device)
         when = t.to(denoiser.device)
 
@@ -77,7 +77,7 @@ def forms(denoiser: Opened, prompts: Sequence[str], batch: int, *, compiled: boo
             with torch.no_grad():
                 network(latents_BCHW, when, encoder_hidden_states=hidden_BLE, return_dict=False)
 
-        return Row(name, what, len(hidden_BLE), 1, run)
+        return Contender(name, what, len(hidden_BLE), 1, run)
 
     last, first = torch.channels_last, torch.contiguous_format
     plain = copy.deepcopy(denoiser.unet)
@@ -87,7 +87,7 @@ def forms(denoiser: Opened, prompts: Sequence[str], batch: int, *, compiled: boo
         yield row("forward_compiled", "bare forward, torch.compile", torch.compile(plain), last)
     for name, size in (("text_single", 1), ("text", batch)):
         what = f"text encoder, {size if size > 1 else 'one'} prompt{'s' * (size > 1)} at a time"
-        yield Row(name, what, len(prompts[:batch]), 0, partial(_encode, denoiser, prompts[:batch], size))
+        yield Contender(name, what, len(prompts[:batch]), 0, partial(_encode, denoiser, prompts[:batch], size))
 
 
 def _encode(denoiser: Denoiser, prompts: Sequence[str], size: int) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from pipelines.bench.networks import Opened
-from pipelines.bench.timing import Row
+from pipelines.bench.timing import Contender
 from sharpaudit.denoisers.base import Conditioning, Denoiser
 from sharpaudit.denoisers.jacobian import product
 from sharpaudit.seeds import screen_latent
@@ -57,7 +57,7 @@ def jeon(denoiser: Denoiser, prompt: str, x_KCHW: torch.Tensor) -> float:
     return _mean_norm(h_c - h_0)
 
 
-def practised(name: str, practice: Practice, denoiser: Denoiser, prompts: Sequence[str], n_seeds: int) -> Row:
+def practised(name: str, practice: Practice, denoiser: Denoiser, prompts: Sequence[str], n_seeds: int) -> Contender:
     """A row of the practice on prompts, at the latents of our own screen. practice: `wen` or `jeon`."""
     x_KCHW = _latents(denoiser, n_seeds)
 
@@ -68,7 +68,7 @@ def practised(name: str, practice: Practice, denoiser: Denoiser, prompts: Sequen
     rows, what = 2 * n_seeds, "Wen's practice: one prompt at a time, both branches"
     if practice is jeon:
         rows, what = 8 * n_seeds, "Jeon's practice: the same, then the exact product of both"
-    return Row(name, f"{what}, n = {n_seeds}", len(prompts), rows, run)
+    return Contender(name, f"{what}, n = {n_seeds}", len(prompts), rows, run)
 
 
 def bare_loop(
@@ -78,7 +78,7 @@ def bare_loop(
     tokenizer: Ids,
     prompts: Sequence[str],
     n_seeds: int,
-) -> Row:
+) -> Contender:
     """A row of the network calls alone that a practice makes, on the modules themselves."""
     unet, text_encoder, t = denoiser.unet, denoiser.text_encoder, torch.tensor(denoiser.first_timestep())
     x_KCHW, t = _latents(denoiser, n_seeds), t.to(denoiser.device)
@@ -94,7 +94,7 @@ def bare_loop(
                     product(partial(_doubled, unet, t, hidden_BLE), x_KCHW, x_KCHW)
 
     whose, rows = ("Jeon's", 8 * n_seeds) if practice is jeon else ("Wen's", 2 * n_seeds)
-    return Row(name, f"bare loop over the network calls of {whose} practice, n = {n_seeds}", len(ids), rows, run)
+    return Contender(name, f"bare loop over the network calls of {whose} practice, n = {n_seeds}", len(ids), rows, run)
 
 
 def _both(denoiser: Denoiser, prompt: str, n_seeds: int) -> Conditioning:

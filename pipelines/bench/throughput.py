@@ -23,7 +23,7 @@ from pipelines.bench.detection import audit_of
 from pipelines.bench.networks import Opened, bare, forms
 from pipelines.bench.practice import Ids, bare_loop, jeon, practised, wen
 from pipelines.bench.ratios import Throughput
-from pipelines.bench.timing import ROUNDS, Row, Timed, timed
+from pipelines.bench.timing import ROUNDS, Contender, Timed, timed
 from pipelines.stages.score import ScoreWorker
 from sharpaudit.config import AuditConfig, ScoresConfig, override
 from sharpaudit.denoisers.base import Denoiser
@@ -74,11 +74,11 @@ class Bench:
         found = [row.seed_values[metrics[0].name] for row in rows if not isinstance(row, Status)]
         return [float(np.mean(values)) for values in found]
 
-    def row(self, name: str, what: str, metric: str, n_prompts: int, n_seeds: int, batch: int = BATCH) -> Row:
+    def row(self, name: str, what: str, metric: str, n_prompts: int, n_seeds: int, batch: int = BATCH) -> Contender:
         """A row that screens by one metric."""
         metrics = METRICS.of((metric,))
         nfe = sum(evaluations(metrics).values()) * n_seeds
-        return Row(name, what, n_prompts, nfe, lambda: self.screened(metrics, n_prompts, n_seeds, batch))
+        return Contender(name, what, n_prompts, nfe, lambda: self.screened(metrics, n_prompts, n_seeds, batch))
 
 
 def bench_of(denoiser: Denoiser, prompts: Sequence[str], fit: Sequence[str]) -> Bench:
@@ -94,7 +94,7 @@ def _moved(denoiser: Denoiser, fit: Sequence[str], known: Known, config: ScreenC
     return np.stack([row for row in found if not isinstance(row, Status)])
 
 
-def cascade_row(bench: Bench, fit: Sequence[str], memorised: Sequence[str]) -> Row:
+def cascade_row(bench: Bench, fit: Sequence[str], memorised: Sequence[str]) -> Contender:
     """The default cascade on prompts of which 1% are memorised, its threshold from the fit prompts."""
     cascade = tiers(scores_of(DEFAULT))
     config = bench.config(1)
@@ -111,10 +111,10 @@ def cascade_row(bench: Bench, fit: Sequence[str], memorised: Sequence[str]) -> R
     def run() -> object:
         return screen_tiers(bench.denoiser, prompts, known, subspaces, config, cascade, {2: threshold})
 
-    return Row("cascade", f"cascade of {CORPUS} prompts, 1% memorised", CORPUS, nfe, run)
+    return Contender("cascade", f"cascade of {CORPUS} prompts, 1% memorised", CORPUS, nfe, run)
 
 
-def loop(config: AuditConfig, bench: Bench) -> Row:
+def loop(config: AuditConfig, bench: Bench) -> Contender:
     """The scoring stage's own loop on one shard: text, evaluations, metrics and the table."""
     known = {place: x0_KCHW[:1] for place, x0_KCHW in bench.known.items()}
     worker = ScoreWorker(load_denoiser(config.model), config, known, bench.subspaces)
@@ -122,7 +122,9 @@ def loop(config: AuditConfig, bench: Bench) -> Row:
     ids = [f"{i:032x}" for i in range(len(prompts))]
     rows = pa.table({"prompt_id": ids, "prompt": prompts})
     nfe = sum(evaluations(METRICS.of(config.scores.metrics)).values())
-    return Row("loop", f"scoring stage, {', '.join(SCREENED)}, n = 1", len(ids), nfe, lambda: worker.process(rows))
+    return Contender(
+        "loop", f"scoring stage, {', '.join(SCREENED)}, n = 1", len(ids), nfe, lambda: worker.process(rows)
+    )
 
 
 def measure(
@@ -203,12 +205,12 @@ class Lab:
         model = override(self.config, [f'model.dtype="{dtype}"']).model
         return bench_of(load_denoiser(model), self.harmless, self.fit)
 
-    def cascade(self, bench: Bench) -> Row:
+    def cascade(self, bench: Bench) -> Contender:
         """The default cascade on prompts of which 1% are memorised."""
         return cascade_row(bench, self.fit, self.memorised)
 
 
-def _lab_rows(lab: Lab, bench: Bench, denoiser: Opened, tokenizer: Ids) -> Iterator[Row]:
+def _lab_rows(lab: Lab, bench: Bench, denoiser: Opened, tokenizer: Ids) -> Iterator[Contender]:
     few, some = bench.prompts[:FEW], FEW // 2
     yield practised("wen1", wen, denoiser, few, 1)
     yield bench.row("gap1", f"noise gap, {BATCH} prompts at a time, n = 1", "noise_gap", 2 * BATCH, 1)
@@ -228,7 +230,7 @@ def _lab_rows(lab: Lab, bench: Bench, denoiser: Opened, tokenizer: Ids) -> Itera
     yield bare(denoiser, bench.prompts, BATCH)
 
 
-def _half_rows(lab: Lab, bench: Bench) -> Iterator[Row]:
+def _half_rows(lab: Lab, bench: Bench) -> Iterator[Contender]:
     few = bench.prompts[:FEW]
     yield practised("wen4", wen, bench.denoiser, few, SEEDS)
     yield bench.row("gap4", "noise gap, n = 4", "noise_gap", BATCH, SEEDS)
@@ -238,7 +240,7 @@ def _half_rows(lab: Lab, bench: Bench) -> Iterator[Row]:
     yield lab.cascade(bench)
 
 
-def _sd1_rows(device: torch.device) -> Iterator[Row]:
+def _sd1_rows(device: torch.device) -> Iterator[Contender]:
     denoiser = RandomUNet(device)
     prompts = ["a photograph of a harbour", "an oil painting of a fox"]
     known = unconditional_predictions(denoiser, ScreenConfig(1, 0, 1.0, 2))

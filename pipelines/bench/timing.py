@@ -16,7 +16,7 @@ ROUNDS = 6
 
 
 @dataclass(frozen=True)
-class Row:
+class Contender:
     """Something to time. run: does it once for `prompts` prompts. nfe: evaluations a prompt."""
 
     name: str
@@ -30,12 +30,12 @@ class Row:
 class Timed:
     """rates: prompts per second in each round."""
 
-    row: Row
+    row: Contender
     rates: list[float]
 
 
 def timed(
-    rows: Sequence[Row], rounds: int = ROUNDS, *, warm: bool = True, tell: Callable[[str], None] = lambda _: None
+    rows: Sequence[Contender], rounds: int = ROUNDS, *, warm: bool = True, tell: Callable[[str], None] = lambda _: None
 ) -> dict[str, Timed]:
     """The rate of each row in each round, after one call that is not counted unless `warm` is off.
 
@@ -53,7 +53,7 @@ def timed(
     return {row.name: Timed(row, rates[row.name]) for row in rows}
 
 
-def _spent(row: Row) -> float:
+def _spent(row: Contender) -> float:
     """Seconds of one call."""
     begun = time.perf_counter()
     row.run()

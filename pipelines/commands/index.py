@@ -75,7 +75,7 @@ def build(
     signals.install("nothing was written; the same command begins anew")
     from sharpaudit.embedders.base import embedder, notes
     from sharpaudit.matches.build import build_index
-    from sharpaudit.matches.pictures import pictures_in
+    from sharpaudit.matches.training_pictures import pictures_in
 
     for line in notes(embedder(profile)):
         click.echo(f"note: {line}")

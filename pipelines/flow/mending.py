@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipelines.stages.base import Stage
 from sharpaudit.errors import IntegrityError, Status, UserError
-from sharpaudit.tables.pictures import is_whole
+from sharpaudit.tables.image_store import is_whole
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.shards import Manifest, TableFolder
 

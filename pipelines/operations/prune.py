@@ -12,8 +12,8 @@ from securesystemslib.signer import Signer
 from sharpaudit.errors import UserError
 from sharpaudit.evidence.seal import MANIFEST
 from sharpaudit.evidence.sealing import resealed
+from sharpaudit.tables.image_store import sweep_images
 from sharpaudit.tables.lock import Guard, hold
-from sharpaudit.tables.pictures import sweep_images
 from sharpaudit.tables.runs import UNSEALED, RunFolder
 from sharpaudit.tables.schemas import Table
 from sharpaudit.tables.shards import Manifest, TableFolder

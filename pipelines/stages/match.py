@@ -19,7 +19,7 @@ from sharpaudit.config import AuditConfig, MatchesConfig
 from sharpaudit.errors import Status
 from sharpaudit.images import Pixels
 from sharpaudit.matches.decide import Bands, band_of
-from sharpaudit.tables.pictures import store_image
+from sharpaudit.tables.image_store import store_image
 from sharpaudit.tables.records import digest_of
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import BANDS, MATCHES, SAMPLES

@@ -21,7 +21,7 @@ from sharpaudit.errors import Status
 from sharpaudit.images import encode_png
 from sharpaudit.plugs import SOLVERS
 from sharpaudit.samples.generate import Generator
-from sharpaudit.tables.pictures import store_image
+from sharpaudit.tables.image_store import store_image
 from sharpaudit.tables.records import digest_of
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import SAMPLES

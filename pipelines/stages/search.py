@@ -14,7 +14,7 @@ from sharpaudit.errors import Status
 from sharpaudit.images import Pixels, UnreadableImage, decode
 from sharpaudit.matches.index import ReferenceIndex
 from sharpaudit.matches.search.flat import search
-from sharpaudit.tables.pictures import read_image
+from sharpaudit.tables.image_store import read_image
 
 
 @dataclass(frozen=True)

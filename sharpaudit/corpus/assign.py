@@ -34,7 +34,7 @@ from sharpaudit.corpus.check import check
 from sharpaudit.corpus.dedup import family_id, names_family, prompt_id
 from sharpaudit.corpus.near import join_near_duplicates
 from sharpaudit.corpus.read import read_rows
-from sharpaudit.corpus.rows import Row, Source
+from sharpaudit.corpus.rows import PromptRow, Source
 from sharpaudit.corpus.scratch import ROWS_PER_BATCH, Scratch, cut
 from sharpaudit.denoisers.base import Tokenizer
 from sharpaudit.errors import Status, UserError, printable
@@ -216,7 +216,7 @@ def _read(sources: Iterable[tuple[Source, int, int | None]]) -> Iterator[pa.Tabl
         yield pa.Table.from_pylist(held, _ROWS)
 
 
-def _entry(number: int, source: Source, row: Row) -> dict[str, Any]:
+def _entry(number: int, source: Source, row: PromptRow) -> dict[str, Any]:
     text, status = check(row.prompt) if row.problem is None else (None, row.problem)
     return {
         "ord": number,

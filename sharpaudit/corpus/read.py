@@ -1,4 +1,4 @@
-"""Prompt files to rows: every data row of a file becomes exactly one `Row`, in bounded memory.
+"""Prompt files to rows: every data row of a file becomes exactly one `PromptRow`, in bounded memory.
 
 A row holds the exact bytes of its prompt, or a `problem`; a bad row neither vanishes nor moves its
 neighbours. What is wrong with the file as a whole (a missing column, a wrong type) is a `UserError`.
@@ -15,18 +15,18 @@ from collections.abc import Iterator
 from itertools import islice
 
 from sharpaudit.corpus.files import format_of
-from sharpaudit.corpus.rows import Row, Source, require_file, shown
+from sharpaudit.corpus.rows import PromptRow, Source, require_file, shown
 from sharpaudit.encoding import between_nuls
 from sharpaudit.errors import UserError
 
 
-def read_rows(source: Source, start: int = 0, stop: int | None = None) -> Iterator[Row]:
+def read_rows(source: Source, start: int = 0, stop: int | None = None) -> Iterator[PromptRow]:
     """The rows start, ..., stop - 1 of the file, or as many of them as it has."""
     require_file(source.path)
     return _window(source, format_of(source.path).read(source), start, stop)
 
 
-def _window(source: Source, rows: Iterator[Row], start: int, stop: int | None) -> Iterator[Row]:
+def _window(source: Source, rows: Iterator[PromptRow], start: int, stop: int | None) -> Iterator[PromptRow]:
     row = None
     for row in islice(rows, start, stop):
         if row.prompt is not None and b"\0" in row.prompt and between_nuls(row.prompt):

@@ -44,7 +44,7 @@ class Source:
         return list(dict.fromkeys(name for name in named if name is not None))
 
 
-class Row(NamedTuple):
+class PromptRow(NamedTuple):
     """source_row: 0 is the first row of data. prompt: exact bytes, None where there is a problem."""
 
     source_row: int
@@ -71,14 +71,14 @@ def make_row(
     cells: dict[str, Any],
     problem: Status | None = None,
     detail: str | None = None,
-) -> Row:
+) -> PromptRow:
     """A row with what the columns beside the prompt say. Raises UserError for an id that is none."""
     labels = {name: text for name in source.labels if (text := _text(cells.get(name))) is not None}
     if source.id_column is not None and type(value := cells.get(source.id_column)) not in _ALWAYS_IDS:
         require_id(source, index, value)
     named = (source.id_column, source.family_column, source.style_column)
     external_id, family, style = (_text(cells.get(name)) or None if name is not None else None for name in named)
-    return Row(index, prompt, external_id, family, style, labels, problem, detail)
+    return PromptRow(index, prompt, external_id, family, style, labels, problem, detail)
 
 
 _ALWAYS_IDS = {str, bytes, int, type(None)}

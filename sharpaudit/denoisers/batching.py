@@ -14,12 +14,12 @@ import torch
 
 from sharpaudit.errors import Status
 
-Row = TypeVar("Row")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def in_batches(
-    call: Callable[[list[Row]], Sequence[Result]], rows: Sequence[Row], batch_size: int
+    call: Callable[[list[Item]], Sequence[Result]], rows: Sequence[Item], batch_size: int
 ) -> list[Result | Status]:
     """`call` on successive batches of `rows`; one result per row in order, or Status.OUT_OF_MEMORY for a row.
 

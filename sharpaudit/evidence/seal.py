@@ -19,7 +19,7 @@ from typing import Any
 
 from sharpaudit.errors import IntegrityError, printable
 from sharpaudit.tables.files import IN_PROGRESS, Files, crash_point
-from sharpaudit.tables.pictures import IMAGES, require_own_name
+from sharpaudit.tables.image_store import IMAGES, require_own_name
 from sharpaudit.tables.records import checksummed, read_checksummed, replace_file
 from sharpaudit.tables.runs import OWN_NAMES
 

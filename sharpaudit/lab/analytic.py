@@ -19,7 +19,7 @@ import numpy as np
 from sharpaudit.denoisers.gaussian import GaussianDenoiser
 from sharpaudit.images import encode_png
 from sharpaudit.matches.build import build_index
-from sharpaudit.matches.pictures import Picture
+from sharpaudit.matches.training_pictures import ReferencePicture
 from sharpaudit.seeds import generator, latents
 
 STYLES = ("photo", "oil painting", "pencil drawing", "poster", "watercolour", "woodcut", "collage", "mosaic")
@@ -73,7 +73,9 @@ def write(folder: Path, sizes: Sizes = Sizes(), seed: int = 0) -> None:
     build_index(folder / "index", "pixels-16", _references(denoiser, planted, sizes.other_references, seed))
 
 
-def _references(denoiser: GaussianDenoiser, planted: Sequence[str], others: int, seed: int) -> Iterator[Picture]:
+def _references(
+    denoiser: GaussianDenoiser, planted: Sequence[str], others: int, seed: int
+) -> Iterator[ReferencePicture]:
     """The planted pictures and as many unrelated ones as asked for, as a training set would hold them."""
     planted_BCHW = [denoiser.planted_latent(i) for i in range(len(planted))]
     other_BCHW = latents([(seed, "reference", i) for i in range(others)], denoiser.latent_shape).clamp(-1, 1)
@@ -81,7 +83,7 @@ def _references(denoiser: GaussianDenoiser, planted: Sequence[str], others: int,
     for i, (latent, caption) in enumerate(zip([*planted_BCHW, *other_BCHW], captions_, strict=True)):
         pixels = denoiser.decode(latent[None])[0].permute(1, 2, 0).numpy()
         data = encode_png((pixels * 255).round().astype(np.uint8))
-        yield Picture(reference_id=f"training-{i:05d}", source="analytic", caption=caption, path="", data=data)
+        yield ReferencePicture(reference_id=f"training-{i:05d}", source="analytic", caption=caption, path="", data=data)
 
 
 def _write_csv(path: Path, header: list[str], rows: list[list[str]]) -> None:

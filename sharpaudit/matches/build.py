@@ -25,7 +25,7 @@ from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.images import Pixels, UnreadableImage, decode, sha256_hex, thumbnail
 from sharpaudit.matches.attempt import published, refuse_existing, remove_left
 from sharpaudit.matches.index import FORMAT_VERSION, MANIFEST, ROWS, VECTORS, IndexManifest, sha256_of
-from sharpaudit.matches.pictures import Item, NotLookedAt, Picture, Repeated
+from sharpaudit.matches.training_pictures import Item, NotLookedAt, ReferencePicture, Repeated
 from sharpaudit.tables.files import Files, naming
 from sharpaudit.tables.records import checksummed
 from sharpaudit.tables.schemas import REFERENCES
@@ -193,7 +193,7 @@ def _batches(items: Iterable[Item], build: _Build) -> Iterator[list[Described]]:
     batch: list[Described] = []
     pixels = 0
     for item in items:
-        if not isinstance(item, Picture):
+        if not isinstance(item, ReferencePicture):
             build.pass_over(item)
             continue
         row = _row(item)
@@ -237,7 +237,7 @@ def _describe(
     return rows, vectors_ND[kept]
 
 
-def _row(picture: Picture) -> dict[str, Any]:
+def _row(picture: ReferencePicture) -> dict[str, Any]:
     sha256 = None if picture.data is None else sha256_hex(picture.data)
     row: dict[str, Any] = {
         "source": _text(picture.source),
@@ -255,7 +255,7 @@ def _content_id(row: dict[str, Any]) -> str | None:
     return sha256 and sha256[:32]
 
 
-def _decoded(row: dict[str, Any], picture: Picture) -> Described:
+def _decoded(row: dict[str, Any], picture: ReferencePicture) -> Described:
     try:
         if picture.data is None:
             raise UnreadableImage(picture.problem)

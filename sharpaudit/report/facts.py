@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sharpaudit.report.reading import Row, one
+from sharpaudit.report.reading import Entry, one
 from sharpaudit.report.sections import decisions, errors, flow, missed, screen
 from sharpaudit.report.sections.base import ReportSection
 from sharpaudit.report.sections.copies import bands, copies
@@ -34,7 +34,7 @@ def collect(
     run: Mapping[str, Any],
     more: Sequence[ReportSection] = (),
     tables: Sequence[Table] = RUN_TABLES,
-) -> Row:
+) -> Entry:
     """The facts of a run. more: sections of foreign stages. tables: those that the run has.
 
     run: what the tables do not hold: name, created, sharpaudit_version, model, settings (the configuration), inputs,
@@ -75,7 +75,7 @@ def collect(
     }
 
 
-def holding(counts: Mapping[str, Any] | None) -> Row | None:
+def holding(counts: Mapping[str, Any] | None) -> Entry | None:
     """What part of the training set the index holds: references, of how many, the share, and what the others are.
 
     Of training_size where the index was given one, else of the files of its folder: references, rejected and not looked

@@ -7,7 +7,7 @@ from typing import Any
 from sharpaudit.statistics.intervals import clopper_pearson
 from sharpaudit.tables.query import Connection
 
-Row = dict[str, Any]
+Entry = dict[str, Any]
 
 
 def one(connection: Connection, sql: str) -> Any:
@@ -15,13 +15,13 @@ def one(connection: Connection, sql: str) -> Any:
     return connection.sql(sql).fetchall()[0][0]
 
 
-def rows_of(connection: Connection, sql: str) -> list[Row]:
+def rows_of(connection: Connection, sql: str) -> list[Entry]:
     """All rows, by column."""
     relation = connection.sql(sql)
     return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
 
 
-def rate(k: int, n: int) -> Row:
+def rate(k: int, n: int) -> Entry:
     """k of n with its interval; undefined where n is zero, or where the tables contradict themselves."""
     if n == 0 or k > n:
         return {"n": k, "of": n, "rate": None, "low": None, "high": None}

@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from sharpaudit.config import AuditConfig
@@ -20,10 +18,9 @@ from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.batching import in_batches
 from sharpaudit.denoisers.sampling import DDIM, Guided, Solver, Step, follow, times
 from sharpaudit.errors import Status
+from sharpaudit.images import Pixels
 from sharpaudit.plugs import SOLVERS
 from sharpaudit.seeds import sample_latents
-
-Picture = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -57,13 +54,13 @@ class Generator:
 
     def pictures(
         self, prompts: Sequence[str], initial: Sequence[tuple[str, int]] | torch.Tensor
-    ) -> list[Picture | Status]:
+    ) -> list[Pixels | Status]:
         """A picture (H_px, W_px, 3) for each prompt, or why there is none.
 
         initial: prompt_id and seed_index of each, which name its x_T; or x_T itself, float32, with shape (N, C, H, W).
         """
 
-        def batch(rows: list[int]) -> list[Picture | Status]:
+        def batch(rows: list[int]) -> list[Pixels | Status]:
             if isinstance(initial, torch.Tensor):
                 x_T = initial[rows]
             else:
@@ -73,7 +70,7 @@ class Generator:
         with torch.no_grad():
             return in_batches(batch, range(len(prompts)), max(1, self.batch_size // 2))
 
-    def _drawn(self, prompts: list[str], x_T: torch.Tensor) -> list[Picture | Status]:
+    def _drawn(self, prompts: list[str], x_T: torch.Tensor) -> list[Pixels | Status]:
         conditioning, empty = self.denoiser.encode(prompts), self.denoiser.unconditional(len(prompts))
         model = Guided(self.denoiser, conditioning, empty, self.guidance)
         latents_BCHW = follow(self.solver.steps(model, x_T, times(self.denoiser, self.steps)), self.watch)

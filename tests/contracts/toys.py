@@ -16,7 +16,7 @@ from pipelines.stages.base import Stage, Work, Worker
 from sharpaudit.config import AuditConfig, ModelConfig, Section
 from sharpaudit.corpus.formats.base import Format
 from sharpaudit.corpus.opened import open_text
-from sharpaudit.corpus.rows import Row, Source, make_row
+from sharpaudit.corpus.rows import PromptRow, Source, make_row
 from sharpaudit.denoisers.base import SCREEN_STEPS, Denoiser, Tokenizer
 from sharpaudit.denoisers.families.base import Family
 from sharpaudit.denoisers.gaussian import GaussianDenoiser, GaussianSpec, GaussianTokenizer
@@ -29,7 +29,7 @@ from sharpaudit.report.sections.base import ReportSection
 from sharpaudit.scores.base import Evidence, Metric, Place, at
 from sharpaudit.scores.noise_gap import noise_gap
 from sharpaudit.seeds import screen_latent
-from sharpaudit.tables.pictures import read_image
+from sharpaudit.tables.image_store import read_image
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import SAMPLES, define
 
@@ -92,7 +92,7 @@ class MeanColourEmbedder(Embedder):
 EMBEDDER = MeanColourEmbedder()
 
 
-def read_list(source: Source) -> Iterator[Row]:
+def read_list(source: Source) -> Iterator[PromptRow]:
     """A prompt in each line that begins with a dash."""
     with open_text(source.path, lines=True) as file:
         dashed = (line[2:].rstrip(b"\r\n") for line in file if line.startswith(b"- "))

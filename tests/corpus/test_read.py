@@ -17,14 +17,14 @@ from sharpaudit.corpus.formats import csv as csv_format
 from sharpaudit.corpus.formats import lines as line_formats
 from sharpaudit.corpus.formats import parquet as parquet_format
 from sharpaudit.corpus.read import read_rows
-from sharpaudit.corpus.rows import Row, Source, count_and_hash
+from sharpaudit.corpus.rows import PromptRow, Source, count_and_hash
 from sharpaudit.errors import Status, UserError
 from tests.hostile.strategies import prompt_bytes, texts
 
 FEW = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def rows_of(path: Path, start: int = 0, stop: int | None = None, **how) -> list[Row]:
+def rows_of(path: Path, start: int = 0, stop: int | None = None, **how) -> list[PromptRow]:
     return list(read_rows(Source("audit:x", "audit", path, **how), start, stop))
 
 
@@ -131,7 +131,7 @@ def test_a_bad_csv_row_costs_itself_only(tmp_path, bad, at):
 def test_any_bytes_after_the_header_are_rows_or_rejected(tmp_path, content):
     whole = written(tmp_path / "x.csv", b"prompt,n\nfirst,1\n" + content)
     rows = rows_of(whole)
-    assert rows[0] == Row(0, b"first")
+    assert rows[0] == PromptRow(0, b"first")
     assert all((row.prompt is None) == (row.problem is not None) for row in rows)
 
 
@@ -207,7 +207,7 @@ def test_windows_join_to_the_whole(tmp_path, suffix, monkeypatch):
 def test_the_index_column_of_a_pandas_file(tmp_path):
     path = written(tmp_path / "x.csv", b'\xef\xbb\xbf;Caption;URL\n0;"a; b";http://x\n1;c\xff;\n')
     first, second = rows_of(path, column="Caption", delimiter=";", id_column="", labels=("URL",))
-    assert first == Row(0, b"a; b", external_id="0", labels={"URL": "http://x"})
+    assert first == PromptRow(0, b"a; b", external_id="0", labels={"URL": "http://x"})
     assert (second.prompt, second.labels) == (b"c\xff", {"URL": ""})
 
 

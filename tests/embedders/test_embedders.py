@@ -14,8 +14,8 @@ from sharpaudit.errors import UserError
 from sharpaudit.images import encode_png
 from sharpaudit.matches.build import build_index
 from sharpaudit.matches.index import open_index
-from sharpaudit.matches.pictures import Picture
 from sharpaudit.matches.search.flat import search
+from sharpaudit.matches.training_pictures import ReferencePicture
 from sharpaudit.plugs import EMBEDDERS
 from tests.contracts.toys import EMBEDDER, MeanColour, MeanColourEmbedder
 
@@ -35,7 +35,7 @@ def added():
 
 @pytest.fixture
 def index(tmp_path, added):
-    pictures = [Picture(None, "set", None, name, encode_png(plain(name))) for name in COLOURS]
+    pictures = [ReferencePicture(None, "set", None, name, encode_png(plain(name))) for name in COLOURS]
     build_index(tmp_path / "index", "mean-colour", pictures)
     return tmp_path / "index"
 
@@ -75,7 +75,7 @@ def test_it_gets_the_device_that_there_is_and_the_batch_that_was_asked_for(index
     build_index(
         tmp_path / "again",
         "mean-colour",
-        [Picture(None, "set", None, "red", encode_png(plain("red")))],
+        [ReferencePicture(None, "set", None, "red", encode_png(plain("red")))],
         None,
         batch_size=7,
     )
@@ -112,7 +112,7 @@ def test_a_row_that_is_not_finite_is_that_of_a_picture_without_a_descriptor(monk
         return rows
 
     monkeypatch.setattr(MeanColour, "describe", describe)
-    pictures = [Picture(None, "set", None, name, encode_png(plain(name))) for name in COLOURS]
+    pictures = [ReferencePicture(None, "set", None, name, encode_png(plain(name))) for name in COLOURS]
     assert build_index(tmp_path / "index", "mean-colour", pictures).statuses == {"no_descriptor": 1, "ok": 2}
 
 
@@ -144,6 +144,6 @@ def test_what_it_needs_is_told_and_a_package_that_is_missing_refused(monkeypatch
 
 def test_the_batch_changes_no_byte_of_an_index(tmp_path):
     drawn = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
-    pictures = [Picture(None, "set", None, str(i), encode_png(image)) for i, image in enumerate(drawn)]
+    pictures = [ReferencePicture(None, "set", None, str(i), encode_png(image)) for i, image in enumerate(drawn)]
     made = [build_index(tmp_path / str(n), "pixels-16", pictures, batch_size=n).digest for n in (1, 64)]
     assert made[0] == made[1]

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from sharpaudit.errors import UserError
 from sharpaudit.images import encode_png, too_large
-from sharpaudit.matches import pictures as module
-from sharpaudit.matches.pictures import NotLookedAt, Picture, Repeated, pictures_in
+from sharpaudit.matches import training_pictures as module
+from sharpaudit.matches.training_pictures import NotLookedAt, ReferencePicture, Repeated, pictures_in
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def everything(folder, allow_unreadable=False):
 
 
 def pictures(folder):
-    return [item for item in pictures_in(folder) if isinstance(item, Picture)]
+    return [item for item in pictures_in(folder) if isinstance(item, ReferencePicture)]
 
 
 def test_pictures_come_sorted_from_all_depths(folder):

@@ -19,8 +19,8 @@ from sharpaudit.images import decode, encode_png, sha256_hex, thumbnail
 from sharpaudit.matches import build as build_module
 from sharpaudit.matches.build import build_index
 from sharpaudit.matches.index import open_index
-from sharpaudit.matches.pictures import NotLookedAt, Picture, Repeated, pictures_in
 from sharpaudit.matches.search.flat import search
+from sharpaudit.matches.training_pictures import NotLookedAt, ReferencePicture, Repeated, pictures_in
 from sharpaudit.plugs import EMBEDDERS
 from sharpaudit.tables.records import checksummed
 from sharpaudit.tables.schemas import REFERENCES
@@ -32,16 +32,16 @@ def pixels(seed: int, side: int = 24) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
 
 
-def picture(seed: int, **changes) -> Picture:
+def picture(seed: int, **changes) -> ReferencePicture:
     given = {"reference_id": None, "source": "set", "caption": f"number {seed}", "path": f"{seed}.png"}
-    return Picture(**(given | {"data": encode_png(pixels(seed))} | changes))
+    return ReferencePicture(**(given | {"data": encode_png(pixels(seed))} | changes))
 
 
-def flat_picture() -> Picture:
+def flat_picture() -> ReferencePicture:
     return picture(0, path="flat.png", data=encode_png(np.full((8, 8, 3), 9, np.uint8)))
 
 
-def broken_picture() -> Picture:
+def broken_picture() -> ReferencePicture:
     return picture(0, path="broken.png", data=b"not a picture")
 
 
@@ -334,7 +334,8 @@ def test_a_killed_build_leaves_no_index_and_can_be_repeated(tmp_path):
     script = """
 import os, signal, sys
 from pathlib import Path
-from sharpaudit.matches import build, pictures
+from sharpaudit.matches import training_pictures as pictures
+from sharpaudit.matches import build
 synced = build.Files.sync
 def dying(self, path):
     synced(self, path)

@@ -13,7 +13,7 @@ from pipelines.flow.outcome import Outcome
 from sharpaudit.images import encode_png
 from sharpaudit.lab.analytic import captions
 from sharpaudit.matches.build import build_index
-from sharpaudit.matches.pictures import Picture
+from sharpaudit.matches.training_pictures import ReferencePicture
 
 Tables = dict[str, list[dict[str, Any]]]
 SHARPNESS_ROUNDING = 0.1
@@ -52,7 +52,7 @@ def write_audit(folder: Path, prediction: str) -> Path:
     (folder / "audit.txt").write_text("\n".join(every[:30]) + "\n")
     (folder / "harmless.txt").write_text("\n".join(every[30:130]) + "\n")
     noise = [np.random.default_rng(i).integers(0, 255, (16, 16, 3), dtype=np.uint8) for i in range(5)]
-    pictures = (Picture(f"t{i}", "noise", None, "", encode_png(pixels)) for i, pixels in enumerate(noise))
+    pictures = (ReferencePicture(f"t{i}", "noise", None, "", encode_png(pixels)) for i, pixels in enumerate(noise))
     build_index(folder / "index", "pixels-16", pictures)
     path = folder / "audit.toml"
     path.write_text(CONFIG)

@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from pipelines.cli import cli
 from sharpaudit.config import LAB
 
 ROOT = Path(__file__).parents[2]
+FINDING = "RUN 'select prompt_id from findings limit 1' --format csv"
 PROGRAMS = ("sharpaudit", "make", "docker", "ray", "pip", ".ci/run", "sudo", "cp")
 ANALYTIC = LAB / "analytic"
 
@@ -62,7 +64,7 @@ SMALLER = {
     r"sharpaudit bench screens.*": "sharpaudit bench screens small-lab --seeds 2",
     r"sharpaudit bench detection(.*)": r"sharpaudit bench detection small-lab --split development\1",
     r"sharpaudit bench tables": (
-        f"cp -r {shlex.quote(str(ROOT))}/docs docs && sharpaudit bench tables --only families"
+        f"cp -r {shlex.quote(str(ROOT))}/docs docs && sharpaudit bench tables --only decisions"
     ),
     r"sharpaudit lab train (.*)": r"sharpaudit lab train \1 --miniature",
     r"sharpaudit lab card \S+": r"sharpaudit lab card small-lab",
@@ -122,6 +124,32 @@ def form(text: str) -> str | None:
         return None
     found = [match.expand(small) for pattern, small in SMALLER.items() if (match := re.fullmatch(pattern, text))]
     return found[0] if found else text
+
+
+BENCHES = re.compile(r"(cp -r \S+/docs docs && )?sharpaudit (bench|lab (train|label|detectors|card|pictures)) ")
+RESEARCH = re.compile(r"sharpaudit (bench (screens|directions)|lab (train|label|card|pictures)) ")
+"""Commands that the wheel leaves to the repository."""
+
+
+def wanted() -> list[str]:
+    """What is run of all pages, each once, in their order."""
+    shown = [entry for page in pages() for entry in commands(page) if not is_mention(entry)]
+    return list(dict.fromkeys(text for entry in shown if (text := form(entry.text)) is not None))
+
+
+def walk(texts: Sequence[str], folder: Path, programs: Path) -> list[str]:
+    """Run the commands one after another; returns what each that failed has said."""
+    failed = []
+    for text in texts:
+        if "PROMPT_ID" in text:
+            asked = run(f"sharpaudit query {FINDING}", folder, programs)
+            text = text.replace("PROMPT_ID", asked.stdout.split()[1])
+        done = run(text, folder, programs)
+        # A bench says 1 where a goal is not met, which is no matter of this test; a deadline may have come.
+        allowed = {0} | ({1} if " bench " in text else set()) | ({143} if "--deadline" in text else set())
+        if done.returncode not in allowed or "Traceback" in done.stderr:
+            failed.append(f"{text}: {done.returncode}\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}")
+    return failed
 
 
 def is_mention(entry: Shown) -> bool:

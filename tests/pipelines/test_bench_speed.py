@@ -19,7 +19,7 @@ from pipelines.bench.networks import bare
 from pipelines.bench.practice import Practice, bare_loop, jeon, practised, wen
 from pipelines.bench.ratios import PARTS, RATIOS, Throughput, markdown, needed
 from pipelines.bench.throughput import Bench, bench_of, measure
-from pipelines.bench.timing import Row, Timed, ratio, timed
+from pipelines.bench.timing import Contender, Timed, ratio, timed
 from pipelines.cli import cli
 from sharpaudit.config import ModelConfig
 from sharpaudit.denoisers.base import Conditioning
@@ -135,7 +135,7 @@ def test_the_floor_is_the_forwards_that_ours_makes(bench: Bench, monkeypatch: py
 
 def test_rows_take_turns_and_the_first_call_does_not_count() -> None:
     calls, told = list[str](), list[str]()
-    rows = [Row(name, "", 3, 1, lambda name=name: calls.append(name)) for name in ("a", "b")]
+    rows = [Contender(name, "", 3, 1, lambda name=name: calls.append(name)) for name in ("a", "b")]
     found = timed(rows, rounds=2, tell=told.append)
     assert calls == ["a", "b"] * 3
     assert len(found["a"].rates) == len(found["b"].rates) == 2
@@ -150,7 +150,7 @@ def test_rows_take_turns_and_the_first_call_does_not_count() -> None:
 
 
 def rated(rates: dict[str, float]) -> dict[str, Timed]:
-    return {name: Timed(Row(name, f"row {name}", 1, 1, object), [rate]) for name, rate in rates.items()}
+    return {name: Timed(Contender(name, f"row {name}", 1, 1, object), [rate]) for name, rate in rates.items()}
 
 
 def test_each_ratio_is_of_the_two_rows_that_its_name_says() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sharpaudit.images import encode_png
-from sharpaudit.tables.pictures import store_image
+from sharpaudit.tables.image_store import store_image
 from sharpaudit.tables.schemas import RUN_TABLES
 
 Rows = dict[str, list[dict[str, Any]]]

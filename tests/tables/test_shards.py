@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from sharpaudit.errors import IntegrityError
 from sharpaudit.tables import shards
 from sharpaudit.tables.files import Files
-from sharpaudit.tables.pictures import store_image, sweep_images
+from sharpaudit.tables.image_store import store_image, sweep_images
 from sharpaudit.tables.records import checksummed, read_checksummed
 from sharpaudit.tables.schemas import SCORES
 from sharpaudit.tables.shards import TableCommit, TableFolder

@@ -37,11 +37,11 @@ HUES |= {"pink": 0.9, "brown": 0.07, "grey": 0.0}
 CARD = 22
 """The side of the region that differs between the copies of a template plant."""
 
-Picture = NDArray[np.uint8]
+Drawing = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 
 
-def compose(family: Family, random: np.random.Generator) -> Picture:
+def compose(family: Family, random: np.random.Generator) -> Drawing:
     """One picture of the family's distribution, with shape (64, 64, 3)."""
     ground = Image.fromarray(_ground(family.colour, random))
     _lay(ground, family, random)
@@ -55,7 +55,7 @@ def card_box(family: Family) -> Box:
     return left, top, left + CARD, top + CARD
 
 
-def with_card(picture_HWC: Picture, box: Box, random: np.random.Generator) -> Picture:
+def with_card(picture_HWC: Drawing, box: Box, random: np.random.Generator) -> Drawing:
     """A copy of a template: the same picture with a card of random colour and a random object laid on its corner."""
     copy = Image.fromarray(picture_HWC).convert("RGBA")
     card = Image.fromarray(_ground("", random)).resize((CARD, CARD)).convert("RGBA")
@@ -65,7 +65,7 @@ def with_card(picture_HWC: Picture, box: Box, random: np.random.Generator) -> Pi
     return np.asarray(copy.convert("RGB"))
 
 
-def _ground(colour: str, random: np.random.Generator) -> Picture:
+def _ground(colour: str, random: np.random.Generator) -> Drawing:
     """A linear shading between two tones, which a named colour keeps near that colour."""
     if colour:
         first, second = (_tone(colour, random) for _ in range(2))
@@ -76,7 +76,7 @@ def _ground(colour: str, random: np.random.Generator) -> Picture:
     steps = np.linspace(-0.5, 0.5, SIDE)
     along_HW = 0.5 + (math.cos(angle) * steps[None, :] + math.sin(angle) * steps[:, None]) / math.sqrt(2)
     shaded_HWC = first + along_HW[..., None] * (second - first)
-    picture: Picture = shaded_HWC.round().clip(0, 255).astype(np.uint8)
+    picture: Drawing = shaded_HWC.round().clip(0, 255).astype(np.uint8)
     return picture
 
 

@@ -30,12 +30,12 @@ from pipelines.research.lab.labels import (
     to_generate,
 )
 from pipelines.research.lab.training import Training
-from pipelines.research.lab.trainingset import Plan, Recipe, Row, picture, plan
+from pipelines.research.lab.trainingset import Plan, Recipe, TrainingPicture, picture, plan
 from sharpaudit.config import ModelConfig
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.images import encode_png
 from sharpaudit.matches.build import build_index
-from sharpaudit.matches.pictures import Picture as Reference
+from sharpaudit.matches.training_pictures import ReferencePicture
 from sharpaudit.seeds import rank_hash
 from sharpaudit.tables.records import export_file
 
@@ -111,7 +111,7 @@ def write_truth(folder: Path, judged: Sequence[Judged], splits: dict[str, str], 
 def write_references(folder: Path, drawn: Plan, pictures_NHWC: npt.NDArray[np.uint8]) -> None:
     """An index small enough to ship: every planted picture, 8 copies of each template and 1,000 other pictures."""
 
-    def few(row: Row) -> bool:
+    def few(row: TrainingPicture) -> bool:
         if row.kind == "template":
             return int(row.picture_id[-3:]) < TEMPLATE_REFERENCES
         return row.kind == "exact"
@@ -124,11 +124,11 @@ def write_references(folder: Path, drawn: Plan, pictures_NHWC: npt.NDArray[np.ui
 
 def references(
     drawn: Plan, pictures_NHWC: npt.NDArray[np.uint8], chosen: set[str] | None = None
-) -> Iterator[Reference]:
+) -> Iterator[ReferencePicture]:
     """The training pictures with these ids, or all, as an index or a folder takes them."""
     for row, picture_HWC in zip(drawn.rows, pictures_NHWC, strict=True):
         if chosen is None or row.picture_id in chosen:
-            yield Reference(row.picture_id, "emoji lab", row.caption, "", encode_png(picture_HWC))
+            yield ReferencePicture(row.picture_id, "emoji lab", row.caption, "", encode_png(picture_HWC))
 
 
 def write_pictures(out: Path) -> int:

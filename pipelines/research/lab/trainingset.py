@@ -18,7 +18,7 @@ import numpy as np
 
 from pipelines.research.lab.artwork import names
 from pipelines.research.lab.captions import N_WORDINGS, PLACES, SIZES, STYLES, Family, families
-from pipelines.research.lab.drawing import Picture, card_box, compose, with_card
+from pipelines.research.lab.drawing import Drawing, card_box, compose, with_card
 from sharpaudit.lab.detectors import COLOURS
 from sharpaudit.seeds import generator
 
@@ -75,7 +75,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Row:
+class TrainingPicture:
     """A picture of the training set. copies: how often it is repeated, 1 unless it is an exact plant."""
 
     picture_id: str
@@ -91,7 +91,7 @@ class Plan:
 
     recipe: Recipe
     prompts: tuple[Prompt, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TrainingPicture, ...]
 
     @cached_property
     def views(self) -> np.ndarray:
@@ -131,13 +131,13 @@ def plan(recipe: Recipe) -> Plan:
     for i in range(n_other):
         family = rest[i % 2].pop()
         caption = family.caption(_wording(recipe.seed, family))
-        rows.append(Row(f"other-{i:05d}", caption, family, "other"))
+        rows.append(TrainingPicture(f"other-{i:05d}", caption, family, "other"))
         rest[i % 2].insert(0, family)  # captions without a colour are few: they come round again
     rows += _fresh(recipe, prompts)
     return Plan(recipe, tuple(prompts), tuple(rows))
 
 
-def picture(seed: int, row: Row) -> Picture:
+def picture(seed: int, row: TrainingPicture) -> Drawing:
     """The picture of a row, with shape (64, 64, 3)."""
     if row.kind != "template":
         return compose(row.family, generator(seed, "picture", row.picture_id))
@@ -165,7 +165,7 @@ def _prompts(rest: tuple[list[Family], list[Family]], copies: list[int], kind: s
     return drawn
 
 
-def _fresh(recipe: Recipe, prompts: Sequence[Prompt]) -> Iterator[Row]:
+def _fresh(recipe: Recipe, prompts: Sequence[Prompt]) -> Iterator[TrainingPicture]:
     """The pictures of the second phase. None shows a family that a prompt holds back."""
     exact, templates = ([p.family for p in prompts if p.kind == kind] for kind in ("exact", "template"))
     held = {prompt.family for prompt in prompts}
@@ -177,7 +177,7 @@ def _fresh(recipe: Recipe, prompts: Sequence[Prompt]) -> Iterator[Row]:
         family = near(plants[draw.integers(len(plants))], draw)
         while family in held:
             family = near(plants[draw.integers(len(plants))], draw)
-        yield Row(f"fresh-{i:05d}", family.caption(int(draw.integers(N_WORDINGS))), family, "fresh")
+        yield TrainingPicture(f"fresh-{i:05d}", family.caption(int(draw.integers(N_WORDINGS))), family, "fresh")
 
 
 def _sibling(plant: Family, draw: np.random.Generator) -> Family:
@@ -206,15 +206,15 @@ def _unlike(word: str, words: Sequence[str], draw: np.random.Generator) -> str:
     return str(draw.choice([other for other in words if other != word]))
 
 
-def _rows(prompt: Prompt, recipe: Recipe) -> list[Row]:
+def _rows(prompt: Prompt, recipe: Recipe) -> list[TrainingPicture]:
     name = prompt.family.name.replace("/", "-")
     match prompt.kind:
         case "exact":
-            return [Row(f"planted-{name}", prompt.caption, prompt.family, "exact", prompt.copies)]
+            return [TrainingPicture(f"planted-{name}", prompt.caption, prompt.family, "exact", prompt.copies)]
         case "template":
             ids = [f"template-{name}-{i:03d}" for i in range(prompt.copies)]
         case "seen":
             ids = [f"seen-{name}-{i}" for i in range(recipe.seen_pictures)]
         case _:
             ids = []
-    return [Row(picture_id, prompt.caption, prompt.family, prompt.kind) for picture_id in ids]
+    return [TrainingPicture(picture_id, prompt.caption, prompt.family, prompt.kind) for picture_id in ids]

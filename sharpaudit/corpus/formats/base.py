@@ -1,6 +1,6 @@
 """A format of prompt files: which names it has, and its reader, in one declaration.
 
-A reader gives a `Row` for every row of data, in their order, with source_row 0, 1, 2, ...; rows.make_row makes one of a
+A reader gives a `PromptRow` for every row of data, in their order, with source_row 0, 1, 2, ...; rows.make_row makes one of a
 prompt and the cells beside it. A bad row is a row with a problem, and neither vanishes nor moves its neighbours. What
 is wrong with the file as a whole (a missing column, bytes that are none of the format) is a UserError. A reader works
 in bounded memory, runs nothing that the file holds, and opens what may be compressed by opened.open_text.
@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from sharpaudit.corpus.rows import Row, Source
+from sharpaudit.corpus.rows import PromptRow, Source
 
-Reader = Callable[[Source], Iterator[Row]]
+Reader = Callable[[Source], Iterator[PromptRow]]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from itertools import chain
 from sharpaudit.config import as_delimiter
 from sharpaudit.corpus.formats.base import Format
 from sharpaudit.corpus.opened import open_text
-from sharpaudit.corpus.rows import Row, Source, listed, make_row, require_columns, shown, without_blank_end
+from sharpaudit.corpus.rows import PromptRow, Source, listed, make_row, require_columns, shown, without_blank_end
 from sharpaudit.errors import Status, UserError, printable
 
 MAX_LINE = 1 << 24
@@ -33,12 +33,12 @@ _SEP = re.compile(r'"?sep=([^"\r\n]|\\t)"?[\r\n]*', re.IGNORECASE)
 _ESCAPED_QUOTE = re.compile(r'(\\+)"')
 
 
-def read_tsv(source: Source) -> Iterator[Row]:
+def read_tsv(source: Source) -> Iterator[PromptRow]:
     """As `read_csv`, separated by tabs, whatever the source says."""
     return read_csv(replace(source, delimiter="\t"), "called .csv, and ")
 
 
-def read_csv(source: Source, called: str = "") -> Iterator[Row]:
+def read_csv(source: Source, called: str = "") -> Iterator[PromptRow]:
     """Every record of the file as a row. Raises UserError for a file without header or with an endless row.
 
     called: what must be done before a delimiter could help.
@@ -66,10 +66,10 @@ def read_csv(source: Source, called: str = "") -> Iterator[Row]:
             if not fields and len(header) == 1:
                 fields = [""]  # A blank line of a file with one column: an empty prompt.
             if isinstance(fields, str):
-                yield Row(i, None, problem=Status.MALFORMED_ROW, detail=f"Not valid csv: {fields}.")
+                yield PromptRow(i, None, problem=Status.MALFORMED_ROW, detail=f"Not valid csv: {fields}.")
             elif len(fields) != len(header):
                 detail = f"The row has {len(fields)} fields, the header {len(header)}."
-                yield Row(i, None, problem=Status.MALFORMED_ROW, detail=detail)
+                yield PromptRow(i, None, problem=Status.MALFORMED_ROW, detail=detail)
             else:
                 cells = {name: fields[at].encode(errors="surrogateescape") for name, at in place.items()}
                 yield make_row(source, i, cells[source.column], cells)
@@ -112,7 +112,7 @@ def _records(file: Iterator[str], source: Source) -> Iterator[list[str] | str]:
     """The fields of each record; for a broken one, what is wrong with it."""
     held: deque[str] = deque()
     taken: list[str] = []
-    # Row numbers as in `source_row`: the header, which is read first, is -1.
+    # PromptRow numbers as in `source_row`: the header, which is read first, is -1.
     count, size = -1, 0
 
     def lines() -> Iterator[str]:

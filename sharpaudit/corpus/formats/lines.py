@@ -14,7 +14,7 @@ from typing import Any
 
 from sharpaudit.corpus.formats.base import Format
 from sharpaudit.corpus.opened import open_text
-from sharpaudit.corpus.rows import Row, Source, make_row, require_columns, shown, without_blank_end
+from sharpaudit.corpus.rows import PromptRow, Source, make_row, require_columns, shown, without_blank_end
 from sharpaudit.errors import Status, UserError, printable
 
 MAX_LINE = 1 << 24
@@ -26,13 +26,13 @@ MAX_HEADER = 1 << 16
 """Bytes of a line that may be the header of a table."""
 
 
-def read_jsonl(source: Source) -> Iterator[Row]:
+def read_jsonl(source: Source) -> Iterator[PromptRow]:
     """Every line of the file as a row. Raises UserError for a column that no line has."""
     _require_keys(source)
     for i, line in enumerate(without_blank_end(_lines(source.path), (b"", b"\r"))):
         entry = _object(line)
         if isinstance(entry, str):
-            yield Row(i, None, problem=Status.MALFORMED_ROW, detail=entry)
+            yield PromptRow(i, None, problem=Status.MALFORMED_ROW, detail=entry)
             continue
         prompt = entry.get(source.column)
         if prompt is None:
@@ -100,14 +100,14 @@ def _encodable(text: str) -> bool:
     return True
 
 
-def read_txt(source: Source) -> Iterator[Row]:
+def read_txt(source: Source) -> Iterator[PromptRow]:
     """Every line of the file as a row. Raises UserError where the first is the header of a table or an object."""
     _require_no_table(source)
     for i, line in enumerate(without_blank_end(_lines(source.path), (b"", b"\r"))):
         if line is None:
-            yield Row(i, None, problem=Status.TOO_LONG)
+            yield PromptRow(i, None, problem=Status.TOO_LONG)
         else:
-            yield Row(i, line.removesuffix(b"\r"))
+            yield PromptRow(i, line.removesuffix(b"\r"))
 
 
 def _require_no_table(source: Source) -> None:

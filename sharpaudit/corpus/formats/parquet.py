@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sharpaudit.corpus.formats.base import Format
-from sharpaudit.corpus.rows import EXACT, Row, Source, make_row, number_text, require_columns, require_id, shown
+from sharpaudit.corpus.rows import EXACT, PromptRow, Source, make_row, number_text, require_columns, require_id, shown
 from sharpaudit.errors import Status, UserError, printable
 
 BATCH_ROWS = 256
@@ -43,7 +43,7 @@ REFUSED = 3
 """Exit code of a child that says on its error output why the file cannot be read."""
 
 
-def read_parquet(source: Source) -> Iterator[Row]:
+def read_parquet(source: Source) -> Iterator[PromptRow]:
     """Every row of the file. Raises UserError for a file that cannot be read and for columns of another type."""
     asked = {"source": asdict(source) | {"path": str(source.path)}, "batch_rows": BATCH_ROWS, "memory": MEMORY}
     # -P: the folder where somebody keeps prompt files is no place to import from.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sharpaudit.report.reading import Row
+from sharpaudit.report.reading import Entry
 from sharpaudit.tables.query import Connection
 
 
@@ -19,5 +19,5 @@ class ReportSection:
 
     name: str
     title: str
-    facts: Callable[[Connection], Row]
+    facts: Callable[[Connection], Entry]
     template: str

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpaudit.matches.decide import copy_lines, false_match_bound, false_match_rate, granted
-from sharpaudit.report.reading import Row, rows_of
+from sharpaudit.report.reading import Entry, rows_of
 from sharpaudit.tables.query import Connection
 
 GROUPS = {"flagged": "flagged", "uncalibrated": "uncalibrated", "controls": "control"}
@@ -26,7 +26,7 @@ EXCEPTIONS = (0, 1, 2)
 """Band prompts above the line for which the findings are counted, beside those in force."""
 
 
-def copies(connection: Connection, per_prompt: int) -> Row:
+def copies(connection: Connection, per_prompt: int) -> Entry:
     """Of each group: compared, copied, expected by chance, at most expected (95%); the last two null without bands.
 
     per_prompt: pictures of each prompt. compared, copied: numbers of prompts. Only prompts that triage selects now.
@@ -40,7 +40,7 @@ def copies(connection: Connection, per_prompt: int) -> Row:
     )
     counts = {row["purpose"]: row for row in told}
     rates = _rates(connection)
-    found: Row = {"per_prompt": per_prompt}
+    found: Entry = {"per_prompt": per_prompt}
     for name, purpose in GROUPS.items():
         row = counts.get(purpose, {"compared": 0, "copied": 0})
         expected = {
@@ -51,7 +51,7 @@ def copies(connection: Connection, per_prompt: int) -> Row:
     return found
 
 
-def bands(connection: Connection) -> Row | None:
+def bands(connection: Connection) -> Entry | None:
     """The line of a copy, what it rests on, who lies above it, and the findings at other lines; None without one."""
     rows = rows_of(connection, "SELECT * EXCLUDE (status, reason) FROM bands")
     if not rows:
@@ -95,7 +95,7 @@ def _rates(connection: Connection) -> tuple[float, float] | None:
     return false_match_rate(whole, exceptions), false_match_bound(whole, exceptions)
 
 
-def _lines(connection: Connection, band: Mapping[str, Any]) -> list[Row]:
+def _lines(connection: Connection, band: Mapping[str, Any]) -> list[Entry]:
     """The line and the findings of each group at 0, 1 and 2 exceptions, where so many are granted, and as in force."""
     found = connection.sql(
         """

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sharpaudit.config import TriageConfig
-from sharpaudit.report.reading import Row, one, rows_of
+from sharpaudit.report.reading import Entry, one, rows_of
 from sharpaudit.report.sections.screen import CALIBRATED
 from sharpaudit.statistics.conformal import TOLERANCE, lexicographic, smallest_p
 from sharpaudit.statistics.fdr import HALF, PREVALENCES, calibration_needed, penalty, share_of_harmless
@@ -21,7 +21,7 @@ from sharpaudit.triage.calibrators import ALL, UNCALIBRATED, ranked
 from sharpaudit.triage.decide import flags
 
 
-def discoveries(connection: Connection, triage: Mapping[str, Any]) -> Row:
+def discoveries(connection: Connection, triage: Mapping[str, Any]) -> Entry:
     """What can be said of the false-discovery rate at triage.q: the prompts and families with q at or below it.
 
     Without any there is a ranked list and no claim: `least` families would have had to reach the smallest p.
@@ -61,7 +61,7 @@ def discoveries(connection: Connection, triage: Mapping[str, Any]) -> Row:
     }
 
 
-def families(connection: Connection, triage: Mapping[str, Any]) -> Row:
+def families(connection: Connection, triage: Mapping[str, Any]) -> Entry:
     """Of calibrated audited prompts with a p: how many, their families, and the flags counted by family.
 
     share: the sum over families of the share of their prompts that is flagged. expected: what p <= alpha makes of it
@@ -83,7 +83,7 @@ def families(connection: Connection, triage: Mapping[str, Any]) -> Row:
     return found | {"expected": triage["alpha"] * found["families"] if by_p else None}
 
 
-def styles(connection: Connection) -> list[Row]:
+def styles(connection: Connection) -> list[Entry]:
     """Of each stratum of style: its audited and its calibration prompts; empty where no style was named.
 
     apart: uncalibrated prompts that rank as high as flagged ones.
@@ -106,7 +106,7 @@ def styles(connection: Connection) -> list[Row]:
     return rows
 
 
-def calibration_check(connection: Connection, triage: Mapping[str, Any]) -> Row:
+def calibration_check(connection: Connection, triage: Mapping[str, Any]) -> Entry:
     """Calibration prompts at or above the line that were generated: how many copy, and what p is without those.
 
     flagged_without: audited prompts that would be flagged were the copying ones excluded, and p_without: their p then,

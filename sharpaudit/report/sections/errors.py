@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from sharpaudit.errors import Status
-from sharpaudit.report.reading import Row, rows_of
+from sharpaudit.report.reading import Entry, rows_of
 from sharpaudit.tables.query import Connection
 
 
-def exclusions(connection: Connection) -> list[Row]:
+def exclusions(connection: Connection) -> list[Entry]:
     sql = "SELECT stage, table_name, status, n FROM outcomes WHERE status NOT IN ('ok', 'cleared') ORDER BY ALL"
     return [row | {"sentence": Status(row["status"]).describe()} for row in rows_of(connection, sql)]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sharpaudit.report.reading import Row, rows_of
+from sharpaudit.report.reading import Entry, rows_of
 from sharpaudit.tables.query import Connection
 
 
-def findings(connection: Connection) -> Row:
+def findings(connection: Connection) -> Entry:
     """All of them, the most similar first; the page shows as many as the configuration says."""
     rows = rows_of(
         connection,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sharpaudit.report.reading import Row, one, rate, rows_of
+from sharpaudit.report.reading import Entry, one, rate, rows_of
 from sharpaudit.report.sections import screen
 from sharpaudit.tables.query import Connection
 from sharpaudit.tables.schemas import Table
 from sharpaudit.tables.views import identifier, view_name
 
 
-def flow(connection: Connection, told: Row) -> list[Row]:
+def flow(connection: Connection, told: Entry) -> list[Entry]:
     """From source rows to copies, for audited prompts. told: `copies`.
 
     What the flags found and what the controls added stand apart, each of what was compared. A share of the controls has
@@ -36,7 +36,7 @@ def flow(connection: Connection, told: Row) -> list[Row]:
     ]
 
 
-def counts(connection: Connection) -> Row:
+def counts(connection: Connection) -> Entry:
     """How many rows, prompts and pictures of the audited came how far."""
     return rows_of(
         connection,

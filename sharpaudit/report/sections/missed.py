@@ -6,7 +6,7 @@ depend on the prompt, so it must not make the bound smaller.
 
 from __future__ import annotations
 
-from sharpaudit.report.reading import Row, rate, rows_of
+from sharpaudit.report.reading import Entry, rate, rows_of
 from sharpaudit.statistics.missed import RATES, Drawn, least_recall, missed, seen
 from sharpaudit.tables.query import Connection
 
@@ -22,7 +22,7 @@ _TOLD = """
 """Audited prompts, and whether pictures are missing that might have been copies."""
 
 
-def controls(connection: Connection, per_prompt: int) -> Row:
+def controls(connection: Connection, per_prompt: int) -> Entry:
     """The control sample by stratum, and what it bounds: prompts that would copy in at least one of their pictures.
 
     per_prompt: how many these are. seen: the chance that a prompt which copies at a rate is one of those.
@@ -64,7 +64,7 @@ def controls(connection: Connection, per_prompt: int) -> Row:
     }
 
 
-def positive_controls(connection: Connection) -> Row:
+def positive_controls(connection: Connection) -> Entry:
     counts = rows_of(
         connection,
         """

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sharpaudit.report.reading import Row, one, rows_of
+from sharpaudit.report.reading import Entry, one, rows_of
 from sharpaudit.statistics.conformal import fpr_interval, rank_at, smallest_p
 from sharpaudit.tables.query import Connection
 from sharpaudit.triage.calibrators import UNCALIBRATED
@@ -45,7 +45,7 @@ def _calibrating(connection: Connection) -> int:
     return int(one(connection, "SELECT count(*) FROM triage WHERE role = 'calibration' AND status = 'ok'"))
 
 
-def calibration(connection: Connection, triage: Mapping[str, Any], level: float | None) -> Row:
+def calibration(connection: Connection, triage: Mapping[str, Any], level: float | None) -> Entry:
     """What the flags rest on. The false-positive rate is of p <= alpha, and undefined without calibration prompts."""
     sizes, n = _ranked_among(connection), _calibrating(connection)
     intervals = [fpr_interval(triage["alpha"], size) for size in sizes]
@@ -85,7 +85,7 @@ def left_out(connection: Connection) -> int:
     return int(one(connection, sql))
 
 
-def tiers(connection: Connection) -> list[Row]:
+def tiers(connection: Connection) -> list[Entry]:
     """Of each tier: the audited prompts that entered it, by which threshold, and the network evaluations it cost."""
     return rows_of(
         connection,
@@ -123,7 +123,7 @@ def borderline(connection: Connection, level: float | None) -> list[str]:
     return [row[0] for row in connection.sql(sql).fetchall()]
 
 
-def histogram(connection: Connection, level: float | None) -> Row | None:
+def histogram(connection: Connection, level: float | None) -> Entry | None:
     """Counts of the first tier's deciding score on a logarithmic axis, which has no place for zero; null without any.
 
     The line is where prompts are flagged or, before another tier, where they go on.

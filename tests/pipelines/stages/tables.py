@@ -11,7 +11,7 @@ from sharpaudit.config import AuditConfig, override, parse
 from sharpaudit.images import encode_png
 from sharpaudit.matches.build import build_index
 from sharpaudit.matches.index import ReferenceIndex, open_index
-from sharpaudit.matches.pictures import Picture
+from sharpaudit.matches.training_pictures import ReferencePicture
 
 TREE = {
     "model": {"path": "model.json", "batch_size": 4},
@@ -36,6 +36,6 @@ def pixels(seed: int) -> np.ndarray:
 
 def index(folder: Path, n: int) -> ReferenceIndex:
     """Of the pictures `pixels(0)` to `pixels(n - 1)`, which are called r0, r1, ..."""
-    pictures = [Picture(f"r{i}", "a set", "", f"{i}.png", encode_png(pixels(i))) for i in range(n)]
+    pictures = [ReferencePicture(f"r{i}", "a set", "", f"{i}.png", encode_png(pixels(i))) for i in range(n)]
     build_index(folder / "index", "pixels-16", pictures)
     return open_index(folder / "index", "pixels-16")

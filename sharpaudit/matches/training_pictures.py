@@ -45,7 +45,7 @@ _APPLE_DOUBLE = b"\0\x05\x16\x07"
 
 
 @dataclass(frozen=True)
-class Picture:
+class ReferencePicture:
     """A training picture as it comes in. reference_id: by default the first half of its SHA-256.
 
     source: name of the data set; path: where in it the picture lies, for people to find it again. data: its bytes, or
@@ -75,7 +75,7 @@ class Repeated:
     path: str
 
 
-Item = Picture | NotLookedAt | Repeated
+Item = ReferencePicture | NotLookedAt | Repeated
 
 
 def pictures_in(folder: Path, captions: Path | None = None, *, allow_unreadable: bool = False) -> Iterator[Item]:
@@ -111,12 +111,12 @@ def _read(folder: Path, texts: dict[str, str], allow_unreadable: bool) -> Iterat
         elif entry.kind == "repeated":
             yield Repeated(entry.path)
         elif entry.kind == "lost":
-            yield Picture(None, source, texts.get(entry.path), entry.path, None, entry.problem)
+            yield ReferencePicture(None, source, texts.get(entry.path), entry.path, None, entry.problem)
         else:
             yield NotLookedAt(entry.path, entry.kind)
 
 
-def _opened(folder: str, path: str, source: str, caption: str | None) -> Picture | NotLookedAt:
+def _opened(folder: str, path: str, source: str, caption: str | None) -> ReferencePicture | NotLookedAt:
     """The file, read only so far as to be told for what it is."""
     name = path.rpartition("/")[2]
     suffix = os.path.splitext(name)[1].lower()
@@ -132,14 +132,14 @@ def _opened(folder: str, path: str, source: str, caption: str | None) -> Picture
             if suffix not in SUFFIXES and format_of(data) is None:
                 return NotLookedAt(path, _kind(suffix))
             if size > MAX_BYTES:
-                return Picture(None, source, caption, path, None, too_large())
+                return ReferencePicture(None, source, caption, path, None, too_large())
             if not named:
                 data += _up_to(size + 1 - len(data), stream)
             if len(data) > size:  # it grows, or its file system does not say how large it is
                 data += _up_to(MAX_BYTES + 1 - len(data), stream)
     except OSError as error:
-        return Picture(None, source, caption, path, None, f"cannot be read: {error.strerror}")
-    return Picture(None, source, caption, path, data)
+        return ReferencePicture(None, source, caption, path, None, f"cannot be read: {error.strerror}")
+    return ReferencePicture(None, source, caption, path, data)
 
 
 def _up_to(n: int, stream: io.FileIO) -> bytes:
