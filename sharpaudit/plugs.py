@@ -201,8 +201,8 @@ FAMILIES: Plugs[Family] = Plugs(
     "sharpaudit.families",
     "sharpaudit.denoisers.families.base:Family",
     {
-        "StableDiffusionPipeline": "sharpaudit.denoisers.families.stable_diffusion:STABLE_DIFFUSION",
-        "gaussian": "sharpaudit.denoisers.families.gaussian:GAUSSIAN",
+        "StableDiffusionPipeline": "sharpaudit.denoisers.families.stable_diffusion.family:STABLE_DIFFUSION",
+        "gaussian": "sharpaudit.denoisers.families.gaussian.family:GAUSSIAN",
     },
 )
 """By the name that a model's own index file has for it (denoisers/load.py)."""

@@ -69,12 +69,11 @@ DOORS = {
     "PIL": ("sharpaudit/images.py", "pipelines/research/lab/"),
     "tokenizers": ("pipelines/research/lab/tokenizer.py",),
     "diffusers": (
-        "sharpaudit/denoisers/diffusion.py",
-        "sharpaudit/denoisers/loading.py",
+        "sharpaudit/denoisers/families/stable_diffusion/",
         "sharpaudit/lab/random_unet.py",
         "pipelines/research/lab/",
     ),
-    "transformers": ("sharpaudit/denoisers/diffusion.py", "sharpaudit/denoisers/loading.py", "pipelines/research/lab/"),
+    "transformers": ("sharpaudit/denoisers/families/stable_diffusion/", "pipelines/research/lab/"),
 }
 
 CODE_AS_DATA = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}

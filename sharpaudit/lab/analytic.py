@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sharpaudit.denoisers.gaussian import GaussianDenoiser
+from sharpaudit.denoisers.families.gaussian.model import GaussianDenoiser
 from sharpaudit.images import encode_png
 from sharpaudit.matches.build import build_index
 from sharpaudit.matches.training_pictures import ReferencePicture

@@ -15,7 +15,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from sharpaudit.denoisers.base import AttentionRequest, Conditioning, NoiseLevel, Prediction
-from sharpaudit.denoisers.diffusion import Schedule
+from sharpaudit.denoisers.families.stable_diffusion.model import Schedule
 from sharpaudit.denoisers.liveness import answered
 from sharpaudit.denoisers.schedule import scaled_linear_alphas_cumprod
 from sharpaudit.errors import UserError

@@ -23,7 +23,7 @@ from audits import audit, load, tables
 from pipelines.operations.prune import prune
 from pipelines.operations.verify import faults
 from sharpaudit import open_run, plugs
-from sharpaudit.denoisers.gaussian import GaussianDenoiser
+from sharpaudit.denoisers.families.gaussian.model import GaussianDenoiser
 from sharpaudit.errors import UserError
 from sharpaudit.lab.analytic import Sizes, _references, write
 from sharpaudit.matches.build import build_index

@@ -19,7 +19,7 @@ from sharpaudit.corpus.opened import open_text
 from sharpaudit.corpus.rows import PromptRow, Source, make_row
 from sharpaudit.denoisers.base import SCREEN_STEPS, Denoiser, Tokenizer
 from sharpaudit.denoisers.families.base import Family
-from sharpaudit.denoisers.gaussian import GaussianDenoiser, GaussianSpec, GaussianTokenizer
+from sharpaudit.denoisers.families.gaussian.model import GaussianDenoiser, GaussianSpec, GaussianTokenizer
 from sharpaudit.denoisers.sampling import Guided, Solver, Steps
 from sharpaudit.embedders.base import Describer, Embedder
 from sharpaudit.errors import Status

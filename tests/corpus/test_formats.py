@@ -17,7 +17,7 @@ from sharpaudit.corpus.files import files_of, format_of
 from sharpaudit.corpus.read import read_rows
 from sharpaudit.corpus.rows import Source
 from sharpaudit.corpus.scratch import scratch
-from sharpaudit.denoisers.gaussian import GaussianTokenizer
+from sharpaudit.denoisers.families.gaussian.model import GaussianTokenizer
 from sharpaudit.errors import UserError
 from sharpaudit.plugs import FORMATS
 from tests.contracts.toys import FORMAT

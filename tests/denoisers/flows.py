@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sharpaudit.denoisers.base import NoiseLevel, Prediction
-from sharpaudit.denoisers.gaussian import GaussianDenoiser, GaussianSpec, Mixture, Planted
+from sharpaudit.denoisers.families.gaussian.model import GaussianDenoiser, GaussianSpec, Mixture, Planted
 from sharpaudit.denoisers.schedule import flow_level, flow_time
 
 

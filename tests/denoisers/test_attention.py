@@ -9,7 +9,7 @@ from diffusers.models.attention_processor import AttnProcessor
 
 from sharpaudit.denoisers.attention import _size_of, cross_attention_layers
 from sharpaudit.denoisers.base import SCREENED_LAYER, AttentionRequest
-from sharpaudit.denoisers.diffusion import DiffusionDenoiser
+from sharpaudit.denoisers.families.stable_diffusion.model import DiffusionDenoiser
 from sharpaudit.denoisers.sampling import DDIM, Guided, follow, times
 from sharpaudit.errors import UserError
 from sharpaudit.plugs import METRICS

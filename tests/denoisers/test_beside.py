@@ -12,8 +12,8 @@ from test_load import model_at
 from tiny_models import split
 
 from sharpaudit.denoisers.beside import beside
+from sharpaudit.denoisers.families.stable_diffusion.snapshot import WEIGHTS, model_files
 from sharpaudit.denoisers.load import beside_model, model_digest
-from sharpaudit.denoisers.snapshot import WEIGHTS, model_files
 
 
 def look(folder):

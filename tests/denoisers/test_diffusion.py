@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from safetensors.torch import load_file, save_file
 from tiny_models import END, MAX_LENGTH, PREDICTIONS, edit_json
 
-from sharpaudit.denoisers import snapshot
-from sharpaudit.denoisers.diffusion import DiffusionDenoiser, DiffusionTokenizer, Schedule
+from sharpaudit.denoisers.families.stable_diffusion import snapshot
+from sharpaudit.denoisers.families.stable_diffusion.model import DiffusionDenoiser, DiffusionTokenizer, Schedule
 from sharpaudit.denoisers.sampling import DDIM, Guided, follow, times
 from sharpaudit.errors import UserError
 from sharpaudit.seeds import generator, latents

@@ -13,7 +13,7 @@ from test_load import model_at
 
 from sharpaudit.config import ModelConfig
 from sharpaudit.denoisers import load
-from sharpaudit.denoisers.gaussian import GaussianDenoiser, GaussianSpec
+from sharpaudit.denoisers.families.gaussian.model import GaussianDenoiser, GaussianSpec
 from sharpaudit.denoisers.load import (
     beside_model,
     family_of,

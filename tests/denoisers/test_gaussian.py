@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sharpaudit.denoisers.base import Conditioning
-from sharpaudit.denoisers.gaussian import GaussianDenoiser, GaussianSpec, GaussianTokenizer, Mixture, Planted, read_spec
+from sharpaudit.denoisers.families.gaussian.model import (
+    GaussianDenoiser,
+    GaussianSpec,
+    GaussianTokenizer,
+    Mixture,
+    Planted,
+    read_spec,
+)
 from sharpaudit.denoisers.sampling import DDIM, Guided, follow, times
 from sharpaudit.errors import UserError
 from sharpaudit.seeds import latents

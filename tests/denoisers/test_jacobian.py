@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sharpaudit.denoisers.base import Conditioning
-from sharpaudit.denoisers.diffusion import DiffusionDenoiser
+from sharpaudit.denoisers.families.stable_diffusion.model import DiffusionDenoiser
 from sharpaudit.denoisers.jacobian import Asked, gradients, jvp, product, vjp
 from sharpaudit.errors import Status
 from sharpaudit.seeds import latents

@@ -19,10 +19,10 @@ from tiny_models import edit_json, split
 from sharpaudit.config import ModelConfig
 from sharpaudit.denoisers import load
 from sharpaudit.denoisers.base import Conditioning
-from sharpaudit.denoisers.families.stable_diffusion import StableDiffusionFamily
+from sharpaudit.denoisers.families.stable_diffusion.family import StableDiffusionFamily
+from sharpaudit.denoisers.families.stable_diffusion.snapshot import WEIGHTS
 from sharpaudit.denoisers.files import INDEX
 from sharpaudit.denoisers.load import load_anew, load_denoiser, load_tokenizer, model_digest, model_files
-from sharpaudit.denoisers.snapshot import WEIGHTS
 from sharpaudit.errors import TransientError, UserError
 
 REVISION = "0123456789" * 4

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from test_load import model_at
 from tiny_models import assert_same_network, edit_json, edit_weights, open_model, split, states
 
-from sharpaudit.denoisers.diffusion import DiffusionTokenizer
+from sharpaudit.denoisers.families.stable_diffusion.model import DiffusionTokenizer
+from sharpaudit.denoisers.families.stable_diffusion.snapshot import INDEX, WEIGHTS, digest, model_files
 from sharpaudit.denoisers.load import load_denoiser, load_tokenizer
-from sharpaudit.denoisers.snapshot import INDEX, WEIGHTS, digest, model_files
 from sharpaudit.errors import UserError
 
 TEXT, UNET, VAE = WEIGHTS

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import edit_json, open_model
 
-from sharpaudit.denoisers import snapshot
-from sharpaudit.denoisers.diffusion import DiffusionTokenizer
+from sharpaudit.denoisers.families.stable_diffusion import snapshot
+from sharpaudit.denoisers.families.stable_diffusion.model import DiffusionTokenizer
 from sharpaudit.errors import UserError
 
 

@@ -8,7 +8,7 @@ import pytest
 from test_load import model_at
 from tiny_models import edit_json, open_model
 
-from sharpaudit.denoisers.diffusion import DiffusionTokenizer
+from sharpaudit.denoisers.families.stable_diffusion.model import DiffusionTokenizer
 from sharpaudit.denoisers.load import load_tokenizer
 from sharpaudit.errors import UserError
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import assert_same_network, edit_json, edit_weights, split
 
-from sharpaudit.denoisers.snapshot import WEIGHTS, digest, model_files
+from sharpaudit.denoisers.families.stable_diffusion.snapshot import WEIGHTS, digest, model_files
 from sharpaudit.errors import UserError
 
 TEXT, UNET, VAE = WEIGHTS

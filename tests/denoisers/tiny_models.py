@@ -140,7 +140,7 @@ def edit_json(path: Path, **changes: object) -> None:
 
 
 def open_model(folder: Path) -> Any:
-    from sharpaudit.denoisers.diffusion import DiffusionDenoiser
+    from sharpaudit.denoisers.families.stable_diffusion.model import DiffusionDenoiser
 
     return DiffusionDenoiser(folder, torch.device("cpu"), torch.float32)
 

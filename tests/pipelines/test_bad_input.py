@@ -16,7 +16,7 @@ from audits import audit, command, finish, load, tables
 from tiny_models import write_model
 
 from sharpaudit.denoisers.base import Prediction
-from sharpaudit.denoisers.gaussian import GaussianDenoiser
+from sharpaudit.denoisers.families.gaussian.model import GaussianDenoiser
 from sharpaudit.errors import UserError
 from sharpaudit.lab.analytic import Sizes, write
 from sharpaudit.tables.records import checksummed, read_checksummed

@@ -24,7 +24,7 @@ from pipelines.cli import cli
 from sharpaudit.config import ModelConfig
 from sharpaudit.denoisers.base import Conditioning
 from sharpaudit.denoisers.devices import cpu_has_bf16
-from sharpaudit.denoisers.diffusion import DiffusionDenoiser, DiffusionTokenizer
+from sharpaudit.denoisers.families.stable_diffusion.model import DiffusionDenoiser, DiffusionTokenizer
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import UserError
 from sharpaudit.lab.detectors import TOUCHES, Truth

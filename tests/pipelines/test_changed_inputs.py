@@ -14,7 +14,7 @@ from audits import audit, tables
 
 from pipelines.stages import ingest
 from sharpaudit.config import ModelConfig
-from sharpaudit.denoisers.gaussian import GaussianDenoiser
+from sharpaudit.denoisers.families.gaussian.model import GaussianDenoiser
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import UserError
 from sharpaudit.lab.analytic import Sizes, write

@@ -11,7 +11,7 @@ import torch
 from audits import audit, tables
 
 from sharpaudit.denoisers.base import Conditioning, Prediction
-from sharpaudit.denoisers.gaussian import GaussianDenoiser
+from sharpaudit.denoisers.families.gaussian.model import GaussianDenoiser
 from sharpaudit.samples.generate import Generator
 from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.runs import RunFolder

@@ -22,7 +22,7 @@ from pipelines.operations.verify import faults
 from pipelines.stages.ingest import rows_per_shard
 from sharpaudit.config import moment
 from sharpaudit.denoisers.base import Conditioning
-from sharpaudit.denoisers.gaussian import GaussianDenoiser
+from sharpaudit.denoisers.families.gaussian.model import GaussianDenoiser
 from sharpaudit.errors import UserError
 from sharpaudit.evidence.seal import revision
 from sharpaudit.tables.runs import RunFolder

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from sharpaudit.denoisers.base import Conditioning, NoiseLevel, Prediction
-from sharpaudit.denoisers.gaussian import GaussianDenoiser, GaussianSpec, Planted
+from sharpaudit.denoisers.families.gaussian.model import GaussianDenoiser, GaussianSpec, Planted
 
 
 def analytic(shares: Sequence[float] = (), shape=(3, 8, 8)) -> GaussianDenoiser:

@@ -1,9 +1,10 @@
 """A format of prompt files: which names it has, and its reader, in one declaration.
 
-A reader gives a `PromptRow` for every row of data, in their order, with source_row 0, 1, 2, ...; rows.make_row makes one of a
-prompt and the cells beside it. A bad row is a row with a problem, and neither vanishes nor moves its neighbours. What
-is wrong with the file as a whole (a missing column, bytes that are none of the format) is a UserError. A reader works
-in bounded memory, runs nothing that the file holds, and opens what may be compressed by opened.open_text.
+A reader gives a `PromptRow` for every row of data, in their order, with source_row 0, 1, 2, ...; rows.make_row makes
+one of a prompt and the cells beside it. A bad row is a row with a problem, and neither vanishes nor moves its
+neighbours. What is wrong with the file as a whole (a missing column, bytes that are none of the format) is a UserError.
+A reader works in bounded memory, runs nothing that the file holds, and opens what may be compressed by
+opened.open_text.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sharpaudit.denoisers.families.stable_diffusion.weights import STEMS, Weights, weights_of
 from sharpaudit.denoisers.files import INDEX, digest_of, names_in, read_json, reading, require_file
-from sharpaudit.denoisers.weights import STEMS, Weights, weights_of
 from sharpaudit.errors import UserError, printable
 
 PIPELINE = "StableDiffusionPipeline"

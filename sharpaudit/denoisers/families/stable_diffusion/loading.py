@@ -20,7 +20,7 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from sharpaudit.denoisers.weights import Weights
+from sharpaudit.denoisers.families.stable_diffusion.weights import Weights
 from sharpaudit.errors import UserError, printable
 
 LOAD_ERRORS = (

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1 and 2 (denoisers/diffusion.py) as a family: a folder as diffusers writes it (snapshot.py).
+"""Stable Diffusion 1 and 2 (model.py) as a family: a folder as diffusers writes it (snapshot.py).
 
 The libraries of networks take seconds to import: only a tokenizer and a denoiser need them.
 """
@@ -12,9 +12,22 @@ import torch
 from sharpaudit.denoisers.base import Denoiser, Tokenizer
 from sharpaudit.denoisers.beside import Beside, beside
 from sharpaudit.denoisers.families.base import Family, Fetch
+from sharpaudit.denoisers.families.stable_diffusion.snapshot import (
+    CONFIGS,
+    PIPELINE,
+    TOKENIZER_CONFIG,
+    VOCABULARY,
+    WEIGHTS,
+    model_files,
+)
+from sharpaudit.denoisers.families.stable_diffusion.weights import (
+    ADAPTER_CONFIG,
+    INDEX_SUFFIX,
+    STEMS,
+    candidates,
+    shard_names,
+)
 from sharpaudit.denoisers.files import INDEX, names_in
-from sharpaudit.denoisers.snapshot import CONFIGS, PIPELINE, TOKENIZER_CONFIG, VOCABULARY, WEIGHTS, model_files
-from sharpaudit.denoisers.weights import ADAPTER_CONFIG, INDEX_SUFFIX, STEMS, candidates, shard_names
 
 
 class StableDiffusionFamily(Family):
@@ -32,13 +45,13 @@ class StableDiffusionFamily(Family):
 
     def tokenizer(self, index: Path) -> Tokenizer:
         """The CLIP tokenizer, held against what the text encoder says to take."""
-        from sharpaudit.denoisers.diffusion import fitting_tokenizer
+        from sharpaudit.denoisers.families.stable_diffusion.model import fitting_tokenizer
 
         return fitting_tokenizer(index.parent)
 
     def load(self, index: Path, device: torch.device, dtype: torch.dtype) -> Denoiser:
         """The three networks."""
-        from sharpaudit.denoisers.diffusion import DiffusionDenoiser
+        from sharpaudit.denoisers.families.stable_diffusion.model import DiffusionDenoiser
 
         return DiffusionDenoiser(index.parent, device, dtype)
 

@@ -1,4 +1,4 @@
-"""The analytic model (denoisers/gaussian.py) as a family: a model.json and nothing else, wherever it lies."""
+"""The analytic model (model.py) as a family: a model.json and nothing else, wherever it lies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from sharpaudit.config import ModelConfig
 from sharpaudit.denoisers.base import Denoiser, Tokenizer
 from sharpaudit.denoisers.families.base import Family
-from sharpaudit.denoisers.gaussian import GaussianDenoiser, GaussianTokenizer, digest_of_spec, read_spec
+from sharpaudit.denoisers.families.gaussian.model import GaussianDenoiser, GaussianTokenizer, digest_of_spec, read_spec
 
 
 class GaussianFamily(Family):

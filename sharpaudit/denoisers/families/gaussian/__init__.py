@@ -1,0 +1,1 @@
+"""The analytic model: a Gaussian mixture whose every quantity is known in closed form."""
