@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shells import bare
 
 from sharpaudit.plugs import KINDS, STAGES
+from tests.support.shells import bare
 
 ROOT = Path(__file__).parents[1]
 MAX_LINES = 400

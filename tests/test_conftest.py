@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from shells import bare
+
+from tests.support.shells import bare
 
 ROOT = Path(__file__).parents[1]
 CONFTESTS = sorted((ROOT / "tests").rglob("conftest.py"))

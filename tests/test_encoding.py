@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sharpaudit.encoding import between_nuls, decoded, other_unicode
 from sharpaudit.errors import UserError
-from tests.hostile.strategies import prompt_bytes, texts
+from tests.support.strategies import prompt_bytes, texts
 
 WRITINGS = {
     "Latin": "a red boat\na blue hat\n",

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from shells import bare
 
 from sharpaudit import images
 from sharpaudit.images import UnreadableImage, decode, encode_png, sha256_hex, thumbnail
+from tests.support.shells import bare
 
 
 def file_of(image: Image.Image, kind: str, **options) -> bytes:

@@ -14,7 +14,21 @@ import time
 from pathlib import Path
 
 import pytest
-from shown import NOT_HERE, ROOT, SMALLER, Shown, commands, form, is_mention, pages, run, user, users_folder, verbs
+
+from tests.support.shown import (
+    NOT_HERE,
+    ROOT,
+    SMALLER,
+    Shown,
+    commands,
+    form,
+    is_mention,
+    pages,
+    run,
+    user,
+    users_folder,
+    verbs,
+)
 
 PROGRAMS = Path(sys.executable).parent
 LATER = ("make quickstart", "sharpaudit validate audits/own_model.toml", "sharpaudit run audits/own_model.toml")

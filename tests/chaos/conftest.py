@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from shown import ROOT, call
+
+from tests.support.shown import ROOT, call
 
 LOCKED = (sys.platform, platform.machine(), sys.version_info[:2]) == ("linux", "x86_64", (3, 11))
 """Whether the lock is of this platform; elsewhere pip resolves what the wheel asks for."""

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from audits import CONFIG, SIZES, audit, flip, stray, tables
-from faulty import OPERATIONS, LosingFiles, PowerLossError
 
 from pipelines.flow import progress
 from pipelines.operations.prune import prune
@@ -27,6 +25,8 @@ from sharpaudit.tables.records import read_checksummed
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import SCORES
 from sharpaudit.tables.shards import Manifest, verified_bytes
+from tests.support.audits import CONFIG, SIZES, audit, flip, stray, tables
+from tests.support.faulty import OPERATIONS, LosingFiles, PowerLossError
 
 pytestmark = pytest.mark.chaos
 # How many passages a call survives: fewer pictures than a shard holds would never finish one.

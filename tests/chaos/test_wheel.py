@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from shown import BENCHES, call, users_folder, walk, wanted
+
+from tests.support.shown import BENCHES, call, users_folder, walk, wanted
 
 pytestmark = pytest.mark.chaos
 

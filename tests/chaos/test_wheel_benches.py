@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from shown import BENCHES, RESEARCH, run, users_folder, walk, wanted
+
+from tests.support.shown import BENCHES, RESEARCH, run, users_folder, walk, wanted
 
 pytestmark = pytest.mark.chaos
 

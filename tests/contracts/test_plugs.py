@@ -18,7 +18,6 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from audits import audit, load, tables
 
 from pipelines.operations.prune import prune
 from pipelines.operations.verify import faults
@@ -28,9 +27,10 @@ from sharpaudit.errors import UserError
 from sharpaudit.lab.analytic import Sizes, _references, write
 from sharpaudit.matches.build import build_index
 from sharpaudit.tables.runs import RunFolder
+from tests.support.audits import audit, load, tables
 
 ROOT = Path(__file__).parents[2]
-TOYS = Path(__file__).with_name("toys.py")
+TOYS = ROOT / "tests/support/toys.py"
 ENTRY_POINTS = """
 [sharpaudit.metrics]
 gap_halfway = toy_plugs:METRIC

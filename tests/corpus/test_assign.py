@@ -22,7 +22,7 @@ from sharpaudit.corpus.scratch import scratch
 from sharpaudit.denoisers.base import Tokens
 from sharpaudit.errors import Status, UserError
 from sharpaudit.tables.schemas import CORPUS, ORIGINS
-from tests.hostile.strategies import texts
+from tests.support.strategies import texts
 
 FEW = settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -4,7 +4,7 @@ import pytest
 
 from sharpaudit.corpus.check import MAX_PROMPT_BYTES, check
 from sharpaudit.errors import Status
-from tests.hostile.strategies import BLANKS, BROKEN, TEXTS
+from tests.support.strategies import BLANKS, BROKEN, TEXTS
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 
 from sharpaudit.corpus.dedup import family_id, prompt_id
-from tests.hostile.strategies import texts
+from tests.support.strategies import texts
 
 
 @settings(deadline=None, max_examples=50)

@@ -20,7 +20,7 @@ from sharpaudit.corpus.scratch import scratch
 from sharpaudit.denoisers.families.gaussian.model import GaussianTokenizer
 from sharpaudit.errors import UserError
 from sharpaudit.plugs import FORMATS
-from tests.contracts.toys import FORMAT
+from tests.support.toys import FORMAT
 
 LIST = "# Prompts\n\n- a red boat\n- a blue hat\nno prompt\n"
 
@@ -83,7 +83,7 @@ def test_the_longest_end_that_is_known_is_the_format(added):
 
 
 def test_one_is_imported_when_a_file_has_it(tmp_path, monkeypatch):
-    code = "from tests.contracts.toys import read_list\nfrom sharpaudit.corpus.formats.base import Format\n"
+    code = "from tests.support.toys import read_list\nfrom sharpaudit.corpus.formats.base import Format\n"
     (tmp_path / "a_list_format.py").write_text(f"{code}LIST = Format('.list', read_list, digest='2')\n")
     info = tmp_path / "list_format-1.0.dist-info"
     info.mkdir()

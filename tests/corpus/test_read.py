@@ -19,7 +19,7 @@ from sharpaudit.corpus.formats import parquet as parquet_format
 from sharpaudit.corpus.read import read_rows
 from sharpaudit.corpus.rows import PromptRow, Source, count_and_hash
 from sharpaudit.errors import Status, UserError
-from tests.hostile.strategies import prompt_bytes, texts
+from tests.support.strategies import prompt_bytes, texts
 
 FEW = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import PREDICTIONS, open_model, states, write_model
+
+from tests.support.tiny_models import PREDICTIONS, open_model, states, write_model
 
 
 @pytest.fixture(scope="session")

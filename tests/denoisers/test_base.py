@@ -9,7 +9,7 @@ from sharpaudit.samples.generate import Generator
 from sharpaudit.scores.noise_gap import NOISE_GAP
 from sharpaudit.scores.screen import ScreenConfig, differences, noise_floor, screen, unconditional_predictions
 from sharpaudit.seeds import screen_latent
-from tests.scores.wrapped import Wrapped, analytic
+from tests.support.wrapped import Wrapped, analytic
 
 
 class Otherwise(Wrapped):

@@ -8,12 +8,12 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_load import model_at
-from tiny_models import split
 
 from sharpaudit.denoisers.beside import beside
 from sharpaudit.denoisers.families.stable_diffusion.snapshot import WEIGHTS, model_files
 from sharpaudit.denoisers.load import beside_model, model_digest
+from tests.support.models import model_at
+from tests.support.tiny_models import split
 
 
 def look(folder):

@@ -9,21 +9,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from safetensors.torch import load_file, save_file
-from tiny_models import END, MAX_LENGTH, PREDICTIONS, edit_json
 
 from sharpaudit.denoisers.families.stable_diffusion import snapshot
-from sharpaudit.denoisers.families.stable_diffusion.model import DiffusionDenoiser, DiffusionTokenizer, Schedule
+from sharpaudit.denoisers.families.stable_diffusion.model import DiffusionTokenizer, Schedule
 from sharpaudit.denoisers.sampling import DDIM, Guided, follow, times
 from sharpaudit.errors import UserError
 from sharpaudit.seeds import generator, latents
-from tests.hostile.strategies import TEXTS, texts
+from tests.support.models import OptimalNetwork, open_model, whiten
+from tests.support.strategies import TEXTS, texts
+from tests.support.tiny_models import END, MAX_LENGTH, PREDICTIONS, edit_json
 
 CPU = torch.device("cpu")
 PROMPTS = ["a cat", "", "a dog by the sea, oil on canvas, " * 9, "a cat"]
-
-
-def open_model(folder, dtype=torch.float32):
-    return DiffusionDenoiser(folder, CPU, dtype)
 
 
 def noise(n, *names):
@@ -53,30 +50,6 @@ def pipelines(folders):
     for pipeline in found.values():
         pipeline.set_progress_bar_config(disable=True)
     return found
-
-
-class OptimalNetwork(torch.nn.Module):
-    """The best network there is for pictures from N(m, S): E[eps | x] or E[v | x]."""
-
-    def __init__(self, mean_D, covariance_DD, alphas_cumprod, prediction_type):
-        super().__init__()
-        self.mean_D, self.covariance_DD, self.prediction_type = mean_D, covariance_DD, prediction_type
-        self.alphas_cumprod = alphas_cumprod
-
-    def forward(self, x, t, encoder_hidden_states, return_dict):
-        a = self.alphas_cumprod[t].double().sqrt()
-        sigma = (1 - self.alphas_cumprod[t].double()).sqrt()
-        white_DB = whiten(x, a, sigma, self.mean_D, self.covariance_DD)
-        eps_DB = sigma * white_DB
-        x0_DB = self.mean_D[:, None] + a * self.covariance_DD @ white_DB
-        output_DB = eps_DB if self.prediction_type == "epsilon" else a * eps_DB - sigma * x0_DB
-        return (output_DB.T.reshape(x.shape).float(),)
-
-
-def whiten(x, a, sigma, mean_D, covariance_DD):
-    """(a^2 S + sigma^2 I)^-1 (x - a m), with shape (D, B): the score is its negative."""
-    noisy_DD = a**2 * covariance_DD + sigma**2 * torch.eye(len(mean_D), dtype=torch.float64)
-    return torch.linalg.solve(noisy_DD, x.double().flatten(1).T - a * mean_D[:, None])
 
 
 @pytest.mark.parametrize("t", [981, 501, 101])

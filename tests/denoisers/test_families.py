@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_load import model_at
 
 from sharpaudit.config import ModelConfig
 from sharpaudit.denoisers import load
@@ -25,7 +24,8 @@ from sharpaudit.denoisers.load import (
 )
 from sharpaudit.errors import UserError
 from sharpaudit.plugs import FAMILIES
-from tests.contracts.toys import FAMILY, MirroredDenoiser, MirroredFamily
+from tests.support.models import model_at
+from tests.support.toys import FAMILY, MirroredDenoiser, MirroredFamily
 
 ROOT = Path(__file__).parents[2]
 OF_ONE_FAMILY = re.compile(

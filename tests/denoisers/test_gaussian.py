@@ -22,8 +22,8 @@ from sharpaudit.denoisers.families.gaussian.model import (
 from sharpaudit.denoisers.sampling import DDIM, Guided, follow, times
 from sharpaudit.errors import UserError
 from sharpaudit.seeds import latents
-from tests.hostile.strategies import BLANKS, TEXTS, texts
-from tests.scores.wrapped import analytic
+from tests.support.strategies import BLANKS, TEXTS, texts
+from tests.support.wrapped import analytic
 
 TIMES = [981, 501, 101, 1, 0]
 SHARES = (0.2, 0.5, 0.9, 1.0)

@@ -10,7 +10,7 @@ from sharpaudit.denoisers.families.stable_diffusion.model import DiffusionDenois
 from sharpaudit.denoisers.jacobian import Asked, gradients, jvp, product, vjp
 from sharpaudit.errors import Status
 from sharpaudit.seeds import latents
-from tests.scores.wrapped import Wrapped, analytic
+from tests.support.wrapped import Wrapped, analytic
 
 PROMPTS = ["planted 0", "a cat", "planted 1", "", "a dog"]
 N, T, SHAPE = len(PROMPTS), 501, (3, 2, 2)

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from shells import bare
-from tiny_models import edit_json, split
 
 from sharpaudit.config import ModelConfig
 from sharpaudit.denoisers import load
@@ -24,6 +22,9 @@ from sharpaudit.denoisers.families.stable_diffusion.snapshot import WEIGHTS
 from sharpaudit.denoisers.files import INDEX
 from sharpaudit.denoisers.load import load_anew, load_denoiser, load_tokenizer, model_digest, model_files
 from sharpaudit.errors import TransientError, UserError
+from tests.support.models import model_at
+from tests.support.shells import bare
+from tests.support.tiny_models import edit_json, split
 
 REVISION = "0123456789" * 4
 
@@ -39,10 +40,6 @@ def analytic(tmp_path):
     path.parent.mkdir()
     path.write_text(json.dumps({"kind": "gaussian", "seed": 3}))
     return path
-
-
-def model_at(path, **options):
-    return ModelConfig(path=str(path), **({"device": "cpu", "dtype": "float32"} | options))
 
 
 @pytest.mark.parametrize("name", ["model.json", "."])

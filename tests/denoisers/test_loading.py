@@ -11,15 +11,15 @@ import tempfile
 
 import pytest
 import torch
-from opened import opened_below
 from safetensors.torch import load_file, save_file
-from test_load import model_at
-from tiny_models import assert_same_network, edit_json, edit_weights, open_model, split, states
 
 from sharpaudit.denoisers.families.stable_diffusion.model import DiffusionTokenizer
 from sharpaudit.denoisers.families.stable_diffusion.snapshot import INDEX, WEIGHTS, digest, model_files
 from sharpaudit.denoisers.load import load_denoiser, load_tokenizer
 from sharpaudit.errors import UserError
+from tests.support.models import model_at
+from tests.support.opened import opened_below
+from tests.support.tiny_models import assert_same_network, edit_json, edit_weights, open_model, split, states
 
 TEXT, UNET, VAE = WEIGHTS
 NAMES_OF_OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_diffusion import OptimalNetwork, open_model
-from tiny_models import PREDICTIONS
 
 from sharpaudit.plugs import METRICS
 from sharpaudit.scores.plan import places
 from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
 from sharpaudit.scores.subspace import fit_subspace
 from sharpaudit.seeds import generator
+from tests.support.models import OptimalNetwork, open_model
+from tests.support.tiny_models import PREDICTIONS
 
 NAMES = [name for name in METRICS if name != "attention_entropy"]
 PROMPTS = [f"prompt {i}" for i in range(6)]

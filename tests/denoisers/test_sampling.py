@@ -6,13 +6,13 @@ from itertools import pairwise
 
 import pytest
 import torch
-from flows import flow
 
 from sharpaudit.denoisers.base import Prediction
 from sharpaudit.denoisers.sampling import DDIM, DPM_SOLVER, Guided, follow, times
 from sharpaudit.plugs import SOLVERS
 from sharpaudit.seeds import latents
-from tests.scores.wrapped import Wrapped, analytic
+from tests.support.flows import flow
+from tests.support.wrapped import Wrapped, analytic
 
 PROMPTS = ["planted 0", "a cat", "planted 1"]
 BETAS = (1000, 0.00085, 0.012, "scaled_linear")

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from flows import degenerate, flow
 
 from sharpaudit.denoisers.base import NoiseLevel
 from sharpaudit.denoisers.schedule import flow_level, flow_time
@@ -17,7 +16,8 @@ from sharpaudit.scores.plan import places
 from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
 from sharpaudit.scores.subspace import fit_subspace
 from sharpaudit.seeds import latents, screen_latent
-from tests.scores.wrapped import analytic, exact_sharpness
+from tests.support.flows import degenerate, flow
+from tests.support.wrapped import analytic, exact_sharpness
 
 LEVELS = {"epsilon": NoiseLevel(0.6, 0.8), "v_prediction": NoiseLevel(0.6, 0.8), "velocity": flow_level(0.7)}
 CONFIG = ScreenConfig(2, 0, 0.01, 64)

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import edit_json, open_model
 
 from sharpaudit.denoisers.families.stable_diffusion import snapshot
 from sharpaudit.denoisers.families.stable_diffusion.model import DiffusionTokenizer
 from sharpaudit.errors import UserError
+from tests.support.tiny_models import edit_json, open_model
 
 
 def test_digest_follows_content_and_not_place(folder, folders):

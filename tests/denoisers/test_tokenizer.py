@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from test_load import model_at
-from tiny_models import edit_json, open_model
 
 from sharpaudit.denoisers.families.stable_diffusion.model import DiffusionTokenizer
 from sharpaudit.denoisers.load import load_tokenizer
 from sharpaudit.errors import UserError
+from tests.support.models import model_at
+from tests.support.tiny_models import edit_json, open_model
 
 
 def refused(folder, said):

@@ -8,10 +8,10 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import assert_same_network, edit_json, edit_weights, split
 
 from sharpaudit.denoisers.families.stable_diffusion.snapshot import WEIGHTS, digest, model_files
 from sharpaudit.errors import UserError
+from tests.support.tiny_models import assert_same_network, edit_json, edit_weights, split
 
 TEXT, UNET, VAE = WEIGHTS
 INDEX = "diffusion_pytorch_model.safetensors.index.json"

@@ -17,7 +17,7 @@ from sharpaudit.matches.index import open_index
 from sharpaudit.matches.search.flat import search
 from sharpaudit.matches.training_pictures import ReferencePicture
 from sharpaudit.plugs import EMBEDDERS
-from tests.contracts.toys import EMBEDDER, MeanColour, MeanColourEmbedder
+from tests.support.toys import EMBEDDER, MeanColour, MeanColourEmbedder
 
 COLOURS = {"red": (250, 10, 10), "green": (10, 250, 10), "blue": (10, 10, 250)}
 

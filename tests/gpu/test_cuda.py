@@ -9,9 +9,6 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import pytest
 import torch
-from audits import audit, tables
-from real_audits import assert_same_scores, write_audit
-from tiny_models import PREDICTIONS, write_model
 
 from pipelines.workers.ray import _environment
 from sharpaudit.config import ModelConfig, RunConfig
@@ -19,6 +16,9 @@ from sharpaudit.denoisers.devices import choose_device, choose_dtype, describe_h
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.denoisers.sampling import DDIM, Guided, follow, times
 from sharpaudit.seeds import latents
+from tests.support.audits import audit, tables
+from tests.support.real_audits import assert_same_scores, write_audit
+from tests.support.tiny_models import PREDICTIONS, write_model
 
 pytestmark = [
     pytest.mark.gpu,

@@ -25,9 +25,9 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from shells import bare
 
 from sharpaudit import __version__
+from tests.support.shells import bare
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"

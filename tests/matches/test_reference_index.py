@@ -10,7 +10,6 @@ import sys
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from shells import bare
 
 from sharpaudit.embedders.base import open_embedder
 from sharpaudit.embedders.pixels import PixelDescriber, PixelEmbedder
@@ -24,6 +23,7 @@ from sharpaudit.matches.training_pictures import NotLookedAt, ReferencePicture, 
 from sharpaudit.plugs import EMBEDDERS
 from sharpaudit.tables.records import checksummed
 from sharpaudit.tables.schemas import REFERENCES
+from tests.support.shells import bare
 
 FILES = ("manifest.json", "references.parquet", "vectors.npy")
 

@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from audits import CONFIG, SIZES, audit
 
 from sharpaudit.lab.analytic import write
+from tests.support.audits import CONFIG, SIZES, audit
 
 
 @pytest.fixture(scope="session")

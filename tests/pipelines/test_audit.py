@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import re
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from audits import audit, load, stray, tables
 
 from pipelines.flow.outcome import Outcome
 from pipelines.stages import STAGES
@@ -20,17 +18,7 @@ from sharpaudit import config as configuration
 from sharpaudit.errors import IntegrityError, UserError
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import MATCHES, RUN_TABLES, SAMPLES, SCORES, THRESHOLDS
-
-
-def truth(config_path: Path, kind: str) -> set[str]:
-    with (config_path.parent / "testbed/truth.csv").open() as stream:
-        return {row["prompt"] for row in csv.DictReader(stream) if row["kind"] == kind}
-
-
-def found_prompts(root: Path) -> dict[str, float]:
-    """Similarity of each finding."""
-    with (root / "findings.csv").open() as stream:
-        return {row["prompt"]: float(row["best_similarity"]) for row in csv.DictReader(stream)}
+from tests.support.audits import audit, found_prompts, load, stray, tables, truth
 
 
 def copy(root: Path, tmp_path: Path) -> Path:

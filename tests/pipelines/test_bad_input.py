@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 import torch
-from audits import audit, command, finish, load, tables
-from tiny_models import write_model
 
 from sharpaudit.denoisers.base import Prediction
 from sharpaudit.denoisers.families.gaussian.model import GaussianDenoiser
 from sharpaudit.errors import UserError
 from sharpaudit.lab.analytic import Sizes, write
 from sharpaudit.tables.records import checksummed, read_checksummed
+from tests.support.audits import audit, command, finish, load, tables
+from tests.support.tiny_models import write_model
 
 HOSTILE = [
     "🦆 a duck 👩‍👩‍👧 with family",
@@ -277,7 +277,7 @@ def test_a_corpus_with_too_many_rejected_rows_ends_with_three(tmp_path: Path, co
 def test_a_run_on_a_testbed_without_planted_prompts_finds_nothing(tmp_path: Path) -> None:
     write(tmp_path / "testbed", Sizes(strong=0, weak=0, audited_harmless=40, harmless=240, other_references=12))
     config = tmp_path / "audit.toml"
-    from audits import CONFIG
+    from tests.support.audits import CONFIG
 
     config.write_text(CONFIG)
     outcome = audit(config, tmp_path / "run")

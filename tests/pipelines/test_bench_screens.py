@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import write_model
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipelines.research import screens
@@ -29,6 +28,7 @@ from sharpaudit.scores.screen import ScreenConfig, differences, screen, uncondit
 from sharpaudit.scores.subspace import fit_subspace
 from sharpaudit.seeds import generator
 from sharpaudit.statistics.detection import auc
+from tests.support.tiny_models import write_model
 
 S, F, HARMLESS, PLANTED, D, E, R = 3, 60, 40, 12, 50, 8, 30
 

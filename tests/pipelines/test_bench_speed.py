@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from tiny_models import write_model
 
 from pipelines.bench import cascade, exactness, throughput
 from pipelines.bench.cascade import Evaluated, compare
@@ -33,6 +32,7 @@ from sharpaudit.plugs import METRICS
 from sharpaudit.scores.screen import ScreenConfig, unconditional_predictions
 from sharpaudit.seeds import screen_latent
 from sharpaudit.statistics.intervals import upper_bound
+from tests.support.tiny_models import write_model
 
 SMALL = {
     "block_out_channels": (16, 32),

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import pytest
-from audits import audit, load, tables
 
 from pipelines.cli import cli
 from pipelines.commands.options import excluding
@@ -18,6 +17,7 @@ from sharpaudit.errors import UserError
 from sharpaudit.statistics.missed import Drawn, missed
 from sharpaudit.statistics.sampling import allocate
 from sharpaudit.triage.calibrators import UNCALIBRATED
+from tests.support.audits import audit, load, tables
 
 
 def test_calibration_prompts_at_the_line_are_generated_and_matched(clean: Path) -> None:

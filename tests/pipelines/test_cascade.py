@@ -11,8 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from audits import audit, command, finish, load, moment, tables
-from test_audit import found_prompts, truth
 
 from pipelines.operations.validate import validate
 from pipelines.stages.fit import load_subspaces, load_unconditional, screen_config
@@ -22,6 +20,7 @@ from sharpaudit.plugs import METRICS
 from sharpaudit.scores.screen import PromptScores, screen
 from sharpaudit.scores.subspace import fit_subspace
 from sharpaudit.tables.runs import RunFolder
+from tests.support.audits import audit, command, finish, found_prompts, load, moment, tables, truth
 
 CASCADE = (
     'scores.metrics=["residual_gap"]',
@@ -145,7 +144,7 @@ def test_a_finished_cascade_is_left_alone_and_a_changed_one_is_named(config_path
 def test_validate_plans_what_goes_on(config_path: Path) -> None:
     (line,) = [line for line in validate(load(config_path, *CASCADE), measure_s=0.0) if line.startswith("plan:")]
     # The empty prompt at four seeds, and the fit prompts at all four.
-    assert f"fit {4 + 4 * 120}" in line
+    assert f"fit_unconditional 4, fit_differences {4 * 120}" in line
     # 49 audited and 120 calibration prompts: one evaluation each, nine more for a fifth of them.
     assert f"score {49 + 120 + round(169 * 0.2 * 9)}" in line
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from audits import audit, tables
 
 from pipelines.stages import ingest
 from sharpaudit.config import ModelConfig
@@ -20,6 +19,7 @@ from sharpaudit.errors import UserError
 from sharpaudit.lab.analytic import Sizes, write
 from sharpaudit.matches.index import open_index
 from sharpaudit.matches.search import flat
+from tests.support.audits import audit, tables
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from audits import audit, tables
 
 from pipelines.operations.verify import faults
+from tests.support.audits import audit, tables
 
 
 def test_a_clock_that_jumps_by_days_changes_nothing(

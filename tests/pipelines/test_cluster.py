@@ -16,12 +16,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from audits import command, finish, tables
-from shells import bare, left_at_home
 
 from pipelines.workers import cluster
 from sharpaudit.config import RunConfig
 from sharpaudit.errors import UserError
+from tests.support.audits import command, finish, tables
+from tests.support.shells import bare, left_at_home
 
 RAY = ("--executor", "ray", "--workers", "2")
 OF_ANOTHER_CLUSTER = {

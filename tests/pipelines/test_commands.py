@@ -13,9 +13,7 @@ from pathlib import Path
 
 import click
 import pytest
-from audits import audit, command, finish, load
 from click.testing import CliRunner
-from shells import bare
 
 from pipelines.cli import cli
 from pipelines.operations.status import describe
@@ -25,6 +23,8 @@ from sharpaudit.config import LAB, AuditConfig
 from sharpaudit.errors import UserError
 from sharpaudit.lab.analytic import write
 from sharpaudit.tables.runs import RunFolder
+from tests.support.audits import audit, command, finish, load
+from tests.support.shells import bare
 
 VERBS = {"run", "extend", "validate", "status", "query", "replay", "verify", "sign", "prune", "init"}
 GROUPS = {

@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from audits import audit, command, finish, stray, tables
 
 from pipelines.operations.verify import faults
 from sharpaudit.tables import files
+from tests.support.audits import audit, command, finish, stray, tables
 
 # Each point, and the passages of it that are struck: early ones (chaos), and one well into the run.
 POINTS = {

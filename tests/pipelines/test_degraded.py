@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from audits import audit, tables
 
 from sharpaudit.denoisers.base import Conditioning, Prediction
 from sharpaudit.denoisers.families.gaussian.model import GaussianDenoiser
 from sharpaudit.samples.generate import Generator
 from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.runs import RunFolder
+from tests.support.audits import audit, tables
 
 REAL = GaussianDenoiser.predict
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from audits import audit, tables
-from golden import FIRST, unpacked
 
 from sharpaudit.tables.runs import RunFolder
+from tests.support.audits import audit, tables
+from tests.support.golden import FIRST, unpacked
 
 Rows = list[dict[str, Any]]
 BYTES = ("image_sha256", "image_path", "image_bytes", "thumbnail_path")

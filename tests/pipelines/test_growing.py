@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from audits import audit, command, finish, load, stray, tables
 from click.testing import CliRunner
 
 from pipelines.cli import cli
@@ -27,6 +26,7 @@ from sharpaudit.errors import UserError
 from sharpaudit.evidence.seal import revision
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import DIFFERENCES, MATCHES, RUN_TABLES, SAMPLES, SCORES
+from tests.support.audits import audit, command, finish, load, stray, tables
 
 CHANGED = ("triage.alpha=0.1", "samples.steps=5")
 

@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
-from shells import bare
 
 from pipelines.cli import cli
 from sharpaudit.errors import UserError
 from sharpaudit.images import encode_png
+from tests.support.shells import bare
 
 
 @pytest.fixture(autouse=True)

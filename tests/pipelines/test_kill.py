@@ -14,11 +14,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from audits import WORKING, audit, command, finish, moment, stray, tables
 
 from pipelines.operations.status import describe
 from pipelines.operations.verify import faults
 from sharpaudit.tables.runs import RunFolder
+from tests.support.audits import WORKING, audit, command, finish, moment, stray, tables
 
 RAY = ("--set", "run.executor=ray", "--set", "run.workers=2", "--set", "run.threads=1")
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from real_audits import write_audit
 from safetensors.torch import save_file
-from tiny_models import split
 
 from pipelines.audit import run_audit
 from pipelines.flow.progress import Reporter
 from pipelines.operations.validate import validate
 from sharpaudit.config import load
 from sharpaudit.errors import UserError
+from tests.support.real_audits import write_audit
+from tests.support.tiny_models import split
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 

@@ -14,7 +14,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
-from golden import FIRST, unpacked
 
 import sharpaudit
 from pipelines.cli import cli
@@ -35,6 +34,7 @@ from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.records import checksummed, read_checksummed
 from sharpaudit.tables.runs import RUN_VERSION, RunFolder
 from sharpaudit.tables.schemas import RUN_TABLES, SCORES, Table, schema_of
+from tests.support.golden import FIRST, unpacked
 
 VERSIONS = range(FIRST, RUN_VERSION + 1)
 FINDINGS = "select prompt_id, n_copies, best_similarity, value, p_value from findings order by all"

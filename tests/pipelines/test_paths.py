@@ -7,9 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from audits import audit, command, finish, tables
 from click.testing import CliRunner
-from shells import bare
 
 import sharpaudit
 from pipelines.cli import HINTS
@@ -18,6 +16,8 @@ from sharpaudit.tables.files import is_plain
 from sharpaudit.tables.query import query
 from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.runs import RunFolder
+from tests.support.audits import audit, command, finish, tables
+from tests.support.shells import bare
 
 NAMES = ["a?b", "a*", "a[b]c", "a\\b", "a#b%20c", "two words\nand lines", "it's {x,y}", 'say "é日本"', "$HOME;~"]
 

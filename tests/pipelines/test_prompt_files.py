@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from audits import audit, load, tables
 from click.testing import CliRunner
 
 from pipelines.cli import cli
@@ -18,6 +17,7 @@ from pipelines.operations.validate import validate
 from pipelines.stages.ingest import names_in, sources
 from sharpaudit.errors import UserError
 from sharpaudit.tables.runs import RunFolder
+from tests.support.audits import audit, load, tables
 
 INGESTED = {"until": "fit_unconditional"}
 """As far as a run must go to have read its prompts."""

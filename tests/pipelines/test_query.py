@@ -15,13 +15,13 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from audits import command, finish, tables
 
 from sharpaudit.errors import IntegrityError, UserError
 from sharpaudit.tables.query import Result, connect, csv_text, query, render
 from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import RUN_TABLES, SCORES
+from tests.support.audits import command, finish, tables
 
 QUERIES = Path(__file__).parents[2] / "docs/queries.md"
 

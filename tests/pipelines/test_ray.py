@@ -7,12 +7,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from audits import WORKING, audit, load, moment, stray, tables
 
 from pipelines.flow.outcome import exit_code
 from pipelines.operations.verify import faults
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import SAMPLES, SCORES
+from tests.support.audits import WORKING, audit, load, moment, stray, tables
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 RAY = ("run.executor=ray", "run.workers=2", "run.threads=1")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from audits import audit, tables
-from real_audits import assert_same_within_rounding, write_audit
 
 from pipelines.operations.replay import replay_prompt
+from tests.support.audits import audit, tables
+from tests.support.real_audits import assert_same_within_rounding, write_audit
 
 ROOT = Path(__file__).parents[2]
 LAB = ROOT / "sharpaudit/lab/data/emoji"

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from audits import audit, tables
 
 from pipelines.operations.verify import faults
 from sharpaudit.errors import IntegrityError, UserError
@@ -15,6 +14,7 @@ from sharpaudit.evidence.seal import MANIFEST
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import CORPUS, MATCHES, SAMPLES, SCORES, SUBSPACE, TRIAGE
 from sharpaudit.tables.shards import Manifest, TableFolder
+from tests.support.audits import audit, tables
 
 
 @pytest.fixture

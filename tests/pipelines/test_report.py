@@ -11,7 +11,6 @@ from typing import Any
 
 import html5lib
 import pytest
-from audits import audit, command, finish, tables
 
 from pipelines.flow.outcome import Outcome, closing
 from sharpaudit.images import decode
@@ -23,6 +22,7 @@ from sharpaudit.statistics.intervals import clopper_pearson
 from sharpaudit.tables.query import connect, query
 from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.runs import RunFolder
+from tests.support.audits import audit, command, finish, tables
 
 
 def facts_of(root: Path) -> dict[str, Any]:

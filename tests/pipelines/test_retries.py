@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from audits import audit, tables
 
 from pipelines.flow.signals import InterruptedRunError
 from pipelines.operations.verify import faults
 from pipelines.stages import STAGES
 from sharpaudit.tables import files
 from sharpaudit.tables.runs import RunFolder
+from tests.support.audits import audit, tables
 
 LOCAL: tuple[str, ...] = ()
 RAY = ("run.executor=ray", "run.workers=2", "run.threads=1")

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from audits import audit, edited_report, flip
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
@@ -19,6 +18,7 @@ from sharpaudit.evidence.attest import attest, read_attestation
 from sharpaudit.evidence.keys import make_key, read_public, read_signer
 from sharpaudit.evidence.seal import ATTESTATION, MANIFEST, REVISION, evidence, revision, seal, sha256_of
 from sharpaudit.tables.records import canonical
+from tests.support.audits import audit, edited_report, flip
 
 
 @pytest.fixture

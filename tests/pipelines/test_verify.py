@@ -11,9 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from audits import audit, command, edited_report, finish, flip, tables
 from click.testing import CliRunner
-from shells import bare
 
 from pipelines.cli import cli
 from pipelines.operations.verify import faults, replays
@@ -31,6 +29,8 @@ from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.records import checksummed, read_checksummed
 from sharpaudit.tables.runs import UNSEALED, RunFolder
 from sharpaudit.tables.schemas import MATCHES, SCORES
+from tests.support.audits import audit, command, edited_report, finish, flip, tables
+from tests.support.shells import bare
 
 
 def data_file(root: Path, table=SCORES) -> Path:

@@ -8,8 +8,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from audits import audit, command, finish
-from golden import FIRST, unpacked
 
 import sharpaudit
 from pipelines.flow.identity import identities
@@ -20,6 +18,8 @@ from pipelines.stages.base import Inputs
 from sharpaudit.errors import UserError
 from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.runs import OLDEST, RUN_VERSION, RunFolder, changes
+from tests.support.audits import audit, command, finish
+from tests.support.golden import FIRST, unpacked
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -17,8 +17,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from audits import audit, command, finish, flip, tables
-from shells import bare
 
 import sharpaudit
 from sharpaudit import analysis
@@ -26,6 +24,8 @@ from sharpaudit.errors import IntegrityError, UserError
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import SCORES
 from sharpaudit.tables.views import VIEWS
+from tests.support.audits import audit, command, finish, flip, tables
+from tests.support.shells import bare
 
 QUERIES = Path(__file__).parents[2] / "docs/queries.md"
 

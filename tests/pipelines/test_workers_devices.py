@@ -10,21 +10,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from audits import audit, load, tables
-from real_audits import write_audit
-from shells import bare
 
 from pipelines.flow.deadline import Deadline
 from pipelines.flow.identity import inputs_of
 from pipelines.operations.validate import validate
 from pipelines.stages.base import Stage, Work
-from pipelines.workers import executors as execute
 from pipelines.workers import pool
+from pipelines.workers import ray as ray_executor
 from sharpaudit.config import RunConfig
 from sharpaudit.denoisers.devices import places_on
 from sharpaudit.errors import UserError
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import UNCONDITIONAL
+from tests.support.audits import audit, load, tables
+from tests.support.real_audits import write_audit
+from tests.support.shells import bare
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_workers_without_a_share_are_kept_from_the_gpus(share: float, seen: str)
     """What a worker process sees, whatever its machine shows; tests/gpu looks at the devices themselves."""
     import ray
 
-    environment = execute._environment(RunConfig(executor="ray", num_gpus=share), 3)
+    environment = ray_executor._environment(RunConfig(executor="ray", num_gpus=share), 3)
     # With a share we set nothing: the value that the machine has, here the mark, must stay.
     machine = {"CUDA_VISIBLE_DEVICES": "a mark of this test", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     runtime = {"env_vars": machine | environment}

@@ -13,11 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from handmade import Rows, make_rows, told
 
 from sharpaudit.report.facts import collect
 from sharpaudit.tables.query import Connection, connect
 from sharpaudit.tables.schemas import RUN_TABLES
+from tests.support.handmade import Rows, make_rows, told
 
 Facts = Callable[..., dict[str, Any]]
 

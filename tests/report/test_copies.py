@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from handmade import Rows
 
 from sharpaudit.matches.decide import false_match_bound, false_match_rate
 from sharpaudit.report.html import render
 from sharpaudit.statistics.intervals import upper_bound
 from sharpaudit.statistics.missed import seen
+from tests.support.handmade import Rows
 
 Facts = Callable[..., dict[str, Any]]
 

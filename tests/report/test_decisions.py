@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from handmade import OK, Rows, told
 
 from sharpaudit.report.html import render
 from sharpaudit.statistics.conformal import fpr_interval, p_values, smallest_p
 from sharpaudit.statistics.fdr import family_q_values, harmless_share
 from sharpaudit.triage.calibrators import UNCALIBRATED
+from tests.support.handmade import OK, Rows, told
 
 Facts = Callable[..., dict[str, Any]]
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from handmade import OK, Rows, told
 
 from sharpaudit.matches.decide import false_match_bound
 from sharpaudit.statistics.intervals import clopper_pearson, upper_bound
+from tests.support.handmade import OK, Rows, told
 
 Facts = Callable[..., dict[str, Any]]
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import html5lib
 import pytest
-from handmade import Rows, told
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +21,8 @@ from sharpaudit.images import decode
 from sharpaudit.report.chart import histogram
 from sharpaudit.report.facts import holding
 from sharpaudit.report.html import findings_csv, number, render
-from tests.hostile.strategies import TEXTS
+from tests.support.handmade import Rows, told
+from tests.support.strategies import TEXTS
 
 Facts = Callable[..., dict[str, Any]]
 

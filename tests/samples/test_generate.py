@@ -21,7 +21,7 @@ from sharpaudit.errors import Status, UserError
 from sharpaudit.plugs import SOLVERS
 from sharpaudit.samples.generate import Generator
 from sharpaudit.seeds import latents, sample_latents, screen_latent, screen_latents
-from tests.scores.wrapped import Wrapped, analytic
+from tests.support.wrapped import Wrapped, analytic
 
 EXAMPLE = Path(__file__).parents[2] / "configs/audits/analytic.toml"
 SHARES = (0.9, 0.95, 1.0, 0.3)

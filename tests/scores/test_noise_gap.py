@@ -7,7 +7,7 @@ import torch
 
 from sharpaudit.scores.noise_gap import delta_eps, noise_gap
 from sharpaudit.seeds import latents
-from tests.scores.wrapped import analytic
+from tests.support.wrapped import analytic
 
 PROMPTS = ["a cat", "planted 0"]
 

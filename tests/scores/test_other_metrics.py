@@ -22,7 +22,7 @@ from sharpaudit.scores.plan import places
 from sharpaudit.scores.screen import ScreenConfig, screen, unconditional_predictions
 from sharpaudit.scores.subspace import Subspace
 from sharpaudit.seeds import generator, latents, screen_latent
-from tests.scores.wrapped import analytic
+from tests.support.wrapped import analytic
 
 PROMPTS = ["planted 0", "a cat", "planted 1", ""]
 STEP = 0.01

@@ -16,7 +16,7 @@ from sharpaudit.scores.plan import evaluations as planned
 from sharpaudit.scores.plan import places
 from sharpaudit.scores.screen import ScreenConfig, screen, unconditional_predictions
 from sharpaudit.scores.subspace import Subspace
-from tests.scores.wrapped import Wrapped, analytic
+from tests.support.wrapped import Wrapped, analytic
 
 DEFAULT = ScoresConfig().metrics
 COUNTED = [name for name in METRICS if name not in ("attention_entropy", "sharpness_jvp")]

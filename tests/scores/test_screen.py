@@ -17,7 +17,7 @@ from sharpaudit.scores.plan import places
 from sharpaudit.scores.screen import ScreenConfig, differences, noise_floor, screen, unconditional_predictions
 from sharpaudit.scores.subspace import fit_subspace
 from sharpaudit.seeds import screen_latent
-from tests.scores.wrapped import Wrapped, analytic, exact_sharpness
+from tests.support.wrapped import Wrapped, analytic, exact_sharpness
 
 SHARES = (0.5, 0.7, 0.9, 1.0) * 3
 PLANTED = [f"planted {i}" for i in range(len(SHARES))]

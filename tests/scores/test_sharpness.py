@@ -8,7 +8,7 @@ import torch
 from sharpaudit.denoisers.base import NoiseLevel
 from sharpaudit.scores.sharpness import exact, finite_difference
 from sharpaudit.seeds import generator, latents
-from tests.scores.wrapped import analytic, exact_sharpness
+from tests.support.wrapped import analytic, exact_sharpness
 
 PROMPTS = ["planted 0", "planted 1", "a cat", "planted 2"]
 

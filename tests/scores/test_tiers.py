@@ -16,7 +16,7 @@ from sharpaudit.scores.residual_gap import residual_gap
 from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
 from sharpaudit.scores.subspace import fit_subspace
 from sharpaudit.statistics.conformal import TOLERANCE, lexicographic, p_values
-from tests.scores.wrapped import Wrapped, analytic
+from tests.support.wrapped import Wrapped, analytic
 
 CONFIG = ScreenConfig(1, 0, 1.0, 8)
 PROMPTS = ["planted 0", "planted 1", *(f"harmless {i}" for i in range(20))]

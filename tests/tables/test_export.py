@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shells import bare
 
 from sharpaudit.errors import UserError
 from sharpaudit.evidence.keys import make_key
 from sharpaudit.tables.records import export_file
+from tests.support.shells import bare
 
 
 @pytest.fixture(params=[0o022, 0o027, 0o077], ids=oct)

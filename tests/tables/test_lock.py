@@ -14,11 +14,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from shells import bare
 
 from sharpaudit.errors import UserError
 from sharpaudit.tables import lock
 from sharpaudit.tables.lock import Driver, Guard, LostRunError, Process, hold, holder
+from tests.support.shells import bare
 
 HOLDER = """
 import sys, time

@@ -18,11 +18,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from shells import bare
 
 from sharpaudit.errors import UserError
 from sharpaudit.tables.query import Connection, connect, materialise, query, render
 from sharpaudit.tables.schemas import CORPUS, SCORES, UNCONDITIONAL, Table
+from tests.support.shells import bare
 
 OK = {"status": "ok"}
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from faulty import FaultyFiles, LosingFiles, PowerLossError, RecordingFiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,6 +25,7 @@ from sharpaudit.tables.image_store import store_image, sweep_images
 from sharpaudit.tables.records import checksummed, read_checksummed
 from sharpaudit.tables.schemas import SCORES
 from sharpaudit.tables.shards import TableCommit, TableFolder
+from tests.support.faulty import FaultyFiles, LosingFiles, PowerLossError, RecordingFiles
 
 FINGERPRINT = "ab" * 32
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_audits import Prompt, decided, named, settings_of, triaged
 
 from sharpaudit.statistics.conformal import p_values
 from sharpaudit.triage.calibrators import (
@@ -21,6 +20,7 @@ from sharpaudit.triage.calibrators import (
     strata,
     uncalibrated,
 )
+from tests.support.small_audits import Prompt, decided, named, settings_of, triaged
 
 quick = settings(deadline=None, max_examples=60)
 styled = st.lists(st.tuples(st.sampled_from([None, "a", "b", "c"]), st.booleans(), st.integers(0, 5)), max_size=40)

@@ -10,11 +10,11 @@ import dataclasses
 
 import numpy as np
 import pytest
-from small_audits import Prompt, decided, named, settings_of
 
 from sharpaudit.errors import UserError
 from sharpaudit.statistics.conformal import p_values
 from sharpaudit.statistics.fdr import q_values
+from tests.support.small_audits import Prompt, decided, named, settings_of
 
 ALPHA, Q = 0.05, 0.2
 N_DRAWS = 120

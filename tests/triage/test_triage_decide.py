@@ -8,11 +8,11 @@ import math
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from small_audits import METRIC, TIER, Prompt, audits, crowd, decided, named, settings_of, tables
 
 from sharpaudit.errors import Status, UserError
 from sharpaudit.statistics.fdr import family_q_values
 from sharpaudit.triage.decide import decide
+from tests.support.small_audits import METRIC, TIER, Prompt, audits, crowd, decided, named, settings_of, tables
 
 quick = settings(deadline=None, max_examples=40)
 

@@ -10,12 +10,12 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_audits import Prompt, audits, crowd, decided, named, settings_of, triaged
 
 from sharpaudit.seeds import rank_hash
 from sharpaudit.statistics.sampling import allocate
 from sharpaudit.tables.schemas import TRIAGE
 from sharpaudit.triage.select import EDGES, LABELS
+from tests.support.small_audits import Prompt, audits, crowd, decided, named, settings_of, triaged
 
 quick = settings(deadline=None, max_examples=40)
 CROWD = crowd(300)

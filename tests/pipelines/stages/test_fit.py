@@ -18,9 +18,8 @@ from sharpaudit.plugs import METRICS
 from sharpaudit.scores.cascade import scores_as_strangers
 from sharpaudit.scores.screen import unconditional_predictions
 from sharpaudit.scores.subspace import Subspace, fit_subspace
-from tests.scores.wrapped import Wrapped, analytic
-
-from .tables import config, prompts
+from tests.support.stage_tables import config, prompts
+from tests.support.wrapped import Wrapped, analytic
 
 MODEL = analytic((0.9,))
 SEEDS = pa.table({"seed_index": pa.array(range(2), pa.int32())})

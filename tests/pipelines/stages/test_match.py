@@ -15,8 +15,7 @@ from sharpaudit.errors import Status, UserError
 from sharpaudit.images import Pixels
 from sharpaudit.matches.decide import Bands
 from sharpaudit.matches.index import ReferenceIndex
-
-from .tables import config, index, pixels
+from tests.support.stage_tables import config, index, pixels
 
 SHOWN: dict[str, Pixels | None] = {
     "a copy": pixels(2),

@@ -10,9 +10,8 @@ from pipelines.stages.sample import SampleWorker, sample_id
 from sharpaudit.errors import Status
 from sharpaudit.images import decode
 from sharpaudit.samples.generate import Generator
-from tests.scores.wrapped import Wrapped, analytic
-
-from .tables import config, prompts
+from tests.support.stage_tables import config, prompts
+from tests.support.wrapped import Wrapped, analytic
 
 
 def rows(n: int) -> pa.Table:

@@ -8,8 +8,7 @@ import pytest
 from pipelines.stages.selection import SelectionWorker, expected_pictures, groups
 from pipelines.stages.triage import generated
 from sharpaudit.errors import Status
-
-from .tables import config
+from tests.support.stage_tables import config
 
 ROWS = pa.table(
     {

@@ -3,7 +3,7 @@
 `golden/whole-version-N.tar.gz` holds the folder `audits`: audit.toml, its model, prompts and index, the run, and the
 public key that it was signed by. Each was made once, by the version that first wrote runs of that number, and stays.
 
-    python tests/pipelines/golden.py FOLDER    makes the one of this version in the new FOLDER, from the same inputs
+    python tests/support/golden.py FOLDER    makes the one of this version in the new FOLDER, from the same inputs
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ def unpacked(number: int, folder: Path) -> Path:
 
 def make(folder: Path) -> None:
     """Run the audit at another level of flags, then at its own, as a signer does; pack what a reader gets."""
-    from audits import command, finish
-
     from sharpaudit.tables.runs import RUN_VERSION
+    from tests.support.audits import command, finish
 
     folder.mkdir()
     with tempfile.TemporaryDirectory() as first:

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import click
 import pyarrow.parquet as pq
-from shells import bare
 
 from pipelines.cli import cli
 from sharpaudit.config import LAB
+from tests.support.shells import bare
 
 ROOT = Path(__file__).parents[2]
 FINDING = "RUN 'select prompt_id from findings limit 1' --format csv"
@@ -205,7 +205,7 @@ def small_lab(folder: Path) -> None:
                 writer.writerow(row)
                 kept.add(row["prompt"])
     for path in (folder / "prompts").glob("*.csv"):
-        lines = list(csv.reader(path.open(newline="", encoding="utf-8")))
+        lines = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
         with path.open("w", newline="", encoding="utf-8") as stream:
             csv.writer(stream).writerows([lines[0], *[line for line in lines[1:] if line[0] in kept]])
 

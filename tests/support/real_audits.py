@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import write_model
 
 from pipelines.flow.outcome import Outcome
 from sharpaudit.images import encode_png
 from sharpaudit.lab.analytic import captions
 from sharpaudit.matches.build import build_index
 from sharpaudit.matches.training_pictures import ReferencePicture
+from tests.support.tiny_models import write_model
 
 Tables = dict[str, list[dict[str, Any]]]
 SHARPNESS_ROUNDING = 0.1

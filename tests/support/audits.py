@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
@@ -11,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from shells import bare
-
 from pipelines.audit import run_audit
 from pipelines.flow.outcome import Outcome
 from pipelines.flow.progress import Reporter
@@ -21,6 +20,7 @@ from sharpaudit import config as configuration
 from sharpaudit.config import AuditConfig
 from sharpaudit.lab.analytic import Sizes
 from sharpaudit.tables.runs import RunFolder
+from tests.support.shells import bare
 
 SIZES = Sizes(strong=6, weak=3, audited_harmless=40, harmless=240, other_references=12)
 CONFIG = """
@@ -122,3 +122,14 @@ def edited_report(root: Path) -> Path:
     path = root / "report/index.html"
     path.write_text(path.read_text().replace("prompts with at least one copy", "prompts with no copy at all", 1))
     return path
+
+
+def truth(config_path: Path, kind: str) -> set[str]:
+    with (config_path.parent / "testbed/truth.csv").open() as stream:
+        return {row["prompt"] for row in csv.DictReader(stream) if row["kind"] == kind}
+
+
+def found_prompts(root: Path) -> dict[str, float]:
+    """Similarity of each finding."""
+    with (root / "findings.csv").open() as stream:
+        return {row["prompt"]: float(row["best_similarity"]) for row in csv.DictReader(stream)}

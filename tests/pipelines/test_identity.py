@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pipelines.survey import identities, named_plugs
 
-from pipelines.stages.base import Facts
+from pipelines.flow.identity import identities, named_plugs
+from pipelines.stages.base import Inputs
 from sharpaudit import plugs
 from sharpaudit.config import AuditConfig, parse
 from sharpaudit.plugs import EMBEDDERS, FAMILIES, FORMATS, HERE
-from tests.contracts.toys import EMBEDDER, FAMILY, FORMAT
+from tests.support.toys import EMBEDDER, FAMILY, FORMAT
 
 TOYS = {FAMILIES: FAMILY, EMBEDDERS: EMBEDDER, FORMATS: FORMAT}
 FIRST = {
@@ -51,9 +51,9 @@ def test_foreign_plugs_are_named_and_ours_are_not(config: AuditConfig) -> None:
 
 @pytest.mark.parametrize("kind", FIRST)
 def test_another_digest_of_a_plug_redoes_what_it_shapes(config: AuditConfig, kind: str) -> None:
-    facts = Facts("m", "t", "i", "cpu", "float32", plugs=plugs.foreign(named_plugs(config)))
-    changed = [{**entry, "digest": "2"} if entry["kind"] == kind else entry for entry in facts.plugs]
-    before, after = identities(config, facts), identities(config, replace(facts, plugs=changed))
+    inputs = Inputs("m", "t", "i", "cpu", "float32", plugs=plugs.foreign(named_plugs(config)))
+    changed = [{**entry, "digest": "2"} if entry["kind"] == kind else entry for entry in inputs.plugs]
+    before, after = identities(config, inputs), identities(config, replace(inputs, plugs=changed))
     own = [name for name in before if before[name].fields != after[name].fields]
     assert own == FIRST[kind]
     redone = {name for name in before if before[name].fingerprint != after[name].fingerprint}
