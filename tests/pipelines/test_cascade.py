@@ -106,6 +106,7 @@ def test_what_is_planted_is_found(config_path: Path, root: Path) -> None:
     assert "go on above" in page
 
 
+@pytest.mark.chaos
 def test_shards_of_another_size_change_nothing(config_path: Path, root: Path, tmp_path: Path) -> None:
     audit(config_path, tmp_path / "run", *CASCADE, "run.rows_per_shard=23")
     one, other = tables(root), tables(tmp_path / "run")
@@ -117,6 +118,7 @@ def test_shards_of_another_size_change_nothing(config_path: Path, root: Path, tm
         assert (a["tier"], a["p_value"], a["flagged"]) == (b["tier"], b["p_value"], b["flagged"])
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("stage", ["fit_thresholds", "score"])
 def test_a_killed_cascade_is_resumed(config_path: Path, root: Path, tmp_path: Path, stage: str) -> None:
     settings = [word for setting in CASCADE for word in ("--set", setting)]

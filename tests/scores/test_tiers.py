@@ -144,11 +144,13 @@ def realised_rate(*, shared, alpha=0.05, repeats=60):
     return np.array(rates)
 
 
+@pytest.mark.chaos
 def test_the_false_positive_rate_of_a_cascade_is_nominal():
     rates = realised_rate(shared=False)
     assert abs(rates.mean() - 0.05) < 3 * rates.std() / len(rates) ** 0.5
 
 
+@pytest.mark.chaos
 def test_calibrating_on_the_fit_prompts_inflates_it():
     assert realised_rate(shared=True, repeats=10).mean() > 0.15
 

@@ -3,7 +3,7 @@
 `golden/whole-version-N.tar.gz` holds the folder `audits`: audit.toml, its model, prompts and index, the run, and the
 public key that it was signed by. Each was made once, by the version that first wrote runs of that number, and stays.
 
-    python tests/support/golden.py FOLDER    makes the one of this version in the new FOLDER, from the same inputs
+    python -m tests.support.golden FOLDER    makes the one of this version in the new FOLDER, from the same inputs
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ from sharpaudit.tables.schemas import SCORES, TRIAGE
 LABELS = {"strong": ("exact", "memorised"), "weak": ("exact", "partly"), "harmless": ("unseen", "harmless")}
 OVERRIDES = ("scores.components=10",)
 USES = {"fit": "fit", "calibrate": "calibration"}
-CONFIGS = Path(__file__).parents[2] / "configs" / "audits"
+CONFIGS = Path(__file__).parents[3] / "configs" / "audits"
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -262,6 +262,7 @@ def test_distributions_are_drawn_of_every_group(
         assert path.read_bytes() == drawn
 
 
+@pytest.mark.chaos
 def test_recombined_captions_calibrate_as_harmless_ones_do(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

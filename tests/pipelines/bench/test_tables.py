@@ -18,7 +18,7 @@ from pipelines.commands.lab import as_table
 from pipelines.flow.signals import InterruptedRunError
 from sharpaudit.errors import UserError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OLD = "| old |\n| --- |\n"
 PRINTED = "Rates: of all\n\n| a |\n| --- |\n| 1 |\n\nPower at q\n\n| b |\n| --- |\n| 2 |\n\nMeasured on a machine.\n"
 

@@ -27,7 +27,7 @@ from sharpaudit.plugs import FAMILIES
 from tests.support.models import model_at
 from tests.support.toys import FAMILY, MirroredDenoiser, MirroredFamily
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OF_ONE_FAMILY = re.compile(
     r"sharpaudit\.denoisers\.(families\.(?!base)|diffusion|gaussian|snapshot|loading|vocabulary)"
 )

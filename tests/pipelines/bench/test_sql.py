@@ -16,7 +16,7 @@ from pipelines.bench.lines import unmet
 from pipelines.cli import cli
 from sharpaudit.errors import UserError
 
-PAGE = Path(__file__).parents[2] / "docs/queries.md"
+PAGE = Path(__file__).parents[3] / "docs/queries.md"
 ROWS = 3 * (4_000 + 999)
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from sharpaudit.config import LAB
 from sharpaudit.denoisers.families.stable_diffusion import snapshot
 from sharpaudit.denoisers.families.stable_diffusion.model import DiffusionTokenizer
 from sharpaudit.errors import UserError
@@ -43,7 +44,7 @@ def test_digest_follows_content_and_not_place(folder, folders):
 
 def test_digest_of_a_plain_folder_is_the_one_that_runs_were_made_with():
     """Of the model that ships: a run of it must not lose its fingerprint to a new way of naming files."""
-    shipped = Path(snapshot.__file__).parents[1] / "lab" / "data" / "emoji" / "model"
+    shipped = LAB / "emoji" / "model"
     expected = hashlib.sha256()
     names = [path.relative_to(shipped).as_posix() for path in shipped.rglob("*") if path.is_file()]
     for name in sorted(set(names) - {"model_index.json"}):

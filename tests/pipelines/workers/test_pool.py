@@ -125,6 +125,7 @@ def test_a_place_where_workers_start_is_tried_again(monkeypatch: pytest.MonkeyPa
         assert len(started) > len(before) > 0
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize(
     ("failure", "reason"), [("no such folder", "OSError: no such folder"), (ENDS, ".*(died|exit|connection).*")]
 )
@@ -136,6 +137,7 @@ def test_a_run_of_which_no_worker_starts_is_refused_with_the_reason(failure: str
         list(opened.run(shards(4)))
 
 
+@pytest.mark.chaos
 def test_idle_workers_lost_between_stages_cost_no_shard_a_death() -> None:
     with pool_of(repeat(""), workers=3, max_worker_deaths=1) as (opened, started):
         list(opened.run(shards(9)))
@@ -146,6 +148,7 @@ def test_idle_workers_lost_between_stages_cost_no_shard_a_death() -> None:
     assert len(started) > before
 
 
+@pytest.mark.chaos
 def test_a_machine_lost_with_its_idle_workers_is_one_death() -> None:
     """A stage of a single shard: it must not be set aside for workers that never began it."""
     with pool_of(repeat(""), workers=3, max_worker_deaths=2) as (opened, started):
