@@ -21,6 +21,8 @@ import pytest
 
 from pipelines.operations.prune import prune
 from pipelines.operations.verify import faults
+from pipelines.stages.base import Work
+from pipelines.workers.ray import ShardActor
 from sharpaudit import open_run, plugs
 from sharpaudit.denoisers.families.gaussian.model import GaussianDenoiser
 from sharpaudit.errors import UserError
@@ -214,13 +216,20 @@ def test_a_mistake_is_one_line_with_the_nearest_name(config_path: Path, override
     assert "\n" not in str(caught.value)
 
 
+def worker_of(root: Path) -> ShardActor:
+    """A worker of Ray as it stands on another machine, before its first shard."""
+    worker = ShardActor.__new__(ShardActor)
+    worker._run, worker._worker = RunFolder.open(root), None
+    return worker
+
+
 def test_another_version_of_the_package_is_another_identity(config_path: Path, root: Path, package: Path) -> None:
     offer(package, "1.1")
     try:
         with pytest.raises(UserError, match=r"metric gap_halfway = .*1\.0.* \(now .*1\.1"):
             audit(config_path, root)
         with pytest.raises(UserError, match=r"made with toy-plugs 1\.0, digest 1; here is version 1\.1"):
-            plugs.require(RunFolder.open(root).foreign_plugs(), same=True)
+            worker_of(root).do(Work("score", "none", 0, ""))
     finally:
         offer(package)
 
@@ -232,8 +241,9 @@ def test_without_the_package_a_run_is_refused_by_its_name_and_still_verified(
     forget()
     try:
         says = r'comes from toy-plugs==1\.0, which is not installed here: pip install "toy-plugs==1\.0"'
-        with pytest.raises(UserError, match=says):
-            RunFolder.open(root).config()
+        for asked in (RunFolder.open(root).config, lambda: worker_of(root).do(Work("score", "none", 0, ""))):
+            with pytest.raises(UserError, match=says):
+                asked()
         with pytest.raises(UserError, match="no metric is called"):
             audit(config_path, root)
         assert faults(root) == []
