@@ -1,17 +1,15 @@
-"""The flow: which stage follows which, as data, and one pass over it.
+"""One pass over the flow of an audit, from ingest through every stage to the report and the seal.
 
-    ingest -> fit -> score -> triage -> sample -> match -> report
-
-`run_audit` resumes whatever is there: each stage is asked for its work, what is committed is left alone, the
-rest goes to the executor, and the table is committed. A change of configuration is named before anything is
-redone, and needs `update`.
+`run_audit` resumes whatever is there: each stage is asked for its work, what is committed is left alone, the rest goes
+to the executor, and the table is committed. A change of configuration is named before anything is redone, and needs
+`update`.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from functools import cache, partial
 from itertools import chain
@@ -39,6 +37,7 @@ from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import beside_model, load_tokenizer
 from sharpaudit.errors import IntegrityError
 from sharpaudit.evidence.sealing import resealed
+from sharpaudit.plugs import STAGES
 from sharpaudit.tables.files import IN_PROGRESS
 from sharpaudit.tables.image_store import require_images, sweep_images
 from sharpaudit.tables.lock import Guard, hold
@@ -99,7 +98,7 @@ def run_audit(
         wanted = list(stages.values())[: None if until is None else list(stages).index(until) + 1]
         results = []
         for stage in wanted:
-            results.append(_run_stage(stage, run, config, start, reporter, deadline))
+            results.append(_run_stage(stage, stages.values(), run, config, start, reporter, deadline))
             _note(run, stage, reporter)
         quarantined = [entry for _, lost in results for entry in lost]
         evaluations = sum(made for made, _ in results)
@@ -109,6 +108,7 @@ def run_audit(
 
 def _run_stage(
     stage: Stage,
+    stages: Collection[Stage],
     run: RunFolder,
     config: AuditConfig,
     start: Callable[[], Run],
@@ -116,6 +116,8 @@ def _run_stage(
     deadline: Deadline,
 ) -> tuple[int, list[dict[str, Any]]]:
     """Do what is missing of a stage and commit its table; return the evaluations made and the shards set aside.
+
+    stages: all of the flow.
 
     Raises InterruptedRunError where the deadline left what later stages need, or a shard of theirs was set aside.
     """
@@ -134,7 +136,8 @@ def _run_stage(
             if receipt.manifest is None:
                 lost.append(receipt)
                 reporter.say(f"{stage.name}: shard {receipt.work.shard} set aside: it {receipt.reason}")
-    if lost and stage.scope == "corpus":
+    needed = stage.name in STAGES.ours() or any(stage.name in later.upstream for later in stages)
+    if lost and stage.scope == "corpus" and needed:
         raise InterruptedRunError(
             f"{stage.name}: shard {lost[0].work.shard} {lost[0].reason}, and every later stage needs it; what was "
             "committed is whole: put that right and give the same command again",

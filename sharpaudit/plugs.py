@@ -71,7 +71,7 @@ class Plugs(Generic[P]):
 
     def add(self, plug: P) -> P:
         """Make a plug known in this process, and give it back. Raises UserError for a name that is taken or no plug."""
-        if plug.name in self.names():
+        if plug.name.casefold() in map(str.casefold, self.names()):
             raise UserError(f'{self.kind} "{printable(plug.name)}": there is one of that name; give yours another')
         self._added[plug.name] = self._checked(plug.name, plug, HERE)
         return plug
@@ -96,6 +96,11 @@ class Plugs(Generic[P]):
 
     def __getitem__(self, name: str) -> P:
         """The plug of that name. Raises UserError for one that is unknown, offered twice or cannot be loaded."""
+        alike = [other for other in self.names() if other.casefold() == name.casefold() and other != name]
+        if alike and name in self.names():
+            raise UserError(
+                f'{self.kind} "{printable(name)}" and "{printable(alike[0])}" differ by case alone: remove one'
+            )
         offered = _offered(self.group).get(name, [])
         sources = [*(["sharpaudit"] if name in self._own else []), *([HERE] if name in self._added else [])]
         sources += [_distribution(entry)[0] for entry in offered]

@@ -191,14 +191,14 @@ def length_faults(path: str, source: str) -> list[str]:
 
 BAD = [
     (order_faults, "sharpaudit/errors.py", "from sharpaudit import config"),
-    (order_faults, "sharpaudit/config.py", "from sharpaudit.images import decode"),
+    (order_faults, "sharpaudit/config/base.py", "from sharpaudit.images import decode"),
     (order_faults, "sharpaudit/tables/runs.py", "import sharpaudit.statistics.fdr"),
     (order_faults, "sharpaudit/scores/plan.py", "def f():\n    from sharpaudit.triage.decide import decide"),
     (order_faults, "sharpaudit/scores/plan.py", "from ..triage import decide"),
     (order_faults, "sharpaudit/scores/__init__.py", "from .. import triage"),
     (order_faults, "sharpaudit/matches/decide.py", "from sharpaudit.report import facts"),
-    (order_faults, "sharpaudit/lab/train.py", "from pipelines.stages.base import Stage"),
-    (order_faults, "sharpaudit/lab/train.py", "import pipelines"),
+    (order_faults, "sharpaudit/lab/comparison.py", "from pipelines.stages.base import Stage"),
+    (order_faults, "sharpaudit/lab/comparison.py", "import pipelines"),
     (order_faults, "sharpaudit/tables/runs.py", "import importlib\nimportlib.import_module('sharpaudit.lab')"),
     (order_faults, "sharpaudit/__init__.py", "from sharpaudit.errors import UserError"),
     (order_faults, "sharpaudit/utils.py", "import math"),

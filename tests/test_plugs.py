@@ -110,8 +110,16 @@ def test_names_that_collide_are_refused(tools: Plugs[Tool], installed: Path) -> 
     offer(installed, "third-works", code("saw"), "saw")
     with pytest.raises(UserError, match=r'tool "saw" is offered by sharpaudit and by third-works'):
         tools["saw"]
-    with pytest.raises(UserError, match="there is one of that name"):
-        tools.add(Tool("saw", "1"))
+    for name in ("saw", "SAW"):
+        with pytest.raises(UserError, match="there is one of that name"):
+            tools.add(Tool(name, "1"))
+
+
+def test_names_that_differ_by_case_alone_are_refused(tools: Plugs[Tool], installed: Path) -> None:
+    offer(installed, "loud-works", code("HAMMER"), "HAMMER")
+    for name in ("hammer", "HAMMER"):
+        with pytest.raises(UserError, match="differ by case alone"):
+            tools[name]
 
 
 def test_a_name_that_is_nearly_one_is_told(tools: Plugs[Tool]) -> None:

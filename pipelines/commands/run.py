@@ -50,9 +50,14 @@ def run(
     """
     from pipelines.audit import run_audit
     from pipelines.flow.outcome import closing, exit_code
+    from sharpaudit.plugs import require
+    from sharpaudit.tables.runs import RECORD, RunFolder
 
     signals.install()
     signer = signer_of(key)
+    if out is not None and (out / RECORD).exists():
+        # Before the configuration, which does not know a plug that is not here, nor whose it was.
+        require(RunFolder(out.absolute()).foreign_plugs())
     loaded = configuration.load(config, excluding(overrides, excluded))
     folder = out or Path("runs") / loaded.name
     outcome = run_audit(loaded, folder.absolute(), update=update, retry=retry, repaired=repair, signer=signer)

@@ -25,7 +25,7 @@ from sharpaudit import config as configuration
 from sharpaudit.config import PATHS, AuditConfig
 from sharpaudit.denoisers.devices import describe_hardware
 from sharpaudit.errors import UserError, printable
-from sharpaudit.plugs import STAGES
+from sharpaudit.plugs import FORMATS, STAGES, foreign
 from sharpaudit.tables.declared import described
 from sharpaudit.tables.records import replace_file
 from sharpaudit.tables.runs import RECORD, RUN_VERSION, SETTINGS, Change, Identity, RunFolder, changes
@@ -69,6 +69,10 @@ def require_own(run: RunFolder, config: AuditConfig | None = None) -> None:
     other = [name for name in dict.fromkeys([*then, *now]) if name not in joining and then.get(name) != now.get(name)]
     if other:
         what = "none" if other[0] not in now else "another" if other[0] in then else "one more"
+        stage = (then | now)[other[0]].stage
+        if stage not in STAGES.ours() and what != "one more":
+            left = "is left out of the configuration" if what == "none" else "has a table of another version here"
+            raise UserError(f"{run.root}: stage {stage} made part of this run and {left}; name a new folder with --out")
         raise UserError(f"{run.root}: table {other[0]} of this run: this sharpaudit has {what} of that name; {fix}")
 
 
@@ -133,14 +137,14 @@ def bind(
 
     extend: audited files may be new.
     """
-    made = identities(config, inputs)
+    made, read_by = identities(config, inputs), foreign((FORMATS, name) for name in ingest.formats(config))
     # A call that was refused while it read the prompts has committed nothing: put right, it begins anew.
     before = run.record() if run.has_begun() else None
     record = {
         "name": config.name,
         "sharpaudit_version": __version__,
         "created": before["created"] if before else datetime.now(UTC).isoformat(timespec="seconds"),
-        "facts": asdict(inputs),
+        "facts": asdict(inputs) | {"plugs": [*inputs.plugs, *read_by]},
         "given": given(config),
         "inputs": ingest.inspect(config, before),
         "hardware": describe_hardware(),
@@ -199,35 +203,43 @@ def _refuse_other_inputs(run: RunFolder, before: Mapping[str, Any], now: Mapping
                 f"{run.root}: {name} was {before['given'].get(name)!r} and is now {value!r}; "
                 "a run is bound to what it audits: name a new folder with --out"
             )
-    then, today = ({entry["source"]: entry["sha256"] for entry in tree["inputs"]} for tree in (before, now))
+    then, today = ({entry["source"]: _content(entry) for entry in tree["inputs"]} for tree in (before, now))
     for source in sorted(then | today):
         if source not in then and source.startswith("audit:") and extend:
             continue
         if then.get(source) != today.get(source):
-            what = (
-                "is not part of this run"
-                if source not in then
-                else "is missing now"
-                if source not in today
-                else "has changed"
-            )
+            what = _difference(then.get(source), today.get(source))
             raise UserError(
                 f"{run.root}: input {printable(source)} {what} since the run began; "
                 "a run is bound to what it audits: name a new folder with --out, or add prompts by `sharpaudit extend`"
             )
 
 
+def _difference(then: tuple[str, Any] | None, today: tuple[str, Any] | None) -> str:
+    if then is None or today is None:
+        return "is not part of this run" if then is None else "is missing now"
+    return "has changed" if then[0] != today[0] else "is read by another version of its format"
+
+
+def _content(entry: Mapping[str, Any]) -> tuple[str, Any]:
+    """What of an input must stay: its bytes, and the foreign format that reads them."""
+    return entry["sha256"], entry.get("format")
+
+
 def _plan(run: RunFolder, stages: Mapping[str, Stage], found: list[Change]) -> list[str]:
     """One line a stage: what stays and what is redone, with rows and the time they took."""
-    redone = {change.stage: change for change in found}
+    redone, there = {change.stage for change in found}, {table.name for table in run.tables()}
     lines = []
     for stage in stages.values():
+        if stage.table.name not in there:
+            lines.append(f"{stage.name}: joins")
+            continue
         manifests = run.table(stage.table).manifests()
         rows, seconds = sum(m.rows for m in manifests), sum(m.duration_s for m in manifests)
         work = f"{rows:,} rows, {seconds:,.0f} s of work"
         lines.append(f"{stage.name}: {'redone' if stage.name in redone else 'stays'} ({work})")
     if "triage" in redone and "sample" not in redone:
-        lines.append("sample, match: prompts that are newly selected are generated and matched")
+        lines.append("sample and what comes after: prompts that are newly selected are generated and matched")
     return lines
 
 

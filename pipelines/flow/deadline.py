@@ -50,7 +50,7 @@ class Deadline:
 
     def require(self, stage: Stage) -> None:
         """Raise InterruptedRunError where something was left without which nothing can be told."""
-        needed = [r for r in self.left_of(stage) if stage.name.startswith("fit") or _calibrates(r.work)]
+        needed = [r for r in self.left_of(stage) if stage.demands in ("all", r.work.about.get("role"))]
         if needed:
             rows = sum(receipt.work.rows for receipt in needed)
             raise InterruptedRunError(
@@ -58,7 +58,3 @@ class Deadline:
                 "nothing can be told of any other; the same command goes on there",
                 EXIT_CODE,
             )
-
-
-def _calibrates(work: Work) -> bool:
-    return str(work.payload.get("corpus", "")).startswith("calibration")

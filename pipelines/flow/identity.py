@@ -13,7 +13,7 @@ from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import family_of, load_tokenizer, model_digest, model_files, placement
 from sharpaudit.errors import UserError
 from sharpaudit.matches.index import open_index
-from sharpaudit.plugs import EMBEDDERS, FAMILIES, FORMATS, METRICS, SOLVERS, STAGES, Plugs
+from sharpaudit.plugs import EMBEDDERS, FAMILIES, METRICS, SOLVERS, STAGES, Plugs
 from sharpaudit.tables.runs import Identity
 
 
@@ -44,13 +44,12 @@ def inputs_of(config: AuditConfig, *, alone: bool = False) -> Inputs:
 
 
 def named_plugs(config: AuditConfig) -> Iterator[tuple[Plugs[Any], str]]:
-    """Every plug that a configuration names, with its kind."""
+    """Every plug that a configuration names, with its kind; formats are told by files, and bound to these."""
     metrics = [*config.scores.metrics, *(name for tier in config.scores.then for name in tier.metrics)]
     yield from ((METRICS, name) for name in metrics)
     yield SOLVERS, config.samples.solver
     yield FAMILIES, family_of(config.model)
     yield EMBEDDERS, config.matches.profile
-    yield from ((FORMATS, name) for name in ingest.formats(config))
     yield from ((STAGES, name) for name in config.stages)
 
 

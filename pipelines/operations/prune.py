@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,4 +83,6 @@ def _drop(run: RunFolder, dropped: list[tuple[TableFolder, Manifest]]) -> None:
 def _others(run: RunFolder, table: Table) -> list[Path]:
     """The folders of a table at other fingerprints than the current one."""
     now = run.table(table).folder
-    return [folder for folder in sorted(now.parent.iterdir()) if folder.is_dir() and folder != now]
+    # By their form: a folder there may be that of another table.
+    there = (folder for folder in sorted(now.parent.iterdir()) if re.fullmatch("[0-9a-f]{8}", folder.name))
+    return [folder for folder in there if folder != now and (folder / "manifests").is_dir()]

@@ -28,6 +28,10 @@ def flow(config: AuditConfig) -> dict[str, Stage]:
         if stage.table.name in taken:
             owner = taken[stage.table.name]
             raise UserError(f"stages.{printable(name)}: writes the table {stage.table.name}, which {owner} writes")
+        if stage.table.stage != name or (stage.report is not None and stage.report.name != name):
+            raise UserError(
+                f"stages.{printable(name)}: its table and its section of the report must be of its own name"
+            )
         done.append(name)
         taken[stage.table.name] = name
     return found

@@ -87,9 +87,9 @@ class Stage(ABC):
     foreign stage, its own section [stages.NAME]; every key of it counts as read. tells: sections of the configuration
     that the report states for it. key: a column whose values must be the same set in the input and the output of
     `process`, or None. keyed: whether manifests list their keys, for a stage whose work is "what no manifest lists".
-    whole: whether what it learns is worth nothing unless all of its input is there. retried: whether rows that failed
-    may succeed another time. views: beside the tables in SQL, each a select by its name. report: its section of the
-    page. digest: see plugs.py.
+    whole: whether what it learns is worth nothing unless all of its input is there. demands: of which role the work
+    must be done for anything to be told, or "all". retried: whether rows that failed may succeed another time. views:
+    beside the tables in SQL, each a select by its name. report: its section of the page. digest: see plugs.py.
     """
 
     name: str
@@ -103,6 +103,7 @@ class Stage(ABC):
     key: str | None = None
     keyed: bool = False
     whole: bool = False
+    demands: str | None = None
     retried: bool = False
     views: ClassVar[Mapping[str, str]] = MappingProxyType({})
     report: ReportSection | None = None

@@ -39,6 +39,7 @@ class UnconditionalStage(Stage):
     """One row a seed and place: the unconditional prediction, made once for the whole run."""
 
     name = "fit_unconditional"
+    demands = "all"
     table = UNCONDITIONAL
     scope = "corpus"
     reads = ("seed", "model.dtype", "model.device", "scores.n_seeds", "scores.then")
@@ -105,6 +106,7 @@ class DifferencesStage(Stage):
     """One row a fit prompt and seed: its difference of noise predictions."""
 
     name = "fit_differences"
+    demands = "all"
     table = DIFFERENCES
     scope = "row"
     upstream = ("fit_unconditional",)
@@ -123,7 +125,9 @@ class DifferencesStage(Stage):
         """For every seed a shard for each corpus shard of fit prompts."""
         shards = corpus_work(self.name, run, ("fit",))
         return [
-            replace(work, shard=f"{work.shard}-seed{k}", payload=work.payload | {"seed": k}, about={"seed": k})
+            replace(
+                work, shard=f"{work.shard}-seed{k}", payload=work.payload | {"seed": k}, about=work.about | {"seed": k}
+            )
             for k in _seeds(config)
             for work in shards
         ]
@@ -162,6 +166,7 @@ class SubspaceStage(Stage):
     """Of every seed row 0 is the mean, rows 1 to k the directions of harmless change."""
 
     name = "fit_subspace"
+    demands = "all"
     table = SUBSPACE
     scope = "corpus"
     upstream = ("fit_differences",)
@@ -250,10 +255,10 @@ def corpus_work(stage: str, run: RunFolder, roles: tuple[str, ...], made_with: t
     """
     found = [m for role in roles for m in run.table(CORPUS).current() if role_of(m) == role]
     if not made_with:
-        return [Work(stage, m.shard, m.rows, m.keys_digest, {"corpus": m.shard}) for m in found]
+        return [Work(stage, m.shard, m.rows, m.keys_digest, {"corpus": m.shard}, m.about) for m in found]
     fitted = digest_of([[m.table, m.shard, m.sha256] for table in made_with for m in run.table(table).current()])
     return [
-        Work(stage, f"{m.shard}-{fitted[:8]}", m.rows, digest_of([m.keys_digest, fitted]), {"corpus": m.shard})
+        Work(stage, f"{m.shard}-{fitted[:8]}", m.rows, digest_of([m.keys_digest, fitted]), {"corpus": m.shard}, m.about)
         for m in found
     ]
 

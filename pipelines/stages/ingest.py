@@ -23,7 +23,7 @@ from sharpaudit.corpus.rows import Source, count_and_hash
 from sharpaudit.corpus.scratch import scratch
 from sharpaudit.denoisers.base import Tokenizer
 from sharpaudit.errors import Status, UserError
-from sharpaudit.plugs import FAMILIES, FORMATS
+from sharpaudit.plugs import FAMILIES, FORMATS, foreign
 from sharpaudit.tables.files import IN_PROGRESS
 from sharpaudit.tables.runs import Identity, RunFolder
 from sharpaudit.tables.schemas import CORPUS, ORIGINS
@@ -38,7 +38,7 @@ WORKPLACE = f".ingest{IN_PROGRESS}"
 def identity(inputs: Inputs) -> Identity:
     """What determines a corpus row given its prompt."""
     versions = {table.name: table.version for table in (ORIGINS, CORPUS)}
-    fields = {"tokenizer digest": inputs.tokenizer_digest} | of_plugs(inputs, (FAMILIES.kind, FORMATS.kind))
+    fields = {"tokenizer digest": inputs.tokenizer_digest} | of_plugs(inputs, (FAMILIES.kind,))
     return Identity(NAME, fields, versions, {})
 
 
@@ -93,7 +93,9 @@ def formats(config: AuditConfig) -> list[str]:
 
 
 def inspect(config: AuditConfig, before: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-    """Name, place, size and SHA-256 of every input file, for inputs.json. Raises UserError for a missing one.
+    """Name, place, size and SHA-256 of every input file, for inputs.json, and whose format reads it if not ours.
+
+    Raises UserError for a missing one.
 
     before: the record of a run that has begun.
     """
@@ -101,7 +103,8 @@ def inspect(config: AuditConfig, before: Mapping[str, Any] | None = None) -> lis
     for source in sources(config, names_in(before)):
         sha256, size = count_and_hash(source.path)
         entry = {"source": source.name, "use": source.use, "path": str(source.path), "sha256": sha256, "bytes": size}
-        found.append(entry)
+        read_by = foreign([(FORMATS, format_of(source.path).name)])
+        found.append(entry | ({"format": read_by[0]} if read_by else {}))
     return found
 
 

@@ -34,6 +34,7 @@ class ScoreStage(Stage):
     """Row scope over the corpus shards of audited, calibration and positive control prompts."""
 
     name = "score"
+    demands = "calibration"
     table = SCORES
     scope = "row"
     upstream = ("fit_thresholds",)

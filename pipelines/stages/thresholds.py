@@ -23,6 +23,7 @@ class ThresholdsStage(Stage):
     """One row for each tier but the first; no work without later tiers."""
 
     name = "fit_thresholds"
+    demands = "all"
     table = THRESHOLDS
     scope = "corpus"
     upstream = ("fit_subspace",)

@@ -113,7 +113,7 @@ class Ingested:
 
     n_rows: int
     counts: dict[str, int]
-    _ledger: Scratch
+    _scratch: Scratch
     _tokenizer: Tokenizer
 
     def origins(self, size: int) -> Iterator[pa.Table]:
@@ -127,24 +127,24 @@ class Ingested:
     def styles(self, role: str) -> dict[str | None, int]:
         """How many new prompts of a role each style has; None: those without one."""
         sql = """SELECT r.style, count(*) FROM fresh f JOIN rows r ON r.ord = f.ord WHERE f.role = $role GROUP BY ALL"""
-        return dict(self._ledger.rows(sql, {"role": role}))
+        return dict(self._scratch.rows(sql, {"role": role}))
 
     def statuses(self, uses: Sequence[str]) -> dict[str, int]:
         """How many rows of these uses ended how."""
-        return _statuses(self._ledger, uses)
+        return _statuses(self._scratch, uses)
 
     def rows_of_sources(self) -> dict[str, int]:
         """How many rows each source gave."""
-        return dict(self._ledger.rows("SELECT source, count(*) FROM rows GROUP BY source ORDER BY min(ord)"))
+        return dict(self._scratch.rows("SELECT source, count(*) FROM rows GROUP BY source ORDER BY min(ord)"))
 
     def represented(self) -> list[tuple[str, str]]:
         """Family and text of prompts that do not calibrate since another member of their family stands for them."""
-        return self._ledger.rows("""SELECT hex_of(a.family), decode(r.prompt)
+        return self._scratch.rows("""SELECT hex_of(a.family), decode(r.prompt)
             FROM represented p JOIN asked a USING (id) JOIN rows r ON r.ord = a.ord ORDER BY ALL""")
 
     def _origins(self) -> Iterator[pa.Table]:
         for first in range(0, self.n_rows, _ROWS_PER_READ):
-            found = self._ledger.stream(
+            found = self._scratch.stream(
                 """SELECT source, source_row, CASE WHEN NOT is_refused THEN hex_of(id) END AS prompt_id,
                         external_id, labels, status, reason
                     FROM told WHERE ord >= $first AND ord < $end ORDER BY ord""",
@@ -154,7 +154,7 @@ class Ingested:
 
     def _corpus(self, role: str) -> Iterator[pa.Table]:
         for first in range(0, self.n_rows, _ROWS_PER_READ):
-            found = self._ledger.stream(
+            found = self._scratch.stream(
                 """SELECT hex_of(f.id) AS prompt_id, r.prompt, hex_of(f.family) AS family_id, r.style
                     FROM fresh f JOIN rows r ON r.ord = f.ord
                     WHERE f.role = $role AND f.ord >= $first AND f.ord < $end AND r.ord >= $first AND r.ord < $end

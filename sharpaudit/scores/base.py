@@ -173,7 +173,7 @@ class Evidence:
             found = self._denoiser.predict(self.x(place), t, self._conditioning, record=record)
             self._made[place.name] = found.x0_hat
             if record is not None:
-                (self._made["attention"],) = found.attention.values()
+                (self._attention,) = found.attention.values()
         return self._made[place.name]
 
     def delta_x0(self, place: Place = FIRST) -> torch.Tensor:
@@ -183,7 +183,7 @@ class Evidence:
     def attention(self) -> torch.Tensor:
         """Cross-attention of the first evaluation by the default request, with shape (B, L)."""
         self.x0()
-        return self._made["attention"]
+        return self._attention
 
     def difference(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """delta_x0 at any x and the first timestep: two evaluations."""

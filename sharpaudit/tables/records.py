@@ -35,7 +35,7 @@ def checksummed(tree: dict[str, Any]) -> bytes:
 
 
 def read_checksummed(path: Path) -> dict[str, Any]:
-    """The tree of a sealed JSON file. Raises IntegrityError naming the file."""
+    """The tree of a JSON file with its own checksum. Raises IntegrityError naming the file."""
     try:
         tree = json.loads(path.read_bytes())
         checksum = tree.pop("checksum")

@@ -19,6 +19,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from pipelines.cli import cli
+from pipelines.flow.identity import identities, inputs_of
 from pipelines.operations.prune import prune
 from pipelines.operations.verify import faults
 from pipelines.stages.base import Work
@@ -28,7 +30,7 @@ from sharpaudit.denoisers.families.gaussian.model import GaussianDenoiser
 from sharpaudit.errors import UserError
 from sharpaudit.lab.analytic import Sizes, _references, write
 from sharpaudit.matches.build import build_index
-from sharpaudit.tables.runs import RunFolder
+from sharpaudit.tables.runs import RunFolder, changes
 from tests.support.audits import audit, load, tables
 
 ROOT = Path(__file__).parents[2]
@@ -148,14 +150,14 @@ def test_every_plug_works_in_a_whole_audit(config_path: Path, root: Path) -> Non
 def test_whose_the_plugs_are_stands_in_the_record_and_in_the_identities(root: Path) -> None:
     record = RunFolder.open(root).record() or {}
     told = {(plug["kind"], plug["name"]): plug for plug in record["facts"]["plugs"]}
-    assert [kind for kind, _ in told] == ["metric", "solver", "model family", "embedder", "format of prompts", "stage"]
+    assert {kind for kind, _ in told} == set(plugs.KINDS)
     assert {(plug["distribution"], plug["version"]) for plug in told.values()} == {("toy-plugs", "1.0")}
     held = {
         name: [f for f in stage["fields"] if f in {" ".join(key) for key in told}]
         for name, stage in record["stages"].items()
     }
     assert held == {
-        "ingest": ["format of prompts .md-list", "model family mirrored"],
+        "ingest": ["model family mirrored"],
         "fit_unconditional": ["metric gap_halfway", "model family mirrored"],
         "fit_differences": [],
         "fit_subspace": [],
@@ -226,8 +228,16 @@ def worker_of(root: Path) -> ShardActor:
 def test_another_version_of_the_package_is_another_identity(config_path: Path, root: Path, package: Path) -> None:
     offer(package, "1.1")
     try:
-        with pytest.raises(UserError, match=r"metric gap_halfway = .*1\.0.* \(now .*1\.1"):
+        with pytest.raises(UserError, match=r"prompts\.md-list is read by another version of its format"):
             audit(config_path, root)
+        config, run = load(config_path), RunFolder.open(root)
+        changed = {
+            name
+            for change in changes(run.record() or {}, identities(config, inputs_of(config)))
+            for name in change.fields
+        }
+        kinds = set(plugs.KINDS) - {plugs.FORMATS.kind}
+        assert {name.rsplit(" ", 1)[0] for name in changed} == kinds
         with pytest.raises(UserError, match=r"made with toy-plugs 1\.0, digest 1; here is version 1\.1"):
             worker_of(root).do(Work("score", "none", 0, ""))
     finally:
@@ -246,13 +256,36 @@ def test_without_the_package_a_run_is_refused_by_its_name_and_still_verified(
                 asked()
         with pytest.raises(UserError, match="no metric is called"):
             audit(config_path, root)
+        # Who gives the command again where the run lies is told whose it was.
+        with pytest.raises(UserError, match=says):
+            cli(["run", str(config_path), "--out", str(root)], standalone_mode=False)
         assert faults(root) == []
         with open_run(root) as run:
             assert run.sql("SELECT count(*) AS n FROM brightness").to_pylist()[0]["n"] > 0
-            assert run.view("findings").num_rows >= 0
+            told = json.loads((root / "report/facts.json").read_text())
+            assert run.view("findings").num_rows == told["findings"]["total"] > 0
     finally:
         sys.path.insert(0, str(package))
         forget()
+
+
+def test_a_stage_joins_a_run_while_another_setting_changes(config_path: Path, tmp_path: Path) -> None:
+    without = config_path.with_name("without.toml")
+    without.write_text(config_path.read_text().split("[stages.brightness]")[0])
+    audit(without, tmp_path / "run")
+    assert "brightness" not in tables(tmp_path / "run")
+    audit(config_path, tmp_path / "run", "triage.controls=3", update=True)
+    assert len(tables(tmp_path / "run")["brightness"]) > 0
+    assert faults(tmp_path / "run") == []
+    with pytest.raises(UserError, match="stage brightness made part of this run and is left out of the configuration"):
+        audit(without, tmp_path / "run", "triage.controls=3")
+
+
+def test_prune_takes_no_folder_for_an_earlier_one_that_is_none(root: Path) -> None:
+    other = root / "samples" / "brightness"
+    shutil.copytree(next((root / "brightness").iterdir()), other / "0123abcd")
+    prune(root)
+    assert (other / "0123abcd" / "table.json").exists()
 
 
 def test_the_page_on_extending_shows_these_plugs() -> None:

@@ -13,14 +13,13 @@ from pipelines.flow.identity import identities, named_plugs
 from pipelines.stages.base import Inputs
 from sharpaudit import plugs
 from sharpaudit.config import AuditConfig, parse
-from sharpaudit.plugs import EMBEDDERS, FAMILIES, FORMATS, HERE
-from tests.support.toys import EMBEDDER, FAMILY, FORMAT
+from sharpaudit.plugs import EMBEDDERS, FAMILIES, HERE
+from tests.support.toys import EMBEDDER, FAMILY
 
-TOYS = {FAMILIES: FAMILY, EMBEDDERS: EMBEDDER, FORMATS: FORMAT}
+TOYS = {FAMILIES: FAMILY, EMBEDDERS: EMBEDDER}
 FIRST = {
     "model family": ["ingest", "fit_unconditional", "sample"],
     "embedder": ["bands"],
-    "format of prompts": ["ingest"],
 }
 """The stages whose own rows a plug of a kind shapes; those after them follow by their fingerprints."""
 
@@ -31,7 +30,7 @@ def config(tmp_path: Path) -> Iterator[AuditConfig]:
     (tmp_path / "model.json").write_text(json.dumps({"kind": "mirrored"}))
     tree = {
         "model": {"path": str(tmp_path / "model.json")},
-        "corpus": {"audit": "audit.md-list"},
+        "corpus": {"audit": "audit.csv"},
         "calibration": {"file": "harmless.csv"},
         "matches": {"index": "index", "profile": "mean-colour"},
     }
@@ -57,7 +56,4 @@ def test_another_digest_of_a_plug_redoes_what_it_shapes(config: AuditConfig, kin
     own = [name for name in before if before[name].fields != after[name].fields]
     assert own == FIRST[kind]
     redone = {name for name in before if before[name].fingerprint != after[name].fingerprint}
-    # Shards of prompts are named by what they hold: where another reader finds the same prompts, their scores stay.
-    assert (
-        redone == {"model family": set(before), "embedder": {"bands", "match"}, "format of prompts": {"ingest"}}[kind]
-    )
+    assert redone == {"model family": set(before), "embedder": {"bands", "match"}}[kind]
