@@ -116,8 +116,13 @@ def _rank(n_calibration: int) -> int:
     return k
 
 
-def measure(folder: Path, split: str, out: Path, reporter: Reporter | None = None) -> Iterator[Realised]:
-    """Two results: calibrated on recombined captions, and on the lab's harmless prompts."""
+def measure(
+    folder: Path, split: str, out: Path, reporter: Reporter | None = None, candidates: int = FIT + CALIBRATION
+) -> Iterator[Realised]:
+    """Two results: calibrated on recombined captions, and on the lab's harmless prompts.
+
+    candidates: of both uses together, in the proportion of FIT and CALIBRATION.
+    """
     truth = {row.prompt: row for row in read_truth(folder)}
     whole = [row.prompt for row in truth.values() if row.split in (split, "fit", "calibration")]
     out.mkdir(parents=True, exist_ok=True)
@@ -127,7 +132,7 @@ def measure(folder: Path, split: str, out: Path, reporter: Reporter | None = Non
         for seed in range(SEEDS):
             config = audit_of(folder, split, seed, every=False, overrides=['scores.metrics=["residual_gap"]'])
             if judged:
-                made = [candidate.text for candidate in recombine(whole, FIT + CALIBRATION, seed)]
+                made = [candidate.text for candidate in recombine(whole, candidates, seed)]
                 n_fit = len(made) * FIT // (FIT + CALIBRATION)
                 update = {
                     "corpus": config.corpus.model_copy(update={"audit": (str(audited),), "family_column": None}),

@@ -228,18 +228,20 @@ def throughput(
 @click.argument("folder", type=PATH, default=LAB / "emoji")
 @click.option("--split", type=click.Choice(["development", "test"]), default="development", show_default=True)
 @click.option("--out", type=PATH, default=Path("runs/recombined"), show_default=True, help="Keeps the scores.")
+@click.option("--candidates", type=click.IntRange(120), help="Of both uses, 5,999 by default: fewer see less.")
 @json_option
-def recombined(folder: Path, split: str, out: Path, json_path: Path | None) -> None:
+def recombined(folder: Path, split: str, out: Path, candidates: int | None, json_path: Path | None) -> None:
     """Whether candidates of `sharpaudit calibration make` calibrate: the realised rate on the lab FOLDER.
 
     \b
     Example: sharpaudit bench recombined
     """
-    from pipelines.bench.recombined import bench_lines, markdown, measure
+    from pipelines.bench.recombined import CALIBRATION, FIT, bench_lines, markdown, measure
     from pipelines.flow import signals
 
     signals.install()
-    found = list(measure(folder, split, out.absolute() / split))
+    asked = candidates or FIT + CALIBRATION
+    found = list(measure(folder, split, out.absolute() / f"{split}-{asked}", candidates=asked))
     click.echo(markdown(found), nl=False)
     _finish(list(bench_lines(found)), [], json_path)
 

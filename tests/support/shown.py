@@ -51,7 +51,7 @@ FEW = {"fit": 40, "calibration": 120, "development": 40, "test": 190}
 _IN_SMALL = (
     "--out runs/quickstart --limit 20 --set samples.steps=4 --set samples.band_prompts=3 --set triage.controls=2"
 )
-_OF_THE_LAB = r"(bench (?:cascade|exactness|directions|recombined))"
+_OF_THE_LAB = r"(bench (?:cascade|exactness|directions))"
 SMALLER = {
     r"make quickstart": f"sharpaudit run {shlex.quote(str(ROOT))}/configs/audits/quickstart.toml {_IN_SMALL}",
     r"sharpaudit run audits/quickstart.toml --out runs/quickstart": (
@@ -61,6 +61,7 @@ SMALLER = {
     r"sharpaudit bench ingest": "sharpaudit bench ingest --rows 3000 --near 1000",
     r"sharpaudit bench throughput": "sharpaudit bench throughput small-lab --rounds 1 --no-sd1",
     rf"sharpaudit {_OF_THE_LAB}(.*)": r"sharpaudit \1 small-lab\2",
+    r"sharpaudit bench recombined": "sharpaudit bench recombined small-lab --candidates 300",
     r"sharpaudit bench screens.*": "sharpaudit bench screens small-lab --seeds 2",
     r"sharpaudit bench detection(.*)": r"sharpaudit bench detection small-lab --split development\1",
     r"sharpaudit bench tables": (
