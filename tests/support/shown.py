@@ -57,7 +57,7 @@ SMALLER = {
     r"sharpaudit run audits/quickstart.toml --out runs/quickstart": (
         f"sharpaudit run audits/quickstart.toml {_IN_SMALL}"
     ),
-    r"sharpaudit bench sql": "sharpaudit bench sql --rows 30000",
+    r"sharpaudit bench sql": "sharpaudit bench sql --rows 200000",
     r"sharpaudit bench ingest": "sharpaudit bench ingest --rows 3000 --near 1000",
     r"sharpaudit bench throughput": "sharpaudit bench throughput small-lab --rounds 1 --no-sd1",
     rf"sharpaudit {_OF_THE_LAB}(.*)": r"sharpaudit \1 small-lab\2",
