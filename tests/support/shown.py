@@ -61,9 +61,9 @@ SMALLER = {
     r"sharpaudit bench ingest": "sharpaudit bench ingest --rows 3000 --near 1000",
     r"sharpaudit bench throughput": "sharpaudit bench throughput small-lab --rounds 1 --no-sd1",
     rf"sharpaudit {_OF_THE_LAB}(.*)": r"sharpaudit \1 small-lab\2",
-    r"sharpaudit bench recombined": "sharpaudit bench recombined small-lab --candidates 300",
+    r"sharpaudit bench recombined": "sharpaudit bench recombined small-lab --candidates 120",
     r"sharpaudit bench screens.*": "sharpaudit bench screens small-lab --seeds 2",
-    r"sharpaudit bench detection(.*)": r"sharpaudit bench detection small-lab --split development\1",
+    r"sharpaudit bench detection.*": "sharpaudit bench detection small-lab --split development",
     r"sharpaudit bench tables": (
         f"cp -r {shlex.quote(str(ROOT))}/docs docs && sharpaudit bench tables --only decisions"
     ),
