@@ -1,4 +1,5 @@
-"""A run that another version made, checked as far as this one can: without its stages, its settings or its page.
+"""A run that another version made, or other plugs, checked as far as this one can: without its stages, its settings or
+its page.
 
 Only the version that wrote a report can make it again. What is left is much: the fields of each recorded stage are held
 against config.toml by their names, whatever they mean, and counts and findings of the report against the tables.
@@ -17,6 +18,7 @@ from typing import Any
 from pipelines.stages import flow, tables
 from sharpaudit import __version__
 from sharpaudit.errors import UserError, printable
+from sharpaudit.plugs import require
 from sharpaudit.report.facts import VERSION
 from sharpaudit.report.reading import rows_of
 from sharpaudit.report.sections.flow import counts
@@ -38,7 +40,8 @@ STEPS = {
 
 
 def maker(run: RunFolder) -> str | None:
-    """What another version made this run, in words; None for one that this program can make again."""
+    """What another version made this run, or with what other plugs, in words; None for one that this program can make
+    again. Raises IntegrityError for a damaged record."""
     record = run.record() or {}
     facts = run.root / "report/facts.json"
     try:
@@ -47,28 +50,44 @@ def maker(run: RunFolder) -> str | None:
         # The check of the report names it.
         version = VERSION
     told = (record.get("sharpaudit_version"), record.get("run_version"), version)
-    others = "" if _has_todays_tables(run) else ", and stages or tables that are not this program's"
-    if told == (__version__, RUN_VERSION, VERSION) and not others:
+    others = "".join(f", and {what} that is not here as it was" for what in _other_plugs(run))
+    own = told == (__version__, RUN_VERSION, VERSION) and not others
+    if own and _has_other_tables(run):
+        others = ", and stages or tables that are not this program's"
+    if own and not others:
         return None
     return "sharpaudit {}, runs of version {}, facts of version {}".format(*map(printable, map(str, told))) + others
 
 
-def _has_todays_tables(run: RunFolder) -> bool:
-    """Whether this program would give the run the tables that it has."""
+def _other_plugs(run: RunFolder) -> Iterator[str]:
+    """The foreign plugs of the run, in words, that are missing here or of another version."""
+    for plug in run.foreign_plugs():
+        try:
+            require([plug], same=True)
+        except UserError:
+            name, source, version = (printable(plug[key]) for key in ("name", "distribution", "version"))
+            yield f'{printable(plug["kind"])} "{name}" of {source} {version}'.rstrip()
+
+
+def _has_other_tables(run: RunFolder) -> bool:
+    """Whether this program would give the run other tables than it has."""
     try:
-        return run.tables() == tuple(tables(flow(run.config())))
+        return run.tables() != tuple(tables(flow(run.config())))
     except (UserError, OSError, ValueError):
-        # Settings or stages that this program does not have, or that cannot be read: the check of settings says so.
+        # Of this version, with its plugs: settings that it refuses are a fault, which the check of settings names.
         return False
 
 
-def note(run: RunFolder, made_by: str) -> str:
-    """What of a run of another version is not checked, one line."""
+def notes(run: RunFolder) -> Iterator[str]:
+    """What of a run of another version is not checked, one line; none for one that this program can make again."""
+    made_by = maker(run)
+    if made_by is None:
+        return
     here = f"sharpaudit {__version__}, runs of version {RUN_VERSION}, facts of version {VERSION}"
-    return (
+    yield (
         f"{run.root / 'report/index.html'}: NOT made again from the tables, and so not checked: this run says that it "
         f"is of {made_by}; this is {here}. Its counts and findings were held against the tables. Only the version that "
-        "made it can check the whole page"
+        "made it, with the same plugs, can check the whole page"
     )
 
 

@@ -8,7 +8,7 @@ Findings are evaluated again only when asked for: that needs the model.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from pipelines.operations.replay import replay_prompt
 from pipelines.stages import flow
 from pipelines.stages.base import Inputs
 from pipelines.stages.report import made_of, sections_of
-from sharpaudit.errors import IntegrityError
+from sharpaudit.errors import IntegrityError, UserError
 from sharpaudit.evidence.checks import (
     attestation_faults,
     identity_faults,
@@ -61,12 +61,13 @@ def examine(root: Path, key: Key | None = None) -> Verdict:
 
     Raises UserError for a run of a version that is not read.
     """
-    run, made_by = RunFolder.open(root), None
+    run = RunFolder.open(root)
     with suppress(IntegrityError):
         # A damaged record is named below, by every check that needs it.
-        made_by = older.maker(run)
-    found = list(seal_faults(root))
-    checks: dict[str, Callable[[], Iterator[str]]] = {
+        run.record()
+    notes, hindered = _carried_out(root, "the check of its version", lambda: older.notes(run))
+    found = [*seal_faults(root), *hindered]
+    checks: dict[str, Callable[[], Iterable[str]]] = {
         "the check of revisions": lambda: revision_faults(root),
         "the check of the attestation": lambda: attestation_faults(root, key),
         "the check of identities": lambda: identity_faults(run),
@@ -76,13 +77,21 @@ def examine(root: Path, key: Key | None = None) -> Verdict:
         "the check of the report": lambda: report_faults(run),
     }
     for name, check in checks.items():
-        try:
-            found.extend(check())
-        except IntegrityError as error:
-            found.append(str(error))
-        except Exception as error:  # noqa: BLE001 - whatever damaged input does to a check, the others must be heard
-            found.append(f"{root}: {name} could not be carried out: {error!r}")
-    return Verdict(list(dict.fromkeys(found)), [] if made_by is None else [older.note(run, made_by)])
+        said, hindered = _carried_out(root, name, check)
+        found += [*said, *hindered]
+    return Verdict(list(dict.fromkeys(found)), notes)
+
+
+def _carried_out(root: Path, name: str, check: Callable[[], Iterable[str]]) -> tuple[list[str], list[str]]:
+    """What a check says, and the fault, if any, that kept it from saying all."""
+    said: list[str] = []
+    try:
+        said.extend(check())
+    except (IntegrityError, UserError) as error:
+        return said, [str(error)]
+    except Exception as error:  # noqa: BLE001 - whatever damaged input does to a check, the others must be heard
+        return said, [f"{root}: {name} could not be carried out: {error!r}"]
+    return said, []
 
 
 def settings_faults(run: RunFolder) -> Iterator[str]:

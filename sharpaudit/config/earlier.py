@@ -15,6 +15,11 @@ RENAMED = {
 """By dotted name. Of several that became one, the first gives the value."""
 
 
+ADDED = {4: {"samples.solver": "ddim"}}
+"""Keys that change results and came after runs of a version, with what such runs were made with: a default of today may
+become another. By version, then by dotted name."""
+
+
 def under_todays_names(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings of a run with today's keys, and those that stood there under earlier names, by dotted name."""
     found, earlier = copy.deepcopy(settings), {}
@@ -24,3 +29,13 @@ def under_todays_names(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[s
             earlier[old] = found[section].pop(key)
             found.setdefault(place, {}).setdefault(name, earlier[old])
     return found, earlier
+
+
+def with_defaults_of_then(settings: dict[str, Any], version: int) -> dict[str, Any]:
+    """The settings of a run of that version, under today's names, with the keys that came later as they were then."""
+    found = copy.deepcopy(settings)
+    for last, added in ADDED.items():
+        for dotted, default in added.items() if version <= last else ():
+            section, _, key = dotted.partition(".")
+            found.setdefault(section, {}).setdefault(key, default)
+    return found

@@ -8,7 +8,7 @@ says which views and macros stand beside the tables.
 
 Which tables there are is the run's to say: one of another version has other tables than this program makes. A column
 that this program's table has and the run's has not is null, so that every view stands; a view is there where the tables
-that it reads are.
+that it reads are. A view of others that cannot be made over a run is left out of it: `check_views` says beforehand why.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import shutil
 import uuid
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -36,7 +36,20 @@ import pyarrow.parquet as pq
 from sharpaudit.errors import UserError, printable
 from sharpaudit.tables.files import IN_PROGRESS, Files, PlainName, is_plain, plain_folder
 from sharpaudit.tables.schemas import RUN_TABLES, Table
-from sharpaudit.tables.views import CURRENT, RANKS, WIDE, identifier, quoted, ranks, view_name, views, wide
+from sharpaudit.tables.views import (
+    CURRENT,
+    INTERNAL,
+    RANKS,
+    TAKEN,
+    WIDE,
+    View,
+    identifier,
+    quoted,
+    ranks,
+    view_name,
+    views,
+    wide,
+)
 
 Connection = duckdb.DuckDBPyConnection
 Answer = TypeVar("Answer")
@@ -90,6 +103,32 @@ def connect(
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection
+
+
+def check_views(tables: Sequence[Table], others: Mapping[str, str], measured: Sequence[tuple[int, str]] = ()) -> None:
+    """Raise UserError, naming the view and the mistake, unless each of others can be made over these tables, empty.
+
+    tables: all of the run. others: as for `connect`. measured: the tiers and metrics that the scores are going to have,
+    of which the wide views have their columns.
+    """
+    if not others:
+        return
+    with _open({}, tables, NONE, measured) as connection:
+        there = set(map(str.lower, views_there(connection)))
+        for name, sql in others.items():
+            view = View(str(name), str(sql))
+            what = f'view "{printable(view.name)}"'
+            if view.name.lower() in there | TAKEN or view.name.lower().startswith(INTERNAL):
+                raise UserError(f"{what}: a table, a view or a macro has this name already; give it another")
+            try:
+                lacking = sorted(_reads(view.sql) - there)
+                if lacking:
+                    names = ", ".join(map(printable, lacking))
+                    raise UserError(f"reads {names}, which is neither a table nor a view before it")
+                connection.execute(view.statement)
+            except (duckdb.Error, UnicodeEncodeError, UserError) as error:
+                raise UserError(f"{what}: {printable(' '.join(str(error).split()), 1000)}") from error
+            there.add(view.name.lower())
 
 
 def views_there(connection: Connection) -> list[str]:
@@ -194,7 +233,8 @@ def _write_database(
     there = set(views_there(connection))
     stored = [name for name in [*map(view_name, tables), WIDE] if name in there]
     for name in stored:
-        connection.execute(f"CREATE TABLE target.{name} AS SELECT * FROM memory.{name}")  # noqa: S608
+        own = identifier(name)
+        connection.execute(f"CREATE TABLE target.{own} AS SELECT * FROM memory.{own}")  # noqa: S608
     ranked = ranks(_measured(connection)) if RANKS in there else None
     connection.execute("USE target")
     if ranked is not None:
@@ -236,21 +276,27 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
-def _open(files: Mapping[str, Sequence[Path]], tables: Sequence[Table], others: Mapping[str, str]) -> Connection:
+def _open(
+    files: Mapping[str, Sequence[Path]],
+    tables: Sequence[Table],
+    others: Mapping[str, str],
+    measured: Sequence[tuple[int, str]] | None = None,
+) -> Connection:
+    """measured: tiers and metrics of the scores, where they are not those of the files."""
     connection = duckdb.connect(":memory:", config=_OPTIONS)
     # Dozens of statements read the same files, which never change: their footers are read once.
     connection.execute("SET parquet_metadata_cache = true")
     sources = {view_name(table): _source(connection, table, files.get(table.name, ())) for table in tables}
     for name, source in sources.items():
         stored = f"stored_{name}" if name in CURRENT else name
-        connection.execute(f"CREATE VIEW {stored} AS {source}")
+        connection.execute(f"CREATE VIEW {identifier(stored)} AS {source}")
     for name, sql in CURRENT.items():
         if name in sources:
             there = _reads(sql) - {f"stored_{name}"} <= sources.keys()
-            chosen = sql if there else f"SELECT * FROM stored_{name}"  # noqa: S608
-            connection.execute(f"CREATE VIEW {name} AS {chosen}")
+            chosen = sql if there else f"SELECT * FROM {identifier(f'stored_{name}')}"  # noqa: S608
+            connection.execute(f"CREATE VIEW {identifier(name)} AS {chosen}")
     if {"scores", "corpus"} <= sources.keys():
-        measured = _measured(connection)
+        measured = _measured(connection) if measured is None else measured
         connection.execute(f"CREATE VIEW {WIDE} AS {wide(measured)}")
         connection.execute(f"CREATE VIEW {RANKS} AS {ranks(measured)}")
     _create_views(connection, tables, others)
@@ -264,20 +310,23 @@ def _measured(connection: Connection) -> list[tuple[int, str]]:
 
 
 def _create_views(connection: Connection, tables: Sequence[Table], others: Mapping[str, str]) -> None:
-    """Every view of which what it reads is there, but for those whose name a table has."""
-    there = {*map(view_name, tables)}
+    """Every view of which what it reads is there; of others those that can be made, by a name that is free."""
+    there = {view_name(table).lower() for table in tables}
     there |= {WIDE, RANKS} if {"scores", "corpus"} <= there else set()
-    for view in views(tables, others):
-        if view.name in there or not _reads(view.sql) <= there:
-            continue
-        try:
+    for view in views(tables):
+        if _reads(view.sql) <= there:
             connection.execute(view.statement)
-        except duckdb.BinderException:
-            # A foreign table of another version may lack a column; ours are filled up by `_source`.
-            if view.name not in others:
-                raise
+            there |= {view.name} if view.parameters is None else set()
+    for name, sql in others.items():
+        view = View(str(name), str(sql))
+        if view.name.lower() in there | TAKEN:
             continue
-        there |= {view.name} if view.parameters is None else set()
+        # A stranger's mistake, or a table of another version that lacks a column (ours are filled up by `_source`),
+        # must not keep anybody from a good run. A failing disk shows without it: ours read the same files before.
+        with suppress(duckdb.Error, UnicodeEncodeError, UserError):
+            if _reads(view.sql) <= there:
+                connection.execute(view.statement)
+                there.add(view.name.lower())
 
 
 @cache
@@ -289,8 +338,9 @@ def _reads(sql: str) -> frozenset[str]:
     with closing(duckdb.connect(":memory:", config=_OPTIONS)) as connection:
         (told,) = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [sql]).fetchall()[0]
     tree = json.loads(told)
-    if tree["error"]:
-        raise UserError(f"not the select of a view: {printable(tree['error_message'])}: {printable(sql)}")
+    if tree["error"] or len(tree["statements"]) != 1:
+        told = tree.get("error_message", "one statement is expected")
+        raise UserError(f"not the select of a view: {printable(told)}: {printable(sql)}")
     nodes = list(_nodes(tree))
     own = {entry["key"].lower() for node in nodes for entry in node.get("cte_map", {}).get("map", ())}
     return frozenset(node["table_name"].lower() for node in nodes if node.get("type") == "BASE_TABLE") - own
@@ -308,7 +358,7 @@ def _source(connection: Connection, table: Table, paths: Sequence[Path]) -> str:
     """SELECT over the files of a table, with null for what is not finite or stands in this program's table alone."""
     ours = next((own.schema for own in RUN_TABLES if own.name == table.name), table.schema)
     lacking = [field for field in ours if field.name not in table.schema.names]
-    empty = f"empty_{view_name(table)}"
+    empty = identifier(f"empty_{view_name(table)}")
     if lacking or not paths:
         connection.from_arrow(pa.schema([*table.schema, *lacking]).empty_table()).create(empty)
     if not paths:

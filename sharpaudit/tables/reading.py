@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from sharpaudit.plugs import STAGES
+from sharpaudit.errors import UserError
+from sharpaudit.plugs import STAGES, require
 from sharpaudit.tables.query import Connection, connect, disk_errors
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.shards import verified_bytes
@@ -29,9 +30,18 @@ def current_files(run: RunFolder) -> dict[str, list[Path]]:
 
 
 def foreign_views(run: RunFolder) -> dict[str, str]:
-    """The selects of the views that foreign stages of the run add, by their names; none of a stage that is not here."""
-    stages = [plug["name"] for plug in run.foreign_plugs() if plug["kind"] == STAGES.kind]
-    return {view: sql for name in stages if name in STAGES for view, sql in STAGES[name].views.items()}
+    """The selects of the views that foreign stages of the run add, by their names.
+
+    None of a stage that is not here as the run was made with it. Raises IntegrityError for a damaged record.
+    """
+    found: dict[str, str] = {}
+    for plug in run.foreign_plugs():
+        if plug["kind"] == STAGES.kind:
+            # Missing, of another version, offered twice or failing as it is imported: the tables are read without it.
+            with suppress(UserError):
+                require([plug], same=True)
+                found |= STAGES[plug["name"]].views
+    return found
 
 
 @contextmanager

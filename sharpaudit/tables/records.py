@@ -38,10 +38,10 @@ def read_checksummed(path: Path) -> dict[str, Any]:
     """The tree of a JSON file with its own checksum. Raises IntegrityError naming the file."""
     try:
         tree = json.loads(path.read_bytes())
-        checksum = tree.pop("checksum")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        checksum, digest = tree.pop("checksum"), digest_of(tree)
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise IntegrityError(f"{path}: not a whole record; the file was changed after it was written") from error
-    if digest_of(tree) != checksum:
+    if digest != checksum:
         raise IntegrityError(f"{path}: its checksum does not fit; the file was changed after it was written")
     return dict(tree)
 

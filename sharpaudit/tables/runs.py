@@ -19,6 +19,7 @@ from typing import Any
 import tomli_w
 
 from sharpaudit.config import AuditConfig, parse, under_todays_names
+from sharpaudit.config.earlier import with_defaults_of_then
 from sharpaudit.errors import DISK_ERRORS, IntegrityError, UserError
 from sharpaudit.plugs import require
 from sharpaudit.tables.declared import all_rebuilt, of_version_4
@@ -30,6 +31,8 @@ from sharpaudit.tables.shards import TableFolder
 RUN_VERSION, OLDEST = 5, 4
 """The version of runs that this program makes, and the first that it reads."""
 RECORD, SETTINGS = "run.json", "config.toml"
+PLUG = ("kind", "name", "distribution", "version", "digest")
+"""What is recorded of a foreign plug, each a text."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +145,15 @@ class RunFolder:
             replace_file(path, data, self.files)
 
     def foreign_plugs(self) -> list[dict[str, str]]:
-        """The plugs of other distributions that the run was made with, as `plugs.foreign` tells them."""
-        return list((self.record() or {}).get("facts", {}).get("plugs", ()))
+        """The plugs of other distributions that the run was made with, as `plugs.foreign` tells them.
+
+        Raises IntegrityError where the record does not say so.
+        """
+        facts = (self.record() or {}).get("facts", {})
+        told = facts.get("plugs", []) if isinstance(facts, dict) else None
+        if not isinstance(told, list) or not all(map(_is_plug, told)):
+            raise IntegrityError(f"{self.root / RECORD}: does not say what plugs the run was made with")
+        return told
 
     def settings(self) -> dict[str, Any]:
         """The resolved configuration of the last call as it was written, under the names of then."""
@@ -156,7 +166,9 @@ class RunFolder:
         plug that they name is not here.
         """
         require(self.foreign_plugs())
-        return parse(under_todays_names(self.settings())[0], str(self.root / SETTINGS))
+        settings = under_todays_names(self.settings())[0]
+        version = (self.record() or {}).get("run_version", RUN_VERSION)
+        return parse(with_defaults_of_then(settings, version), str(self.root / SETTINGS))
 
     def earlier(self) -> dict[str, Any]:
         """Settings of the last call whose names have changed since, by their dotted names of then; none, for most."""
@@ -191,6 +203,10 @@ class RunFolder:
                 fingerprint = read_checksummed(first)["fingerprint"] if first else manifests.parent.name
                 found.append(TableFolder(self.root, table, fingerprint, files=self.files, guard=self.guard))
         return found
+
+
+def _is_plug(told: Any) -> bool:
+    return isinstance(told, dict) and all(isinstance(told.get(name), str) for name in PLUG)
 
 
 UNSEALED = ".unsealed"

@@ -20,7 +20,7 @@ A run has the views of which it has the tables: one that an earlier version made
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sharpaudit.tables.schemas import Table
@@ -112,9 +112,20 @@ _MACROS = {
 }
 
 
+TAKEN = frozenset({*VIEWS, *(head.partition("(")[0] for head in _MACROS)})
+"""Names of views and macros, which no table and no view of others has."""
+INTERNAL = ("stored_", "empty_")
+"""What the names of what stands behind the tables begin with."""
+
+
 def view_name(table: Table) -> str:
     """The table's name in SQL: fit/unconditional is fit_unconditional."""
-    return table.name.replace("/", "_")
+    return view_of(table.name)
+
+
+def view_of(name: str) -> str:
+    """The same of its name alone."""
+    return name.replace("/", "_")
 
 
 @dataclass(frozen=True)
@@ -130,11 +141,11 @@ class View:
         """What makes it."""
         if self.parameters is None:
             return f"CREATE VIEW {identifier(self.name)} AS {self.sql}"
-        return f"CREATE MACRO {self.name}({self.parameters} AS TABLE {self.sql}"
+        return f"CREATE MACRO {identifier(self.name)}({self.parameters} AS TABLE {self.sql}"
 
 
-def views(tables: Sequence[Table], others: Mapping[str, str]) -> Iterator[View]:
-    """The views and macros over these tables, but for the wide ones, each after those that it reads; then others."""
+def views(tables: Sequence[Table]) -> Iterator[View]:
+    """The views and macros over these tables, but for the wide ones, each after those that it reads."""
     yield from (View(name, sql) for name, sql in _VIEWS.items())
     if tables:
         yield View("outcomes", _of_each_table(tables, "status, count(*) AS n", "GROUP BY status"))
@@ -142,7 +153,6 @@ def views(tables: Sequence[Table], others: Mapping[str, str]) -> Iterator[View]:
     for head, sql in _MACROS.items():
         name, _, parameters = head.partition("(")
         yield View(name, sql, parameters)
-    yield from (View(name, sql) for name, sql in others.items())
 
 
 def wide(measured: Sequence[tuple[int, str]]) -> str:
@@ -182,8 +192,9 @@ def _of_each_table(tables: Sequence[Table], columns: str, rest: str) -> str:
     parts = []
     for table in tables:
         key = "concat_ws(' ', " + ", ".join(f"{identifier(name)}::VARCHAR" for name in table.key) + ")"
-        told = f"'{table.stage}' AS stage, '{view_name(table)}' AS table_name, {columns.replace('{key}', key)}"
-        parts.append(f"SELECT {told} FROM {view_name(table)} {rest}")  # noqa: S608
+        name, told = view_name(table), columns.replace("{key}", key)
+        told = f"{quoted(table.stage)} AS stage, {quoted(name)} AS table_name, {told}"
+        parts.append(f"SELECT {told} FROM {identifier(name)} {rest}")  # noqa: S608
     return " UNION ALL ".join(parts)
 
 

@@ -22,7 +22,7 @@ import pytest
 from pipelines.cli import cli
 from pipelines.flow.identity import identities, inputs_of
 from pipelines.operations.prune import prune
-from pipelines.operations.verify import faults
+from pipelines.operations.verify import examine, faults
 from pipelines.stages.base import Work
 from pipelines.workers.ray import ShardActor
 from sharpaudit import open_run, plugs
@@ -241,6 +241,47 @@ def test_another_version_of_the_package_is_another_identity(config_path: Path, r
         with pytest.raises(UserError, match=r"made with toy-plugs 1\.0, digest 1; here is version 1\.1"):
             worker_of(root).do(Work("score", "none", 0, ""))
     finally:
+        offer(package)
+
+
+def test_with_another_version_of_the_package_an_intact_run_is_verified_but_for_its_page(
+    root: Path, package: Path
+) -> None:
+    offer(package, "1.1")
+    try:
+        verdict = examine(root)
+        assert verdict.faults == []
+        (note,) = verdict.notes
+        assert "NOT made again from the tables" in note
+        assert 'stage "brightness" of toy-plugs 1.0 that is not here as it was' in note
+        with open_run(root) as run:
+            assert run.view("findings").num_rows >= 0
+            with pytest.raises(UserError, match="dark_samples does not exist"):
+                run.sql("from dark_samples")
+    finally:
+        offer(package)
+
+
+@pytest.mark.parametrize("spoil", ["import", "twice"])
+def test_a_stage_that_cannot_be_had_keeps_nobody_from_the_tables(root: Path, package: Path, spoil: str) -> None:
+    forget()
+    other = package / "other_plugs-1.0.dist-info"
+    try:
+        if spoil == "import":
+            (package / "toy_plugs.py").write_text("raise RuntimeError('no such library')")
+        else:
+            other.mkdir()
+            (other / "METADATA").write_text("Metadata-Version: 2.1\nName: other-plugs\nVersion: 1.0\n")
+            (other / "entry_points.txt").write_text("[sharpaudit.stages]\nbrightness = toy_plugs:STAGE\n")
+            plugs._offered.cache_clear()
+        with pytest.raises(UserError, match=r"cannot be imported|is offered by"):
+            plugs.STAGES["brightness"]
+        with open_run(root) as run:
+            assert run.sql("SELECT count(*) AS n FROM brightness").to_pylist()[0]["n"] > 0
+        assert faults(root) == []
+    finally:
+        shutil.rmtree(other, ignore_errors=True)
+        forget()
         offer(package)
 
 

@@ -15,6 +15,9 @@ from pipelines.operations.status import describe
 from pipelines.operations.verify import settings_faults
 from pipelines.stages import flow, tables
 from pipelines.stages.base import Inputs
+from sharpaudit.config import AuditConfig, SamplesConfig, reading, under_todays_names
+from sharpaudit.config.earlier import with_defaults_of_then
+from sharpaudit.config.samples import SolverName
 from sharpaudit.errors import UserError
 from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.runs import OLDEST, RUN_VERSION, RunFolder, changes
@@ -88,6 +91,22 @@ def test_a_run_of_this_version_that_was_made_earlier_is_as_if_made_now(tmp_path:
     assert list(run.tables()) == tables(flow(run.config()))
     # A field that is of an identity since then would have a finished run done again.
     assert changes(record, identities(run.config(), Inputs(**record["facts"]), run.earlier())) == []
+
+
+def test_what_came_later_has_the_default_of_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a run of version 4; one of this version names every setting, and a new configuration takes today's."""
+
+    class LaterSamples(SamplesConfig):
+        solver: SolverName = "dpm-solver++"
+
+    class Later(AuditConfig):
+        samples: LaterSamples = LaterSamples()
+
+    monkeypatch.setattr(reading, "AuditConfig", Later)
+    run = RunFolder.open(GOLDEN / "run-version-4")
+    assert reading.parse(under_todays_names(run.settings())[0], "").samples.solver == "dpm-solver++"
+    assert run.config().samples.solver == "ddim"
+    assert with_defaults_of_then({}, RUN_VERSION) == {}
 
 
 def test_a_run_made_under_earlier_names_is_held_against_what_it_was_made_with(tmp_path: Path) -> None:

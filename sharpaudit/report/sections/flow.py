@@ -101,13 +101,13 @@ def _stray_keys(connection: Connection, tables: Sequence[Table]) -> list[str]:
     """Keys that stand twice, or that the table before does not know: counts alone can agree in spite of them."""
     found = []
     for table in tables:
-        name, key = view_name(table), ", ".join(map(identifier, table.key))
+        name, key = identifier(view_name(table)), ", ".join(map(identifier, table.key))
         # As many hashes as rows prove that no key stands twice, in a quarter of the memory that the keys would take.
         n = one(connection, f"SELECT count(*) - count(DISTINCT hash({key})) FROM {name}")  # noqa: S608
         if n:
             n = one(connection, f"SELECT count(*) - count(DISTINCT row({key})) FROM {name}")  # noqa: S608
         if n:
-            found.append(f"rows of {name} whose key stands there before: {n:,}")
+            found.append(f"rows of {view_name(table)} whose key stands there before: {n:,}")
     for name, before in (("corpus", "origins"), ("scores", "corpus"), ("triage", "corpus")):
         n = one(connection, f"SELECT count(*) FROM {name} ANTI JOIN {before} USING (prompt_id)")  # noqa: S608
         if n:
