@@ -21,7 +21,7 @@ from sharpaudit.errors import UserError, printable
 from sharpaudit.tables.query import connect, table_of, views_there
 from sharpaudit.tables.reading import current_files, foreign_views
 from sharpaudit.tables.runs import RunFolder
-from sharpaudit.tables.views import VIEWS
+from sharpaudit.tables.views import VIEWS, identifier
 
 Frame = Literal["arrow", "pandas", "polars"]
 
@@ -52,7 +52,7 @@ class Run:
         known = [view for view in [*VIEWS, *self._foreign] if view in there]
         if name not in known:
             raise UserError(f'"{printable(name)}" is no view; there are {", ".join(known)}')
-        return self.sql(f"SELECT * FROM {name} ORDER BY ALL", to)  # noqa: S608
+        return self.sql(f"SELECT * FROM {identifier(name)} ORDER BY ALL", to)  # noqa: S608
 
     def findings(self, to: Frame = "arrow") -> Any:
         """Audited prompts with a copy of a training picture, most similar first."""

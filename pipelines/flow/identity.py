@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.stages import flow, ingest
+from pipelines.stages import flow, ingest, require_views
 from pipelines.stages.base import Inputs, identity
 from sharpaudit import plugs
 from sharpaudit.config import AuditConfig
@@ -22,6 +22,7 @@ def inputs_of(config: AuditConfig, *, alone: bool = False) -> Inputs:
 
     alone: whether this process computes itself, whatever the configuration says of workers.
     """
+    require_views(config, flow(config))
     over_ray = config.run.executor == "ray" and not alone
     elsewhere = over_ray and config.run.address is not None and config.run.num_gpus > 0
     device, dtype = placement(config.model, gpus_elsewhere=elsewhere)

@@ -61,7 +61,6 @@ def validate(config: AuditConfig, measure_s: float = MEASURE_S, *, out: Path | N
 
     out: where the run is going to be; by default below the current folder. It need not exist.
     """
-    flow(config)
     inputs = inputs_of(config)
     denoiser = load_denoiser(_computed_here(config.model, inputs))
     here = denoiser.device.type

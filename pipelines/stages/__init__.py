@@ -8,6 +8,9 @@ from pipelines.stages.base import Stage
 from sharpaudit.config import AuditConfig
 from sharpaudit.errors import UserError, printable
 from sharpaudit.plugs import STAGES
+from sharpaudit.scores.cascade import tiers
+from sharpaudit.tables.declared import refusal
+from sharpaudit.tables.query import check_views
 from sharpaudit.tables.schemas import CORPUS, ORIGINS, Table
 
 INGESTED = (ORIGINS, CORPUS)
@@ -20,23 +23,30 @@ def flow(config: AuditConfig) -> dict[str, Stage]:
     Raises UserError for a stage whose upstream stage does not come before it, or whose table another has.
     """
     found = {name: STAGES[name] for name in [*STAGES.ours(), *config.stages]}
-    done, taken = list[str](), {table.name: "ingest" for table in INGESTED}
+    done, taken = list[str](), [table.name for table in INGESTED]
     for name, stage in found.items():
         for before in stage.upstream:
             if before not in done:
                 raise UserError(f"stages.{printable(name)}: comes after {printable(before)}; name that one before it")
-        if stage.table.name in taken:
-            owner = taken[stage.table.name]
-            raise UserError(f"stages.{printable(name)}: writes the table {stage.table.name}, which {owner} writes")
+        reason = None if name in STAGES.ours() else refusal(stage.table.name, taken)
+        if reason is not None:
+            raise UserError(f"stages.{printable(name)}: its table {printable(stage.table.name)} {reason}")
         if stage.table.stage != name or (stage.report is not None and stage.report.name != name):
             raise UserError(
                 f"stages.{printable(name)}: its table and its section of the report must be of its own name"
             )
         done.append(name)
-        taken[stage.table.name] = name
+        taken.append(stage.table.name)
     return found
 
 
 def tables(stages: Mapping[str, Stage]) -> list[Table]:
     """Every table of a run with these stages, in the order in which they are written."""
     return [*INGESTED, *(stage.table for stage in stages.values())]
+
+
+def require_views(config: AuditConfig, stages: Mapping[str, Stage]) -> None:
+    """Raise UserError for a view of a foreign stage that SQL over the tables of this audit does not bear."""
+    views = {view: sql for name in config.stages for view, sql in stages[name].views.items()}
+    measured = [(tier.number, metric.name) for tier in tiers(config.scores) for metric in tier.metrics]
+    check_views(tables(stages), views, measured)

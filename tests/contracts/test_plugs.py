@@ -15,6 +15,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -31,7 +32,9 @@ from sharpaudit.errors import UserError
 from sharpaudit.lab.analytic import Sizes, _references, write
 from sharpaudit.matches.build import build_index
 from sharpaudit.tables.runs import RunFolder, changes
+from sharpaudit.tables.schemas import define
 from tests.support.audits import audit, load, tables
+from tests.support.toys import COLUMNS
 
 ROOT = Path(__file__).parents[2]
 TOYS = ROOT / "tests/support/toys.py"
@@ -320,6 +323,27 @@ def test_a_stage_joins_a_run_while_another_setting_changes(config_path: Path, tm
     assert faults(tmp_path / "run") == []
     with pytest.raises(UserError, match="stage brightness made part of this run and is left out of the configuration"):
         audit(without, tmp_path / "run", "triage.controls=3")
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"table": define("risk", "brightness", ("sample_id",), COLUMNS)}, "its table risk is risk in SQL"),
+        ({"table": define("samples/x", "brightness", ("sample_id",), COLUMNS)}, "its table samples/x is in one folder"),
+        ({"table": define("brightness", "other", ("sample_id",), COLUMNS)}, "must be of its own name"),
+        ({"views": {"Risk": "SELECT 1"}}, 'view "Risk": a table, a view or a macro has this name'),
+        ({"views": {"mine": "SELECT nothing FROM brightness"}}, 'view "mine": .*nothing'),
+        ({"upstream": ("later",)}, "comes after later; name that one before it"),
+    ],
+)
+def test_a_stage_that_cannot_be_is_refused_before_the_night(
+    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], says: str
+) -> None:
+    for name, value in changed.items():
+        monkeypatch.setattr(type(plugs.STAGES["brightness"]), name, value)
+    with pytest.raises(UserError, match=says):
+        audit(config_path, tmp_path / "run")
+    assert not list((tmp_path / "run").glob("*/*/manifests"))
 
 
 def test_prune_takes_no_folder_for_an_earlier_one_that_is_none(root: Path) -> None:

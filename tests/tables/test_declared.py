@@ -106,7 +106,7 @@ def test_a_table_may_be_called_by_a_word_of_sql(tmp_path: Path) -> None:
         assert _stray_keys(connection, [order]) == []
 
 
-@pytest.mark.parametrize("name", set(MISTAKEN) - {"circular"})
+@pytest.mark.parametrize("name", sorted(set(MISTAKEN) - {"circular"}))
 def test_it_is_named_before_a_run_is_made(name: str) -> None:
     with pytest.raises(UserError, match=f'^view "{name}": .') as caught:
         check_views(RUN_TABLES, {name: MISTAKEN[name]})
@@ -126,7 +126,14 @@ def test_a_view_is_checked_against_the_tables_and_metrics_that_there_will_be() -
             check_views(tables, others, measured)
 
 
-@pytest.mark.parametrize("damage", ['"version": Infinity', '"version": NaN', '"x": ' + "[" * 100_000 + "]" * 100_000])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param('"version": Infinity', id="infinite"),
+        pytest.param('"version": NaN', id="not a number"),
+        pytest.param('"x": ' + "[" * 100_000 + "]" * 100_000, id="too deep"),
+    ],
+)
 def test_a_record_that_json_cannot_hold_is_damage(tmp_path: Path, damage: str) -> None:
     older = RunFolder.create(tmp_path / "run").root
     RunFolder(older).write_record({"stages": {}, "tables": []})
