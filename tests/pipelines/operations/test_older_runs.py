@@ -65,7 +65,11 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door, "RUN_TABLES", (*ours, ADDED))
     monkeypatch.setattr(STAGES["score"], "table", wider, raising=False)
     monkeypatch.setitem(STAGES._own, "mitigate", "nowhere:MITIGATE")
-    monkeypatch.setitem(STAGES._loaded, "mitigate", SimpleNamespace(name="mitigate", table=ADDED, upstream=("match",)))
+    monkeypatch.setitem(
+        STAGES._loaded,
+        "mitigate",
+        SimpleNamespace(name="mitigate", table=ADDED, upstream=("match",), report=None, views={}),
+    )
 
 
 def command(*args: str | Path) -> Result:
