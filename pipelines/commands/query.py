@@ -24,8 +24,9 @@ def query(run_folder: Path, sql: str, form: Form, out: Path | None) -> None:
     Example: sharpaudit query runs/quickstart "select prompt, n_copies from findings order by n_copies desc"
     """
     from sharpaudit.errors import UserError
-    from sharpaudit.tables.query import parquet, render, table_of
+    from sharpaudit.tables.answers import parquet, render
     from sharpaudit.tables.query import query as run_query
+    from sharpaudit.tables.query import table_of
     from sharpaudit.tables.reading import open_connection
     from sharpaudit.tables.records import export_file
     from sharpaudit.tables.runs import RunFolder

@@ -22,7 +22,7 @@ from sharpaudit.plugs import require
 from sharpaudit.report.facts import VERSION
 from sharpaudit.report.reading import rows_of
 from sharpaudit.report.sections.flow import counts
-from sharpaudit.tables.query import csv_text
+from sharpaudit.tables.answers import csv_text
 from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.runs import RUN_VERSION, SETTINGS, RunFolder, without_null
 

@@ -24,7 +24,7 @@ from sharpaudit.errors import IntegrityError, printable
 from sharpaudit.images import decode, sha256_hex, thumbnail
 from sharpaudit.report.chart import histogram
 from sharpaudit.report.sections.base import ReportSection
-from sharpaudit.tables.query import csv_text
+from sharpaudit.tables.answers import csv_text
 
 OURS = {
     "scope": "Scope",

@@ -13,27 +13,23 @@ that it reads are. A view of others that cannot be made over a run is left out o
 
 from __future__ import annotations
 
-import csv
 import errno
-import io
 import json
-import math
 import re
 import shutil
 import uuid
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sharpaudit.errors import UserError, printable
+from sharpaudit.tables.answers import Result
 from sharpaudit.tables.files import IN_PROGRESS, Files, PlainName, is_plain, plain_folder
 from sharpaudit.tables.schemas import RUN_TABLES, Table
 from sharpaudit.tables.views import (
@@ -58,8 +54,6 @@ LEAN = "512MiB"
 READING = "give exactly one reading statement (select, from, values, describe, summarize, show)"
 _REFUSALS = ("Expected a single SELECT statement", "must be at the top level")
 NONE: Mapping[str, str] = {}
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""First characters that make a spreadsheet take a cell for a formula, or skip on to one."""
 _OF_THE_DISK = re.compile(
     "Could not (write|fsync|truncate|read)|No space left|File too large|Input/output error|failed to offload"
 )
@@ -68,14 +62,6 @@ _OPTIONS: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
 }
-
-
-@dataclass(frozen=True)
-class Result:
-    """Rows of a query under their column names."""
-
-    columns: list[str]
-    rows: list[tuple[Any, ...]]
 
 
 def connect(
@@ -154,13 +140,6 @@ def table_of(connection: Connection, sql: str) -> pa.Table:
     return _read(connection, sql, lambda relation: relation.to_arrow_table())
 
 
-def parquet(table: pa.Table) -> bytes:
-    """The table as a Parquet file."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    return bytes(sink.getvalue())
-
-
 def _read(connection: Connection, sql: str, fetch: Callable[[duckdb.DuckDBPyRelation], Answer]) -> Answer:
     try:
         # As the argument of query() a statement can be nothing but a single select. As it stands it could write
@@ -171,30 +150,6 @@ def _read(connection: Connection, sql: str, fetch: Callable[[duckdb.DuckDBPyRela
         if any(refusal in told for refusal in _REFUSALS):
             raise UserError(READING) from error
         raise UserError(f"the query failed: {printable(told, 2000)}") from error
-
-
-def render(result: Result, form: Literal["table", "csv", "json"]) -> str:
-    """The result as text ending in a newline."""
-    if form == "json":
-        rows = [dict(zip(result.columns, map(plain, row), strict=True)) for row in result.rows]
-        return json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    if form == "csv":
-        return csv_text(result.columns, result.rows)
-    cells = [[printable(name) for name in result.columns]]
-    cells += [["" if v is None else printable(_shown(v), 80) for v in row] for row in result.rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(result.columns))]
-    cells.insert(1, ["-" * width for width in widths])
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return "\n".join(lines) + f"\n({len(result.rows):,} row{'' if len(result.rows) == 1 else 's'})\n"
-
-
-def csv_text(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """CSV in which no cell is a formula: text that a spreadsheet would execute gets a leading apostrophe."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    writer.writerow([_harmless(name) for name in columns])
-    writer.writerows([[_harmless(plain(value)) for value in row] for row in rows])
-    return stream.getvalue()
 
 
 def materialise(
@@ -261,19 +216,6 @@ def disk_errors(path: Path) -> Iterator[None]:
         if (isinstance(error, OSError) and error.errno is not None) or not _OF_THE_DISK.search(told):
             raise
         raise OSError(errno.EIO, told, str(path)) from error
-
-
-def plain(value: Any) -> Any:
-    """A value that JSON and CSV can hold; NaN and infinity become null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    if isinstance(value, bytes):
-        return value.hex()
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
 def _open(
@@ -376,20 +318,3 @@ def _finite(field: pa.Field) -> str:
     if pa.types.is_list(field.type) and pa.types.is_floating(field.type.value_type):
         return f"[CASE WHEN isfinite(x) THEN x END FOR x IN {name}]"
     return name
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(plain(value))
-
-
-def _harmless(value: Any) -> Any:
-    text = (
-        value
-        if isinstance(value, str)
-        else json.dumps(value, ensure_ascii=False)
-        if isinstance(value, (list, dict))
-        else None
-    )
-    if text is None:
-        return value
-    return f"'{text}" if text[:1] in FORMULA else text

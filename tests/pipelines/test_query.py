@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from sharpaudit.errors import IntegrityError, UserError
-from sharpaudit.tables.query import Result, connect, csv_text, query, render
+from sharpaudit.tables.answers import Result, csv_text, render
+from sharpaudit.tables.query import connect, query
 from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import RUN_TABLES, SCORES

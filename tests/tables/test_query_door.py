@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from sharpaudit.errors import UserError
-from sharpaudit.tables.query import Connection, connect, materialise, query, render
+from sharpaudit.tables.answers import render
+from sharpaudit.tables.query import Connection, connect, materialise, query
 from sharpaudit.tables.schemas import CORPUS, SCORES, UNCONDITIONAL, Table
 from tests.support.shells import bare
 
