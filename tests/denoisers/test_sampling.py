@@ -17,16 +17,8 @@ from tests.support.wrapped import Wrapped, analytic
 PROMPTS = ["planted 0", "a cat", "planted 1"]
 BETAS = (1000, 0.00085, 0.012, "scaled_linear")
 QUIET = pytest.mark.filterwarnings("ignore:__array__ implementation")  # of diffusers, in numpy
+pytestmark = pytest.mark.usefixtures("one_thread")
 BOTH = pytest.mark.parametrize("solver", [DDIM, DPM_SOLVER], ids=lambda solver: solver.name)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """At the sizes of these tests a second one costs more than it brings."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

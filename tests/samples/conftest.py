@@ -1,16 +1,10 @@
-"""One thread: at the sizes of these tests a second one costs more than it brings."""
+"""Every test of this folder has one thread."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-import torch
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def use_one_thread(one_thread: None) -> None:
+    """See tests/conftest.py."""

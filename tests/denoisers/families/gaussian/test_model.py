@@ -44,13 +44,7 @@ def tiny():
     return analytic(SHARES, (3, 2, 2))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """At the sizes of these tests a second one costs more than it brings."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def log_density(mixture, row, level):
