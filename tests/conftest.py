@@ -23,9 +23,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import settings
 
+# Before torch and numpy are loaded, so neither is above: they count the cores once, and two threads of a library that
+# wait for each other on one core can take fifty times as long as one.
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 if WORKER is not None and hasattr(os, "sched_setaffinity"):
     CORES = sorted(os.sched_getaffinity(0))
@@ -65,6 +66,8 @@ sys.addaudithook(guard)
 @pytest.fixture(autouse=True)
 def own_threads() -> Iterator[None]:
     """A command that a test calls sets the threads of this process: the next test has those that it found."""
+    import torch
+
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -73,6 +76,8 @@ def own_threads() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """At the sizes of tests that ask for it a second one costs more than it brings."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.support.shells import bare
 
@@ -76,6 +78,11 @@ def test_loading_them_leaves_variables_kernels_and_threads_as_they_are() -> None
     call = [sys.executable, "-W", "ignore", "-c", SETS, str(ROOT / "tests/conftest.py")]
     done = subprocess.run(call, env=bare(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_no_library_has_more_threads_than_its_test_process_has_cores() -> None:
+    """It counts the cores once, as it is loaded: conftest must have taken them before."""
+    assert torch.get_num_threads() <= len(os.sched_getaffinity(0))
 
 
 def test_every_process_that_a_test_starts_is_told_its_variables() -> None:
