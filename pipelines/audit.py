@@ -36,6 +36,7 @@ from pipelines.workers.local import Run
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import beside_model, load_tokenizer
 from sharpaudit.errors import IntegrityError
+from sharpaudit.evidence.seal import EARLIER
 from sharpaudit.evidence.sealing import resealed
 from sharpaudit.plugs import STAGES
 from sharpaudit.tables.files import IN_PROGRESS
@@ -208,7 +209,8 @@ def _sweep(run: RunFolder) -> None:
             current |= pictures
     sweep_images(run.root, listed)
     require_images(run.root, sorted(current))
-    for path in run.root.glob(f".*{IN_PROGRESS}"):
+    half_written = f".*{IN_PROGRESS}"
+    for path in [*run.root.glob(half_written), *(run.root / EARLIER).glob(half_written)]:
         if path.is_dir():
             shutil.rmtree(path)
         else:

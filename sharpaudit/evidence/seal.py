@@ -77,7 +77,9 @@ def seal(root: Path, foreign: Collection[str] = (), files: Files | None = None) 
             require_own_name(root / name, digest)
     _keep(root, files)
     write_revision(root, files)
-    for path in [root / REVISION, *(root / EARLIER).glob("*")]:
+    # A loss of power may have left a half-written one there, which the next run removes.
+    kept = (path for path in (root / EARLIER).glob("*") if not path.name.endswith(IN_PROGRESS))
+    for path in [root / REVISION, *kept]:
         digests[path.relative_to(root).as_posix()] = sha256_of(path)
     lines = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
     replace_file(root / MANIFEST, lines.encode(), files)

@@ -268,10 +268,11 @@ def test_recombined_captions_calibrate_as_harmless_ones_do(
 ) -> None:
     """On the analytic testbed every caption that is not planted is harmless, whatever its words."""
     monkeypatch.setattr(recombined, "SEEDS", 2)
-    monkeypatch.setattr(recombined, "FIT", 150)
-    monkeypatch.setattr(recombined, "CALIBRATION", 150)
+    # Half and half: so few candidates in the bench's own proportion would leave too few to fit on.
+    monkeypatch.setattr(recombined, "FIT", 1)
+    monkeypatch.setattr(recombined, "CALIBRATION", 1)
     with Path(os.devnull).open("w") as quiet:
-        results = list(recombined.measure(folder, "test", tmp_path / "out", Reporter(tmp_path, quiet)))
+        results = list(recombined.measure(folder, "test", tmp_path / "out", Reporter(tmp_path, quiet), 300))
     assert [(one.calibrated_on, one.judged) for one in results] == [
         ("recombined captions", True),
         ("the lab's harmless prompts", False),

@@ -18,11 +18,13 @@ from pipelines.operations.verify import faults, replays
 from pipelines.stages.report import made_of
 from sharpaudit.errors import IntegrityError
 from sharpaudit.evidence.seal import (
+    EARLIER,
     MANIFEST,
     evidence,
     read_seal,
     sha256_of,
 )
+from sharpaudit.evidence.sealing import resealed
 from sharpaudit.report.facts import collect
 from sharpaudit.report.html import render
 from sharpaudit.tables.reading import open_connection
@@ -247,6 +249,19 @@ def test_a_run_cut_off_before_its_seal_is_sealed_by_the_next(
     audit(config_path, copy, "triage.alpha=0.1")
     assert faults(copy) == []
     assert not (copy / UNSEALED).exists()
+
+
+def test_a_half_written_earlier_seal_is_neither_sealed_nor_kept(config_path: Path, copy: Path) -> None:
+    """What a loss of power may leave of the copy of a seal that a new one is about to replace."""
+    half = copy / EARLIER / ".0001.sha256-0123.inprogress"
+    half.parent.mkdir(exist_ok=True)
+    half.write_bytes(b"0123")
+    with resealed(copy):
+        (copy / "findings.csv").touch()
+    assert half.relative_to(copy).as_posix() not in read_seal(copy)
+    audit(config_path, copy)
+    assert not half.exists()
+    assert faults(copy) == []
 
 
 def test_a_failed_call_that_wrote_nothing_leaves_no_mark(config_path: Path, copy: Path) -> None:
