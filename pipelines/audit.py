@@ -209,9 +209,9 @@ def _sweep(run: RunFolder) -> None:
             current |= pictures
     sweep_images(run.root, listed)
     require_images(run.root, sorted(current))
-    half_written = f".*{IN_PROGRESS}"
-    for path in [*run.root.glob(half_written), *(run.root / EARLIER).glob(half_written)]:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    for place in (run.root, run.root / "report", run.root / EARLIER):
+        for path in place.glob(f".*{IN_PROGRESS}"):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)

@@ -80,8 +80,8 @@ def test_loading_them_leaves_variables_kernels_and_threads_as_they_are() -> None
     assert done.returncode == 0, done.stderr
 
 
-def test_no_library_has_more_threads_than_its_test_process_has_cores() -> None:
-    """It counts the cores once, as it is loaded: conftest must have taken them before."""
+def test_torch_has_no_more_threads_than_its_test_process_has_cores() -> None:
+    """Where two share the machine. It counts the cores once, as it is loaded: conftest must have taken them before."""
     assert torch.get_num_threads() <= len(os.sched_getaffinity(0))
 
 

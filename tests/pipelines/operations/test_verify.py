@@ -251,9 +251,10 @@ def test_a_run_cut_off_before_its_seal_is_sealed_by_the_next(
     assert not (copy / UNSEALED).exists()
 
 
-def test_a_half_written_earlier_seal_is_neither_sealed_nor_kept(config_path: Path, copy: Path) -> None:
-    """What a loss of power may leave of the copy of a seal that a new one is about to replace."""
-    half = copy / EARLIER / ".0001.sha256-0123.inprogress"
+@pytest.mark.parametrize("name", [f"{EARLIER}/0001.sha256", "report/index.html", "findings.csv"])
+def test_a_half_written_file_is_neither_sealed_nor_kept(config_path: Path, copy: Path, name: str) -> None:
+    """What a loss of power may leave: of the copy of a seal that a new one is about to replace, of a page."""
+    half = (copy / name).with_name(f".{Path(name).name}-0123.inprogress")
     half.parent.mkdir(exist_ok=True)
     half.write_bytes(b"0123")
     with resealed(copy):
