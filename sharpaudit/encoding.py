@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 
 from sharpaudit.errors import UserError, printable
 
@@ -25,7 +26,7 @@ _BETWEEN_NULS = re.compile(rb"(?:[^\0]\0{1,3}){8}|(?:\0{1,3}[^\0]){8}")
 STRANGE = 0.02
 """Share of characters that text may hold and no text is expected to: unassigned, for private use, control."""
 SCRIPT = 0.7
-"""Share of letters whose first byte says which alphabet they are of, and is below a space, in text of an alphabet."""
+"""Share of letters whose first byte is that of the text's alphabet, below a space, or of the signs of all, a NUL."""
 
 
 def other_unicode(head: bytes) -> str | None:
@@ -76,11 +77,17 @@ def _reads_as(head: bytes, encoding: str) -> bool:
     text = head.decode(encoding, errors="replace")
     if len(head) % width or sum(map(_is_strange, text)) > STRANGE * len(text):
         return False
-    scripts = head[1::2] if encoding.endswith("LE") else head[::2]
-    if width == 4 or sum(byte < ord(" ") for byte in scripts) >= SCRIPT * len(scripts):
+    if width == 4:
         return True
-    # Writing of many signs fills both bytes and is no UTF-8. The line ends tell, which have their NUL there.
-    return not _is_utf8(head) and 2 * text.count("\n") > head.count(b"\n")
+    scripts, signs = (head[1::2], head[::2]) if encoding.endswith("LE") else (head[::2], head[1::2])
+    # Line ends have their NUL there. Those of UTF-8 stand where the alphabet would, or beside one.
+    ends = text.count("\n")
+    if b"\n" in head and 2 * ends <= signs.count(b"\n"):
+        return False
+    alphabets = Counter(byte for byte in scripts if byte < ord(" "))
+    shared, own = alphabets.pop(0, 0), max(alphabets.values(), default=0)
+    # Writing of many signs fills both bytes and is no UTF-8.
+    return shared + own >= SCRIPT * len(scripts) or (not _is_utf8(head) and 2 * ends > head.count(b"\n"))
 
 
 def _is_strange(character: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sharpaudit.encoding import between_nuls, decoded, other_unicode
@@ -54,6 +54,8 @@ def test_utf8_with_nuls_in_it_stays_utf8(text):
 
 
 @given(prompts=st.lists(prompt_bytes(), min_size=1, max_size=8))
+@example(prompts=[b"\b", b"\b", b"\b", b"\0"])
+@example(prompts=[b"\0"] * 8)
 def test_hostile_prompts_are_not_taken_for_another_encoding(prompts):
     assert other_unicode(b"prompt\n" + b"\n".join(b'"' + p.replace(b'"', b'""') + b'"' for p in prompts)) is None
     assert not any(map(between_nuls, prompts))

@@ -32,7 +32,7 @@ from sharpaudit.evidence.checks import (
     seal_faults,
     table_faults,
 )
-from sharpaudit.report.facts import collect
+from sharpaudit.report.facts import agree, collect
 from sharpaudit.report.html import findings_csv, render
 from sharpaudit.seeds import rank_hash
 from sharpaudit.tables.reading import open_connection
@@ -128,9 +128,12 @@ def report_faults(run: RunFolder) -> Iterator[str]:
     sections = sections_of(flow(run.config()))
     with open_connection(run) as connection:
         made = json.loads(json.dumps(collect(connection, told, sections, run.tables()), allow_nan=False))
-    differing = [name for name in sorted(written.keys() | made.keys()) if written.get(name) != made.get(name)]
+    names = sorted(written.keys() | made.keys())
+    differing = [name for name in names if not agree(written.get(name), made.get(name))]
     if differing:
         yield f"{path}: {', '.join(differing)}: not what the tables give"
+    # Of facts that agree, to the last bit those that stand there.
+    made |= {name: written[name] for name in written if name not in differing}
     page = render(made, lambda image: (run.root / image).read_bytes(), sections)
     for name, text in (("report/index.html", page), ("findings.csv", findings_csv(made))):
         file = run.root / name

@@ -6,6 +6,7 @@ intervals. What the flags missed is estimated and bounded from the control sampl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -73,6 +74,21 @@ def collect(
         "limits": list(LIMITS),
         "sections": {section.name: section.facts(connection) for section in more},
     }
+
+
+def agree(told: Any, made: Any) -> bool:
+    """Whether two facts read from JSON are one, numbers with a fraction to nine digits.
+
+    Intervals and means are computed again where a run is verified, and the last bit of a logarithm or of a sum depends
+    on the processor and on its C library.
+    """
+    if isinstance(told, float) and isinstance(made, float):
+        return math.isclose(told, made, rel_tol=1e-9)
+    if isinstance(told, dict) and isinstance(made, dict):
+        return told.keys() == made.keys() and all(agree(told[name], made[name]) for name in told)
+    if isinstance(told, list) and isinstance(made, list):
+        return len(told) == len(made) and all(map(agree, told, made))
+    return type(told) is type(made) and bool(told == made)
 
 
 def holding(counts: Mapping[str, Any] | None) -> Entry | None:

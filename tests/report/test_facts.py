@@ -7,9 +7,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sharpaudit.matches.decide import false_match_bound
+from sharpaudit.report.sections.screen import BINS, bins
 from sharpaudit.statistics.intervals import clopper_pearson, upper_bound
 from tests.support.handmade import OK, Rows, told
 
@@ -191,3 +195,11 @@ def test_a_prompt_at_the_threshold_of_a_tier_is_borderline(rows: Rows, facts: Fa
     assert far["prompt_id"] in facts(rows)["borderline"]
     rows["fit/thresholds"][-1]["threshold"] = far["value"] * (1 + 5e-4)
     assert far["prompt_id"] not in facts(rows)["borderline"]
+
+
+@given(low=st.floats(1e-9, 1e3), ratio=st.floats(1, 1e9))
+def test_bins_of_one_ratio_hold_their_extremes(low, ratio):
+    edges = bins(low, low * ratio)
+    assert (edges[0], edges[-1], len(edges)) == (low, low * ratio, BINS + 1)
+    assert edges == sorted(edges)
+    assert edges == pytest.approx(np.geomspace(low, low * ratio, BINS + 1), rel=1e-12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -142,11 +143,19 @@ def histogram(connection: Connection, level: float | None) -> Entry | None:
         return None
     values = {"audit": value[positive & audited], "calibration": value[positive & ~audited]}
     low, high = float(value[positive].min()), float(value[positive].max())
-    edges = np.geomspace(low, high if high > low else low * 1.01, BINS + 1)
-    # The rounding of the logarithm must not push the extremes out of the outer bins.
-    edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)
+    edges = bins(low, high if high > low else low * 1.01)
     counts = {role: np.histogram(v, edges)[0].tolist() for role, v in values.items()}
     flag = _flag_line(connection, level)
     flagged = {"says": "flagged above", "at": flag[1] if flag else None}
     line = {"says": "go on above", "at": gates[0]["threshold"]} if gates else flagged
-    return {"edges": edges.tolist(), "metric": metric, "line": line, "not_positive": int((~positive).sum())} | counts
+    return {"edges": edges, "metric": metric, "line": line, "not_positive": int((~positive).sum())} | counts
+
+
+def bins(low: float, high: float) -> list[float]:
+    """Edges of BINS bins of one ratio, the first and the last exactly these.
+
+    In decimal numbers, whose powers are the same on every machine: those of numpy and of the C library differ in the
+    last bit by what the processor has, and a score near an edge would be counted beside it where the run is verified.
+    """
+    ratio = Decimal(high) / Decimal(low)
+    return [low, *(float(Decimal(low) * ratio ** (Decimal(i) / BINS)) for i in range(1, BINS)), high]

@@ -7,6 +7,7 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,7 +27,7 @@ from sharpaudit.evidence.seal import (
 )
 from sharpaudit.evidence.sealing import resealed
 from sharpaudit.report.facts import collect
-from sharpaudit.report.html import render
+from sharpaudit.report.html import findings_csv, render
 from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.records import checksummed, read_checksummed
 from sharpaudit.tables.runs import UNSEALED, RunFolder
@@ -180,6 +181,30 @@ def test_what_was_changed_is_named(copy: Path, tamper: Callable[[Path], Path], s
     outcome = CliRunner().invoke(cli, ["verify", str(copy)])
     assert outcome.exit_code == 1
     assert str(named) in outcome.output
+
+
+def shaken(facts: Any, by: float) -> Any:
+    """Every number with a fraction as another processor might have made it, times 1 + by."""
+    if isinstance(facts, dict):
+        return {name: shaken(value, by) for name, value in facts.items()}
+    if isinstance(facts, list):
+        return [shaken(value, by) for value in facts]
+    return facts * (1 + by) if isinstance(facts, float) else facts
+
+
+@pytest.mark.parametrize(("by", "name_it"), [(3e-16, False), (1e-7, True)])
+def test_the_last_bit_of_another_processor_is_no_fault(copy: Path, by: float, name_it: bool) -> None:
+    path = copy / "report/facts.json"
+    facts = json.loads(path.read_text())
+    told = facts | shaken({name: value for name, value in facts.items() if name != "run"}, by)
+    assert told != facts
+    path.write_text(json.dumps(told))
+    (copy / "report/index.html").write_text(render(told, lambda image: (copy / image).read_bytes()))
+    (copy / "findings.csv").write_text(findings_csv(told))
+    forge_seal(copy)
+    # The attestation names the facts by their digest.
+    found = [line for line in faults(copy) if not line.startswith(f"{copy / 'attestation.dsse.json'}:")]
+    assert any(line.startswith(f"{path}: ") for line in found) == name_it == bool(found)
 
 
 def test_every_bad_file_is_named_and_none_hides_another(copy: Path) -> None:
