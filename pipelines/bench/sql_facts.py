@@ -1,4 +1,5 @@
-"""The report's facts of a run of the SQL bench, built in a process that holds nothing else: python -m, with its folder.
+"""The report's facts of a run of the SQL bench, read from its database in a process that holds nothing else: python -m,
+with the run's folder.
 
 It prints the seconds that this took and the GiB that the process held at its peak.
 """
@@ -11,8 +12,7 @@ import time
 from pathlib import Path
 
 from sharpaudit.report.facts import collect
-from sharpaudit.tables.reading import open_connection
-from sharpaudit.tables.runs import RunFolder
+from sharpaudit.tables.query import open_file
 
 SETTINGS = {
     "settings": {
@@ -27,7 +27,7 @@ SETTINGS = {
 def main(root: Path) -> None:
     """Raises ValueError where the tables contradict themselves."""
     begun = time.monotonic()
-    with open_connection(RunFolder.open(root), lean=True) as connection:
+    with open_file(root / "audit.duckdb", lean=True) as connection:
         facts = collect(connection, SETTINGS)
     if not facts["reconciles"]:
         raise ValueError("; ".join(facts["differences"]))

@@ -20,8 +20,8 @@ from sharpaudit.report.facts import collect
 from sharpaudit.report.html import findings_csv, render
 from sharpaudit.report.sections.base import ReportSection
 from sharpaudit.tables.files import crash_point
-from sharpaudit.tables.query import materialise
-from sharpaudit.tables.reading import current_files, foreign_views, open_connection
+from sharpaudit.tables.query import open_file
+from sharpaudit.tables.reading import write_database
 from sharpaudit.tables.records import checksummed, digest_of, read_checksummed, replace_file
 from sharpaudit.tables.runs import RunFolder
 
@@ -37,7 +37,9 @@ def write_report(run: RunFolder, config: AuditConfig, quarantined: Sequence[dict
     outputs = [facts_path, facts_path.with_name("index.html"), *map(run.root.joinpath, OUTPUTS)]
     if stamp.exists() and read_checksummed(stamp) == {"digest": digest} and all(path.exists() for path in outputs):
         return dict(json.loads(facts_path.read_bytes()))
-    with open_connection(run, lean=True) as connection:
+    database = run.root / "audit.duckdb"
+    write_database(run, database)
+    with open_file(database, lean=True) as connection:
         facts = collect(connection, told, sections, run.tables())
     run.files.make_folder(facts_path.parent)
     run.write_json("inputs.json", told["inputs"])
@@ -45,8 +47,6 @@ def write_report(run: RunFolder, config: AuditConfig, quarantined: Sequence[dict
     page = render(facts, lambda path: (run.root / path).read_bytes(), sections)
     replace_file(facts_path.with_name("index.html"), page.encode(), run.files)
     replace_file(run.root / "findings.csv", findings_csv(facts).encode(), run.files)
-    tables, views = run.tables(), foreign_views(run)
-    materialise(current_files(run), run.root / "audit.duckdb", tables=tables, others=views)
     crash_point("report.written")
     replace_file(stamp, checksummed({"digest": digest}), run.files)
     return dict(json.loads(facts_path.read_bytes()))

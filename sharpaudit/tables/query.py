@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import duckdb
@@ -75,8 +76,8 @@ def connect(
     """An in-memory connection with a view per table; it can read below `root` and do nothing else.
 
     files: Parquet files of each table by its name; a table without one is empty. spill: a folder for what does not fit
-    into LEAN memory; without it DuckDB takes what it wants. tables: those of the run. others: selects of further views,
-    by their names, each after those that it reads.
+    into memory. tables: those of the run. others: selects of further views, by their names, each after those that it
+    reads.
     """
     plain = PlainName(root)
     connection = _open(plainly(files, plain), tables, others)
@@ -84,11 +85,14 @@ def connect(
     weakref.finalize(connection, plain.close)
     if spill is not None:
         connection.execute(f"SET temp_directory = {quoted(str(spill))}")
-        connection.execute(f"SET memory_limit = '{LEAN}'")
     connection.execute(f"SET allowed_directories = [{quoted(str(plain.path))}]")
+    _locked(connection)
+    return connection
+
+
+def _locked(connection: Connection) -> None:
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
-    return connection
 
 
 def check_views(tables: Sequence[Table], others: Mapping[str, str], measured: Sequence[tuple[int, str]] = ()) -> None:
@@ -124,10 +128,15 @@ def views_there(connection: Connection) -> list[str]:
 
 
 @contextmanager
-def open_file(path: Path) -> Iterator[Connection]:
-    """A database that `materialise` wrote, for reading, closed at the end of the block."""
-    with closing(duckdb.connect(str(path), read_only=True, config=_OPTIONS)) as connection:
-        yield connection
+def open_file(path: Path, *, lean: bool = False) -> Iterator[Connection]:
+    """A database that `materialise` wrote, for reading and with the rest of the machine locked away, closed at the end
+    of the block. lean: in LEAN memory. What does not fit goes to a temporary folder."""
+    with TemporaryDirectory() as spill, closing(duckdb.connect(str(path), read_only=True, config=_OPTIONS)) as opened:
+        opened.execute(f"SET temp_directory = {quoted(spill)}")
+        if lean:
+            opened.execute(f"SET memory_limit = '{LEAN}'")
+        _locked(opened)
+        yield opened
 
 
 def query(connection: Connection, sql: str) -> Result:

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from sharpaudit.errors import UserError
 from sharpaudit.plugs import STAGES, require
-from sharpaudit.tables.query import Connection, connect, disk_errors
+from sharpaudit.tables.query import Connection, connect, disk_errors, materialise
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.shards import verified_bytes
 
@@ -44,15 +44,19 @@ def foreign_views(run: RunFolder) -> dict[str, str]:
     return found
 
 
+def write_database(run: RunFolder, out: Path) -> None:
+    """All tables and views of the run as they are now in one new DuckDB file; whole or not at all."""
+    materialise(current_files(run), out, tables=run.tables(), others=foreign_views(run))
+
+
 @contextmanager
-def open_connection(run: RunFolder, *, lean: bool = False) -> Iterator[Connection]:
+def open_connection(run: RunFolder) -> Iterator[Connection]:
     """A locked-down DuckDB connection over the current tables, closed at the end of the block.
 
-    lean: in little memory; what does not fit goes to a temporary folder.
+    What does not fit into memory goes to a temporary folder.
     """
     with TemporaryDirectory() as spill, disk_errors(Path(spill)):
-        where = Path(spill) if lean else None
-        connection = connect(current_files(run), run.root, where, tables=run.tables(), others=foreign_views(run))
+        connection = connect(current_files(run), run.root, Path(spill), tables=run.tables(), others=foreign_views(run))
         try:
             yield connection
         finally:
