@@ -88,7 +88,7 @@ class GaussianSpec(BaseModel):
 
 
 class Mixture:
-    """Noised mixture at one level. log_weights (B, K), means and variances (B, K, D), all float64.
+    """Noised mixture at one level. log_weights (B, K), means and variances (B or 1, K, D), all float64.
 
     Components that have no weight for any row are left out.
     """
@@ -96,6 +96,9 @@ class Mixture:
     def __init__(self, log_weights: torch.Tensor, means: torch.Tensor, variances: torch.Tensor) -> None:
         used_K = torch.isfinite(log_weights).any(dim=0)
         self.log_weights, self.means, self.variances = log_weights[:, used_K], means[:, used_K], variances[:, used_K]
+        if all(torch.equal(tensor, tensor[:1].expand_as(tensor)) for tensor in (self.means, self.variances)):
+            # Rows of one prompt, as those of no prompt are: computed once.
+            self.means, self.variances = self.means[:1], self.variances[:1]
 
     def responsibilities(self, x_BD: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
         """r_k for each k, with shape (B, K)."""
@@ -110,7 +113,7 @@ class Mixture:
         pull = level.a * self.variances / (level.a**2 * self.variances + level.sigma**2)
         each_BKD = self.means + pull * (x_BD[:, None] - level.a * self.means)
         weighted_BKD = self.responsibilities(x_BD, level)[:, :, None] * each_BKD
-        return _sum(weighted_BKD.transpose(1, 2))
+        return _sum(weighted_BKD, dim=1)
 
     def score(self, x_BD: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
         """grad log p(x), with shape (B, D), from the definition and not from x0_hat."""
@@ -202,7 +205,9 @@ class GaussianDenoiser:
         if record is not None:
             record.chosen(self.attention_layers)
         x_BD = x_BCHW.to(torch.float64).flatten(1)
-        x0_BD = Mixture(**conditioning.tensors).x0_hat(x_BD, self.level(t))
+        level, parts = self.level(t), _by_width(conditioning)
+        found = [Mixture(**part.tensors).x0_hat(x_BD[rows], level) for rows, part in parts]
+        x0_BD = torch.cat(found)[torch.cat([rows for rows, _ in parts]).argsort()]
         answered()
         return Prediction(x0_BD.reshape(x_BCHW.shape).to(torch.float32))
 
@@ -294,13 +299,28 @@ def digest_of_spec(spec: GaussianSpec) -> str:
     return hashlib.sha256(json.dumps(spec.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
-def _sum(values_BD: torch.Tensor) -> torch.Tensor:
-    """Sum over the last axis by halving: the same order of additions whatever the batch or thread count."""
-    while values_BD.shape[-1] > 1:
-        half = values_BD.shape[-1] // 2
-        folded = values_BD[..., :half] + values_BD[..., half : 2 * half]
-        values_BD = torch.cat([folded, values_BD[..., 2 * half :]], dim=-1)
-    return values_BD[..., 0]
+def _by_width(conditioning: Conditioning) -> list[tuple[torch.Tensor, Conditioning]]:
+    """Rows with nothing beyond two components and the other rows, where there are such: their numbers, their mixtures.
+
+    So that a prompt is not computed with the components of no prompt, which is everything at once. Of two components
+    there is one addition, so the padding changes no bit.
+    """
+    wide_B = torch.isfinite(conditioning.tensors["log_weights"][:, 2:]).any(dim=1)
+    widths = ((~wide_B, 2), (wide_B, None))
+    chosen = [(torch.nonzero(rows_B)[:, 0], width) for rows_B, width in widths if rows_B.any()]
+    return [
+        (rows, Conditioning({name: tensor[:, :width][rows] for name, tensor in conditioning.tensors.items()}))
+        for rows, width in chosen
+    ]
+
+
+def _sum(values: torch.Tensor, dim: int = -1) -> torch.Tensor:
+    """Sum over an axis by halving: the same order of additions whatever the batch or thread count."""
+    while (n := values.shape[dim]) > 1:
+        half = n // 2
+        folded = values.narrow(dim, 0, half) + values.narrow(dim, half, half)
+        values = torch.cat([folded, values.narrow(dim, 2 * half, 1)], dim=dim) if n % 2 else folded
+    return values.select(dim, 0)
 
 
 def _smooth_directions(shape: tuple[int, int, int]) -> torch.Tensor:
