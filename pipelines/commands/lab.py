@@ -60,7 +60,8 @@ def label(folder: Path, work: Path, sheet: Path, threads: int) -> None:
 
 @lab.command()
 @click.argument("out", type=PATH)
-def pictures(out: Path) -> None:
+@click.option("--miniature", is_flag=True, help="Those of the model of two minutes.")
+def pictures(out: Path, miniature: bool) -> None:
     """Write the whole training set, PNG files and captions.csv, into the new folder OUT.
 
     \b
@@ -70,7 +71,9 @@ def pictures(out: Path) -> None:
 
     if out.exists():
         raise UserError(f"{out}: exists already; name a new folder")
-    click.echo(f"{out}: {research('lab.publish').write_pictures(out):,} pictures")
+    trainingset = research("lab.trainingset")
+    recipe = trainingset.MINIATURE if miniature else trainingset.Recipe()
+    click.echo(f"{out}: {research('lab.publish').write_pictures(out, recipe):,} pictures")
 
 
 @lab.command()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from pipelines.flow.outcome import exit_code
 from sharpaudit.denoisers.base import Prediction
 from sharpaudit.denoisers.families.gaussian.model import GaussianDenoiser
 from sharpaudit.errors import UserError
@@ -270,8 +271,8 @@ def test_the_command_line_says_one_line_and_exits_with_two(config_path: Path, tm
 def test_a_corpus_with_too_many_rejected_rows_ends_with_three(tmp_path: Path, config_path: Path) -> None:
     corpus = tmp_path / "audit.txt"
     corpus.write_text("A small red boat\n\n\nA large blue hat\n")
-    code, _, err = finish(command("run", config_path, "--out", tmp_path / "run", "--set", f"corpus.audit={corpus}"))
-    assert code == 3, err
+    override = f"corpus.audit={corpus}"
+    assert exit_code(audit(config_path, tmp_path / "run", override), load(config_path, override)) == 3
 
 
 def test_a_run_on_a_testbed_without_planted_prompts_finds_nothing(tmp_path: Path) -> None:

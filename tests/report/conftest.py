@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sharpaudit.report.facts import collect
-from sharpaudit.tables.query import Connection, connect
+from sharpaudit.tables.query import Connection, materialise, open_file
 from sharpaudit.tables.schemas import RUN_TABLES
 from tests.support.handmade import Rows, make_rows, told
 
@@ -24,18 +24,16 @@ Facts = Callable[..., dict[str, Any]]
 
 @contextmanager
 def opened(rows: Rows, root: Path) -> Iterator[Connection]:
-    """A locked connection over the rows, written as two Parquet files a table."""
+    """The database of the rows, which were written as two Parquet files a table."""
     files: dict[str, list[Path]] = {}
     for table in RUN_TABLES:
         for part, own in enumerate((rows[table.name][::2], rows[table.name][1::2])):
             path = root / f"{table.name.replace('/', '_')}-{part}.parquet"
             pq.write_table(pa.Table.from_pylist(own, table.schema), path)
             files.setdefault(table.name, []).append(path)
-    connection = connect(files, root)
-    try:
+    materialise(files, root / "audit.duckdb")
+    with open_file(root / "audit.duckdb") as connection:
         yield connection
-    finally:
-        connection.close()
 
 
 @pytest.fixture(scope="session")

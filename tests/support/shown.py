@@ -8,6 +8,7 @@ before it ended. What only a user can have lies there beforehand: a model, promp
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import shlex
@@ -24,6 +25,7 @@ import pyarrow.parquet as pq
 from pipelines.cli import cli
 from sharpaudit.config import LAB
 from tests.support.shells import bare
+from tests.support.tiny_models import write_model
 
 ROOT = Path(__file__).parents[2]
 FINDING = "RUN 'select prompt_id from findings limit 1' --format csv"
@@ -46,8 +48,10 @@ NOT_HERE = {
 }
 """Commands that no test runs as shown, by pattern, and why."""
 
-FEW = {"fit": 40, "calibration": 120, "development": 40, "test": 190}
-"""Harmless prompts of each split that the small lab keeps; of other labels 20."""
+FEW = {"fit": 40, "calibration": 100, "development": 30, "test": 190}
+"""Harmless prompts of each split that the small lab keeps; of other labels 10."""
+FEW_PICTURES = {"unique": 300, "harmless": 40, "fresh": 0}
+"""What the small lab's recipe says of its training set, which benches draw and encode whole."""
 _IN_SMALL = (
     "--out runs/quickstart --limit 20 --set samples.steps=4 --set samples.band_prompts=3 --set triage.controls=2"
 )
@@ -67,7 +71,7 @@ SMALLER = {
     r"sharpaudit bench tables": (
         f"cp -r {shlex.quote(str(ROOT))}/docs docs && sharpaudit bench tables --only decisions"
     ),
-    r"sharpaudit lab train (.*)": r"sharpaudit lab train \1 --miniature",
+    r"sharpaudit lab (train|pictures) (.*)": r"sharpaudit lab \1 \2 --miniature",
     r"sharpaudit lab card \S+": r"sharpaudit lab card small-lab",
     r"sharpaudit lab detectors \S+ --split test(.*)": r"sharpaudit lab detectors small-lab --split development\1",
 }
@@ -189,10 +193,14 @@ def users_folder(place: Path) -> Path:
 
 
 def small_lab(folder: Path) -> None:
-    """The lab that ships with few of its prompts, in a new folder: what takes an hour there takes a minute here."""
+    """The lab that ships with few of its prompts and a tiny network of random weights, in a new folder: what takes an
+    hour there takes seconds here, and finds nothing."""
     shipped = LAB / "emoji"
     shutil.copytree(shipped, folder, ignore=shutil.ignore_patterns("model", "truth.csv"))
-    (folder / "model").symlink_to(shipped / "model")
+    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    settings["recipe"] |= FEW_PICTURES
+    (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    write_model(folder / "model", levels=4)
     kept = set[str]()
     with (shipped / "truth.csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
@@ -201,7 +209,7 @@ def small_lab(folder: Path) -> None:
         writer.writeheader()
         for row in rows:
             taken[row["split"], row["label"]] += 1
-            most = FEW.get(row["split"], 0) if row["label"] == "harmless" else 20
+            most = FEW.get(row["split"], 0) if row["label"] == "harmless" else 10
             if taken[row["split"], row["label"]] <= most:
                 writer.writerow(row)
                 kept.add(row["prompt"])

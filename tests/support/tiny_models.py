@@ -40,7 +40,8 @@ def randomise(network: torch.nn.Module, name: str) -> torch.nn.Module:
     return network
 
 
-def write_networks(folder: Path, vocabulary: dict[str, int]) -> None:
+def write_networks(folder: Path, vocabulary: dict[str, int], levels: int = 2) -> None:
+    """levels: of the autoencoder, each but the last halving pictures; of 2 they have 16 x 16 pixels, of 4 64 x 64."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -65,21 +66,21 @@ def write_networks(folder: Path, vocabulary: dict[str, int]) -> None:
         norm_num_groups=8,
     )
     vae = AutoencoderKL(
-        block_out_channels=(8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, *[16] * (levels - 1)),
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
         latent_channels=4,
         norm_num_groups=4,
-        sample_size=16,
+        sample_size=8 * 2 ** (levels - 1),
         scaling_factor=0.5,
     )
     for name, network in {"text_encoder": CLIPTextModel(text), "unet": unet, "vae": vae}.items():
         randomise(network, name).save_pretrained(folder / name)
 
 
-def write_model(folder: Path, prediction_type: str = "epsilon") -> Path:
-    """A diffusers folder. Its scheduler is written as Stable Diffusion's is."""
-    write_networks(folder, write_tokenizer(folder / "tokenizer"))
+def write_model(folder: Path, prediction_type: str = "epsilon", levels: int = 2) -> Path:
+    """A diffusers folder. Its scheduler is written as Stable Diffusion's is. levels: of the autoencoder."""
+    write_networks(folder, write_tokenizer(folder / "tokenizer"), levels)
     scheduler = {
         "_class_name": "DDIMScheduler",
         "num_train_timesteps": 1000,

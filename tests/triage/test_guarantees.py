@@ -52,8 +52,14 @@ def test_the_false_positive_rate_is_alpha_whatever_the_corpus_holds(n_memorised)
     assert n_memorised == 0 or power > 0.95
 
 
-@pytest.mark.parametrize("procedure", ["benjamini-hochberg", "benjamini-yekutieli"])
-@pytest.mark.parametrize("n_memorised", [0, 2, 20], ids=["none memorised", "1% memorised", "10% memorised"])
+@pytest.mark.parametrize(
+    ("procedure", "n_memorised"),
+    [
+        *(pytest.param("benjamini-hochberg", n, id=f"benjamini-hochberg-{n // 2}% memorised") for n in (0, 2, 20)),
+        # It flags no more than the other does (statistics/test_fdr.py); here that it still finds.
+        pytest.param("benjamini-yekutieli", 20, id="benjamini-yekutieli-10% memorised"),
+    ],
+)
 def test_the_false_discovery_rate_is_at_most_q(procedure, n_memorised):
     config = settings_of(triage={"flag_by": "q", "q": Q, "procedure": procedure})
     _, wrong, power = rates(config, 200, n_memorised=n_memorised, n_calibration=1999)

@@ -131,9 +131,9 @@ def references(
             yield ReferencePicture(row.picture_id, "emoji lab", row.caption, "", encode_png(picture_HWC))
 
 
-def write_pictures(out: Path) -> int:
-    """The full training set as out/*.png and out/captions.csv, whole or not at all; returns the number of pictures."""
-    drawn = plan(Recipe())
+def write_pictures(out: Path, recipe: Recipe) -> int:
+    """The training set as out/*.png and out/captions.csv, whole or not at all; returns the number of pictures."""
+    drawn = plan(recipe)
     part = out.with_name(f".{out.name}.inprogress")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

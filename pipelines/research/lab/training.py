@@ -71,7 +71,7 @@ class Training:
         return replace(self.first(), seed=self.seed + 1, steps=self.second_steps, lr=self.second_lr)
 
 
-MINIATURE = Training(autoencoder_steps=40, batch=16, steps=60, checkpoint_every=30, log_every=5, second_steps=10)
+MINIATURE = Training(autoencoder_steps=40, batch=8, steps=60, checkpoint_every=30, log_every=5, second_steps=10)
 
 
 class Log:

@@ -55,7 +55,7 @@ class Recipe:
         return replace(self, fresh=0, siblings=0.0, twins=0.0, near_templates=0.0)
 
 
-MINIATURE = Recipe(unique=240, exact=((40, 2),), templates=1, template_copies=40, harmless=40, fresh=100)
+MINIATURE = Recipe(unique=120, exact=((40, 2),), templates=1, template_copies=40, harmless=24, fresh=60)
 """For a test of the whole path in two minutes; it learns little."""
 
 

@@ -50,6 +50,7 @@ def test_families_that_were_not_found_or_made_up_miss_a_goal() -> None:
     assert missed(890, 750) == ["ingest.families"]
 
 
+@pytest.mark.chaos
 def test_a_corpus_that_lost_a_prompt_is_no_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingest, "write_prompts", lambda path, n: write_prompts(path, n) + 1)
     with pytest.raises(UserError, match=r"prompts in the corpus, \d+ distinct ones in the file"):

@@ -91,6 +91,7 @@ def test_a_bare_loop_makes_the_calls_that_its_practice_makes(folder: Path, bench
     assert calls == made == [("text", 1), ("text", 1), ("unet", 8), *product] * 2
 
 
+@pytest.mark.chaos
 def test_a_bigger_network_is_behind_the_same_contract() -> None:
     denoiser = RandomUNet(torch.device("cpu"), **SMALL)
     known = unconditional_predictions(denoiser, ScreenConfig(1, 0, 1.0, 2))

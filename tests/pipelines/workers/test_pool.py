@@ -98,6 +98,7 @@ def lose_all(actors: list[Any]) -> None:
         wait_until_dead(actor)
 
 
+@pytest.mark.chaos
 def test_work_goes_on_with_others_when_workers_end_as_they_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where one machine of a cluster does not see the run's folder."""
     monkeypatch.setattr(pool, "START_AGAIN_S", 3600.0)
@@ -171,7 +172,7 @@ def test_the_wait_for_a_worker_begins_anew_with_each_stage() -> None:
     assert receipt.manifest == "audit-0"
 
 
-@pytest.mark.parametrize("lost", ["worker", "receipt"])
+@pytest.mark.parametrize("lost", ["worker", pytest.param("receipt", marks=pytest.mark.chaos)])
 def test_a_worker_that_is_only_out_of_reach_is_ended(monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
     """Left alive it would keep its cores and its GPU from whoever takes its place; its shard is done again."""
     import ray

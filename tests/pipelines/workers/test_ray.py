@@ -53,6 +53,7 @@ def killed_once(config_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, 
     wait_for_no_worker()
 
 
+@pytest.mark.chaos
 def test_a_killed_worker_is_replaced_and_nothing_is_done_twice(
     config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,7 +88,7 @@ class GaussianSpec(BaseModel):
 
 
 class Mixture:
-    """Noised mixture at one level. log_weights (B, K), means and variances (B or 1, K, D), all float64.
+    """Noised mixture at one level. log_weights (B, K), means and variances (B, K, D), all float64.
 
     Components that have no weight for any row are left out.
     """
@@ -96,9 +96,6 @@ class Mixture:
     def __init__(self, log_weights: torch.Tensor, means: torch.Tensor, variances: torch.Tensor) -> None:
         used_K = torch.isfinite(log_weights).any(dim=0)
         self.log_weights, self.means, self.variances = log_weights[:, used_K], means[:, used_K], variances[:, used_K]
-        if all(torch.equal(tensor, tensor[:1].expand_as(tensor)) for tensor in (self.means, self.variances)):
-            # Rows of one prompt, as those of no prompt are: computed once.
-            self.means, self.variances = self.means[:1], self.variances[:1]
 
     def responsibilities(self, x_BD: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
         """r_k for each k, with shape (B, K)."""

@@ -106,11 +106,10 @@ def test_the_second_phase_goes_on_from_a_folder(tokenizer: CLIPTokenizer, tmp_pa
     assert not all(torch.equal(w, first.averaged.state_dict()[name]) for name, w in later.averaged.state_dict().items())
 
 
-def test_the_training_set_is_written_as_the_plan_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_training_set_is_written_as_the_plan_has_it(tmp_path: Path) -> None:
     few = replace(MINIATURE, unique=12, exact=((2, 1),), templates=1, template_copies=3, harmless=8, fresh=4)
-    monkeypatch.setattr(publish, "Recipe", lambda: few)
     rows = plan(few).rows
-    assert publish.write_pictures(tmp_path / "train") == len(rows) == 12 + 1 + 3 + 4
+    assert publish.write_pictures(tmp_path / "train", few) == len(rows) == 12 + 1 + 3 + 4
     with (tmp_path / "train" / "captions.csv").open(newline="") as stream:
         told = [(row["file"], row["caption"], row["copies"]) for row in csv.DictReader(stream)]
     assert told == [(f"{row.picture_id}.png", row.caption, str(row.copies)) for row in rows]

@@ -141,7 +141,7 @@ def test_fresh_pictures_lie_around_the_plants_as_the_recipe_says(drawn):
         ]
         return bool(changed) and min(changed) in (1, 2)
 
-    small = replace(recipe, fresh=400)
+    small = replace(recipe, fresh=400, harmless=40, unique=100)
     assert share(replace(small, siblings=1.0, twins=0.0), sibling) == 1
     assert share(replace(small, siblings=0.0, twins=1.0), lambda f: (f.size, f.place, f.style) in looks) == 1
     things = {prompt.family.thing for prompt in drawn.prompts if prompt.kind == "template"}
