@@ -27,6 +27,7 @@ from pipelines.commands.query import query
 from pipelines.commands.replay import replay
 from pipelines.commands.run import run
 from pipelines.commands.sign import sign
+from pipelines.commands.spectrum import spectrum
 from pipelines.commands.status import status
 from pipelines.commands.validate import validate
 from pipelines.commands.verify import verify
@@ -66,6 +67,7 @@ for command in (
     key,
     prune,
     init,
+    spectrum,
     index,
     calibration,
     lab,

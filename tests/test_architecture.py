@@ -29,7 +29,7 @@ ORDER = [
     {"config", "seeds", "images"},
     {"statistics", "tables"},
     {"denoisers", "embedders"},
-    {"corpus", "scores", "triage", "samples", "matches", "mitigation"},
+    {"corpus", "scores", "triage", "samples", "matches", "mitigation", "spectra"},
     {"report", "evidence", "analysis"},
     {"lab"},
     {"pipelines"},

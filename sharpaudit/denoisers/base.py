@@ -166,7 +166,7 @@ class Denoiser(Protocol):
     """A model behind the contract; see the module's docstring.
 
     `predict` is differentiable in x and in the conditioning: the caller owns `no_grad`. Latents come in
-    and go out in float32, whatever the network computes in.
+    and go out in float32, whatever the network computes in; the analytic model gives float64 for float64.
     """
 
     @property

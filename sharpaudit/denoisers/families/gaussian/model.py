@@ -198,7 +198,8 @@ class GaussianDenoiser:
     def predict(
         self, x_BCHW: torch.Tensor, t: float, conditioning: Conditioning, *, record: AttentionRequest | None = None
     ) -> Prediction:
-        """The exact posterior mean. Raises UserError where attention is to be recorded: there is none."""
+        """The exact posterior mean, in float64 where x is. Raises UserError where attention is to be recorded: there is
+        none."""
         if record is not None:
             record.chosen(self.attention_layers)
         x_BD = x_BCHW.to(torch.float64).flatten(1)
@@ -206,7 +207,7 @@ class GaussianDenoiser:
         found = [Mixture(**part.tensors).x0_hat(x_BD[rows], level) for rows, part in parts]
         x0_BD = torch.cat(found)[torch.cat([rows for rows, _ in parts]).argsort()]
         answered()
-        return Prediction(x0_BD.reshape(x_BCHW.shape).to(torch.float32))
+        return Prediction(x0_BD.reshape(x_BCHW.shape).to(x_BCHW.dtype))
 
     def decode(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
         """Latents in [-1, 1] as colours, each element a square of 4 x 4 pixels."""

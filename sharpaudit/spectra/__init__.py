@@ -1,0 +1,1 @@
+"""Eigenvalues of the Hessians of a model's learned log density."""
