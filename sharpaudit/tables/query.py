@@ -131,7 +131,13 @@ def views_there(connection: Connection) -> list[str]:
 def open_file(path: Path, *, lean: bool = False) -> Iterator[Connection]:
     """A database that `materialise` wrote, for reading and with the rest of the machine locked away, closed at the end
     of the block. lean: in LEAN memory. What does not fit goes to a temporary folder."""
-    with TemporaryDirectory() as spill, closing(duckdb.connect(str(path), read_only=True, config=_OPTIONS)) as opened:
+    with TemporaryDirectory() as spill, ExitStack() as stack:
+        where = path
+        if not is_plain(path):
+            # Of a database DuckDB asks the true name, whatever link leads there.
+            where = Path(stack.enter_context(plain_folder())) / path.name
+            shutil.copyfile(path, where)
+        opened = stack.enter_context(closing(duckdb.connect(str(where), read_only=True, config=_OPTIONS)))
         opened.execute(f"SET temp_directory = {quoted(spill)}")
         if lean:
             opened.execute(f"SET memory_limit = '{LEAN}'")
