@@ -26,7 +26,7 @@ from sharpaudit.tables.runs import RunFolder
 from tests.support.audits import audit, command, finish, load
 from tests.support.shells import bare
 
-VERBS = {"run", "extend", "validate", "status", "query", "replay", "verify", "sign", "prune", "init"}
+VERBS = {"run", "extend", "validate", "status", "query", "replay", "verify", "sign", "prune", "init", "spectrum"}
 GROUPS = {
     "index": {"build"},
     "key": {"make"},
