@@ -30,7 +30,7 @@ from sharpaudit import config as configuration
 from sharpaudit.config import AuditConfig, ModelConfig
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status, UserError, printable
-from sharpaudit.lab.detectors import CAPTIONS, INTERVALS, SEVERAL, Truth, balanced, columns, read_truth, table
+from sharpaudit.lab.detectors import CAPTIONS, GROUPS, INTERVALS, SEVERAL, Truth, balanced, columns, read_truth, table
 from sharpaudit.plugs import METRICS
 from sharpaudit.scores.base import ATTENTION
 from sharpaudit.scores.plan import evaluations
@@ -44,8 +44,22 @@ SHARED = ("residual_gap", "noise_gap", "mean_free_gap", "attention_entropy", "sc
 """One evaluation serves them all."""
 OTHERS = ("sharpness", "norm_cosine", "one_step", "hessian_trace")
 FULL_SEEDS = 16
-GOALS = {"residual_gap": {"auc": 0.99, "auc_low": 0.98, "tpr1": 0.9, "tpr1_low": 0.8}}
-"""On the lab's exact plants at one seed, all captions together."""
+GOALS = {
+    "residual_gap.n1.exact.auc": 0.99,
+    "residual_gap.n1.exact.auc_low": 0.98,
+    "residual_gap.n1.exact.tpr1": 0.9,
+    "residual_gap.n1.exact.tpr1_low": 0.8,
+    "noise_gap.n1.free.auc": 0.98,
+    "noise_gap.n1.free.tpr1": 0.8,
+    "sharpness.n1.free.auc": 0.98,
+    "sharpness.n1.free.tpr1": 0.8,
+    "sharpness.n4.free.auc": 0.99,
+    "sharpness.n4.free.tpr1": 0.85,
+}
+"""On the lab's exact plants: what decides, on all captions; what the literature has, on captions that leave the ground
+free (`free`), as captions of photographs do."""
+SHOWN = {(1, "all"): "n1.exact", (1, "naming none"): "n1.free", (SEVERAL, "naming none"): "n4.free"}
+"""Lines of exact plants that a bench tells, by number of seeds and captions."""
 MINUTES = {False: 10.0, True: 20.0}
 """The most that the table of the lab's test split may take, in full or not."""
 ONE_TIER = ("scores.n_seeds=1", "scores.then=[]")
@@ -198,21 +212,21 @@ def _able(model: ModelConfig, every: bool) -> list[str]:
     return [n for n in (*SHARED, *(OTHERS if every else ())) if maps or ATTENTION not in METRICS[n].needs]
 
 
-def bench_lines(found: Detection, goals_of: Mapping[str, Mapping[str, float]]) -> Iterator[Line]:
-    """Exact plants, all captions, one seed: AUC and TPR at 1% FPR of every metric. goals_of: by metric.
+def bench_lines(found: Detection, goals: Mapping[str, float]) -> Iterator[Line]:
+    """Exact plants as SHOWN: AUC and TPR at 1% FPR of every metric. goals: by the line's name.
 
     n: memorised prompts; of the worst seed, seeds.
     """
     short = {"auc": "auc", "tpr_at_1_percent_fpr": "tpr1"}
     for line in found.lines:
-        if (line["n"], line["plants"], line["captions"]) != (1, "exact", "all") or line["statistic"] not in short:
+        shown = SHOWN.get((line["n"], line["captions"])) if line["plants"] == "exact" else None
+        if shown is None or line["statistic"] not in short:
             continue
-        goals = goals_of.get(line["metric"], {})
-        figure, n = short[line["statistic"]], line["memorised"]
-        name = f"{line['metric']}.n1.exact.{figure}"
-        yield Line(name, line["mean"], "share", n, line["low"], line["high"], goals.get(figure))
-        yield Line(f"{name}_low", line["low"], "share", n, goal=goals.get(f"{figure}_low"))
-        yield Line(f"{name}_worst", line["minimum"], "share", line["seeds"])
+        name, n = f"{line['metric']}.{shown}.{short[line['statistic']]}", line["memorised"]
+        yield Line(name, line["mean"], "share", n, line["low"], line["high"], goals.get(name))
+        yield Line(f"{name}_low", line["low"], "share", n, goal=goals.get(f"{name}_low"))
+        if line["seeds"] > 1:
+            yield Line(f"{name}_worst", line["minimum"], "share", line["seeds"])
 
 
 def write(found: Detection, folder: Path) -> None:
@@ -231,7 +245,7 @@ def markdown(found: Detection) -> str:
         nfe, ms = found.cost[metric]
         figures = [keyed.get((metric, n, plants, captions, name)) for name in shown]
         sizes = [keyed[metric, n, plants, captions, "auc"][name] for name in ("seeds", "memorised", "harmless")]
-        title = f"{plants} plants, {'all captions' if captions == 'all' else f'captions {captions}'}"
+        title = f"{GROUPS[plants]}, {'all captions' if captions == 'all' else f'captions {captions}'}"
         tables.setdefault(title, []).append([metric, n, nfe * n, f"{ms * n:.1f}", *sizes, *map(_shown, figures)])
     return "\n".join(f"{title}\n\n{markdown_table(head, rows)}" for title, rows in tables.items())
 

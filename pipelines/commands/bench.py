@@ -30,6 +30,7 @@ def bench() -> None:
 @click.option("--split", type=click.Choice(["development", "test"]), default="test", show_default=True)
 @click.option("--out", type=PATH, default=Path("runs/detection"), show_default=True, help="Keeps the scores.")
 @click.option("--full", is_flag=True, help="16 single seeds in place of 4, where one evaluation serves all metrics.")
+@click.option("--trajectory", is_flag=True, help="Published detectors over 50 steps instead, beside their own figures.")
 @why_option
 @json_option
 @click.option("--figure", type=PATH, help="Draw the distributions of the main metrics there, as svg, png or pdf.")
@@ -39,6 +40,7 @@ def detection(
     split: str,
     out: Path,
     full: bool,
+    trajectory: bool,
     why: str | None,
     json_path: Path | None,
     figure: Path | None,
@@ -70,6 +72,8 @@ def detection(
     from sharpaudit.denoisers.devices import hardware_in_words
 
     signals.install()
+    if trajectory:
+        return _trajectory(source, split, out, why, json_path)
     of_config, begun = source.suffix == ".toml", time.monotonic()
     _refuse_reason(why, "development" if of_config else split)
     audited = Configured(load(source, overrides)) if of_config else LabSplit(source, split, overrides)
@@ -83,9 +87,26 @@ def detection(
     _note(source, found.cost, why)
     # The goals are of the lab: another model has others.
     goals = {} if of_config else GOALS
-    needed = [f"{metric}.n1.exact.{name}" for metric, names in goals.items() for name in names]
+
     spent = Line("detection.minutes", minutes, "minutes", 1, goal=None if of_config else MINUTES[full], at_most=True)
-    _finish([*bench_lines(found, goals), spent], needed, json_path)
+    _finish([*bench_lines(found, goals), spent], list(goals), json_path)
+
+
+def _trajectory(folder: Path, split: str, out: Path, why: str | None, json_path: Path | None) -> None:
+    from pipelines.bench.published import MINUTES, ROWS, bench_lines, markdown, trajectories, write
+    from sharpaudit.denoisers.devices import hardware_in_words
+
+    if folder.suffix == ".toml":
+        raise UserError(f"{folder}: --trajectory is of a lab's folder, whose prompts have labels; name one")
+    _refuse_reason(why, split)
+    kept, begun = out.absolute() / split, time.monotonic()
+    found = trajectories(folder, split, kept / "trajectories")
+    minutes = (time.monotonic() - begun) / 60
+    write(found, kept)
+    click.echo(f"{markdown(found)}\n{hardware_in_words()} {minutes:.1f} minutes, less where trajectories were there.")
+    _note(folder, list(ROWS), why)
+    spent = Line("trajectory.minutes", minutes, "minutes", 1, goal=MINUTES, at_most=True)
+    _finish([*bench_lines(found), spent], [], json_path)
 
 
 @bench.command()

@@ -3,7 +3,8 @@
 Figures at n = 1 are those of audits that differ in their seed alone, each of which fits anew: mean, standard deviation
 and worst. Those at n = 4 are of the mean score over the first four. Positives are the prompts labelled memorised,
 exact plants and templates apart; negatives are the harmless prompts that were never planted. Neighbours and partly
-memorised prompts are in neither.
+memorised prompts are in neither, as in the literature; they are positives of groups of their own, and beside stands
+what exact plants come to with all of them among the positives, and among the negatives.
 
 Two thresholds stand side by side: that of a true-positive rate at a false-positive rate is read off the negatives
 themselves, as in the literature, and its noise is in the interval; p <= .01 is what an audit does, ranks against
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import product
@@ -32,10 +33,20 @@ from sharpaudit.statistics.detection import Figure, Group, Statistic, auc, figur
 
 COLOURS = ("red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "brown", "grey")
 """Of the ground in captions of the lab."""
+OTHERS = ("partly", "neighbour")
 SEVERAL = 4
 ALPHA = 0.01
 DETECTORS = {"development": "detectors_development.json", "test": "detectors_test.json"}
 TOUCHES = "touches.json"
+GROUPS = {
+    "exact": "exact plants",
+    "template": "template plants",
+    "partly": "partly memorised prompts",
+    "neighbour": "neighbours",
+    "others_memorised": "exact plants, with partly memorised prompts and neighbours taken for memorised",
+    "others_harmless": "exact plants, with partly memorised prompts and neighbours taken for harmless",
+}
+"""Who is told from harmless prompts: the first two for all sorts of captions, the others for all captions together."""
 CAPTIONS: dict[str, tuple[bool, ...]] = {"all": (True, False), "naming a colour": (True,), "naming none": (False,)}
 STATISTICS: dict[str, Statistic] = {
     "auc": auc,
@@ -110,7 +121,7 @@ def table(
     calibration_SC: Mapping[str, Values],
     captions: Sequence[str] = tuple(CAPTIONS),
 ) -> list[dict[str, Any]]:
-    """One line per metric, number of seeds, kind of plant, kind of caption and statistic.
+    """One line per metric, number of seeds, group of GROUPS, kind of caption and statistic.
 
     truth: the scored prompts in the order of the columns. calibration: scores of the calibration prompts; a metric
     without them has no lines of p.
@@ -123,7 +134,7 @@ def table(
         if metric in calibration_SC:
             both = zip(values_SN, _averaged(calibration_SC[metric], n), strict=True)
             flagged_SN = np.stack([at_most(p_values(row, known), ALPHA) for row, known in both]).astype(np.float64)
-        for plants, wording in product(("exact", "template"), captions):
+        for plants, wording in _groups(truth, captions):
             rows = _rows(truth, plants, wording)
             if all(len(chosen) for chosen in rows):
                 head = {"metric": metric, "n": n, "seeds": len(values_SN), "plants": plants, "captions": wording}
@@ -144,10 +155,24 @@ def _averaged(values_SN: Values, n: int) -> Values:
     return values_SN if n == 1 else values_SN[:n].mean(axis=0, keepdims=True)
 
 
-def _rows(truth: Sequence[Truth], plants: str, captions: str) -> tuple[list[int], list[int]]:
+def _groups(truth: Sequence[Truth], captions: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Groups and captions that have lines; without others there is nothing to take for anything."""
+    yield from product(("exact", "template"), captions)
+    if any(row.label in OTHERS for row in truth):
+        yield from ((group, "all") for group in list(GROUPS)[2:])
+
+
+def _rows(truth: Sequence[Truth], group: str, captions: str) -> tuple[list[int], list[int]]:
+    """Positives and negatives of a group."""
     chosen = [i for i, row in enumerate(truth) if names_colour(row.prompt) in CAPTIONS[captions]]
-    memorised = [i for i in chosen if truth[i].label == "memorised" and truth[i].kind == plants]
-    return memorised, [i for i in chosen if truth[i].label == "harmless" and truth[i].never_planted]
+    others = [i for i in chosen if truth[i].label in OTHERS]
+    harmless = [i for i in chosen if truth[i].label == "harmless" and truth[i].never_planted]
+    if group in OTHERS:
+        return [i for i in others if truth[i].label == group], harmless
+    kind = "template" if group == "template" else "exact"
+    memorised = [i for i in chosen if (truth[i].kind, truth[i].label) == (kind, "memorised")]
+    taken = {"others_memorised": (others, []), "others_harmless": ([], others)}.get(group, ([], []))
+    return sorted(memorised + taken[0]), sorted(harmless + taken[1])
 
 
 def _figures(

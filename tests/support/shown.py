@@ -50,7 +50,7 @@ NOT_HERE = {
 
 FEW = {"fit": 40, "calibration": 100, "development": 30, "test": 190}
 """Harmless prompts of each split that the small lab keeps; of other labels 10."""
-FEW_PICTURES = {"unique": 300, "harmless": 40, "fresh": 0}
+FEW_PICTURES = {"unique": 300, "harmless": 40}
 """What the small lab's recipe says of its training set, which benches draw and encode whole."""
 _IN_SMALL = (
     "--out runs/quickstart --limit 20 --set samples.steps=4 --set samples.band_prompts=3 --set triage.controls=2"
@@ -67,6 +67,9 @@ SMALLER = {
     rf"sharpaudit {_OF_THE_LAB}(.*)": r"sharpaudit \1 small-lab\2",
     r"sharpaudit bench recombined": "sharpaudit bench recombined small-lab --candidates 120",
     r"sharpaudit bench screens.*": "sharpaudit bench screens small-lab --seeds 2",
+    r"sharpaudit bench detection --trajectory": (
+        "sharpaudit bench detection small-lab --split development --trajectory"
+    ),
     r"sharpaudit bench detection.*": "sharpaudit bench detection small-lab --split development",
     r"sharpaudit bench tables": (
         f"cp -r {shlex.quote(str(ROOT))}/docs docs && sharpaudit bench tables --only decisions"

@@ -35,6 +35,7 @@ from pipelines.flow.progress import Reporter
 from sharpaudit.config import load
 from sharpaudit.errors import UserError
 from sharpaudit.lab.analytic import Sizes, write
+from sharpaudit.lab.detectors import GROUPS
 from sharpaudit.seeds import generator
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import SCORES, TRIAGE
@@ -122,18 +123,20 @@ def test_the_cost_of_each_metric_is_that_of_its_plan(found: tuple[Path, Detectio
 
 def test_the_table_has_a_line_for_each_metric_and_number_of_seeds(found: tuple[Path, Detection]) -> None:
     text = markdown(found[1])
-    # All captions, and those that name no colour: the testbed has no others.
-    assert text.count("\n| residual_gap | 1 |") == text.count("\n| residual_gap | 4 |") == 2
+    # All captions, those that name no colour (the testbed has no others), and three groups for the partly memorised.
+    assert text.count("\n| residual_gap | 1 |") == text.count("\n| residual_gap | 4 |") == 5
     titles = [line for line in text.splitlines() if line and not line.startswith("|")]
-    assert titles == ["exact plants, all captions", "exact plants, captions naming none"]
+    partly = [f"{GROUPS[group]}, all captions" for group in ("partly", "others_memorised", "others_harmless")]
+    assert titles == ["exact plants, all captions", "exact plants, captions naming none", *partly]
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
 
 
 def test_goals_are_those_of_the_screen_that_decides(found: tuple[Path, Detection], tmp_path: Path) -> None:
     lines = list(bench_lines(found[1], GOALS))
     by_name = {line.name: line for line in lines}
-    goals = {name.removeprefix("residual_gap.n1.exact."): line.goal for name, line in by_name.items() if line.goal}
-    assert goals == {"auc": 0.99, "auc_low": 0.98, "tpr1": 0.9, "tpr1_low": 0.8}
+    assert {name: line.goal for name, line in by_name.items() if line.goal} == GOALS
+    free = one(found[1], metric="sharpness", n=4, plants="exact", captions="naming none", statistic="auc")
+    assert by_name["sharpness.n4.free.auc"].value == free["mean"]
     assert by_name["residual_gap.n1.exact.tpr1_low"].value == by_name["residual_gap.n1.exact.tpr1"].low
     assert by_name["noise_gap.n1.exact.auc"].goal is None
     write_json(tmp_path / "x.json", lines)
