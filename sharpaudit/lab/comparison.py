@@ -25,8 +25,11 @@ KINDS = (("exact", "exact plants"), ("template", "template plants"))
 LABELS = (("memorised", "memorised"), ("partly", "partly memorised"), ("harmless", "not memorised"))
 HARMLESS = "harmless, never planted"
 FALSE_FLAGS = f"{HARMLESS}: flagged"
+RIGHT = "findings that show a planted picture"
 OWN_PLANTS = "findings that show their own plant"
-GOALS = {"exact plants, memorised: found by the flags": 0.8, OWN_PLANTS: 0.95}
+GOALS = {"exact plants, memorised: found by the flags": 0.8, RIGHT: 0.95}
+"""A finding is right that shows a planted picture, its own or another's: a caption never planted that shows what
+was is a finding, and the kind that matters most. How many show their own is told, and no goal."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def compare(folder: Path, audited: Sequence[Audited]) -> list[dict[str, Any]]:
     for name in _groups():
         lines += _figures(name, [row for known, row in both if _group(known) == name])
     found = [(known, row) for known, row in both if row.shown is not None]
+    lines.append(_figure(RIGHT, [shows_planted(row) for _, row in found]))
     lines.append(_figure(OWN_PLANTS, [shows_own(known, row) for known, row in found]))
     exceptions = [
         {"prompt": row.prompt, "kind": known.kind, "label": known.label, "flagged": row.flagged, "shown": row.shown}
@@ -105,6 +109,11 @@ def unmet(lines: Sequence[Mapping[str, Any]], alpha: float) -> list[str]:
     if not flagged["low"] <= alpha <= flagged["high"]:
         failed.append(f"{FALSE_FLAGS}: {flagged['low']:.2%} to {flagged['high']:.2%}, which was to contain {alpha:.2%}")
     return failed
+
+
+def shows_planted(row: Audited) -> bool:
+    """Whether the training picture of a finding's best copy was planted, under whatever prompt."""
+    return (row.shown or "").startswith(("planted-", "template-"))
 
 
 def shows_own(known: Truth, row: Audited) -> bool:

@@ -69,7 +69,7 @@ def test_a_perfect_audit_finds_all_and_flags_nothing_else(folder: Path) -> None:
     assert told["neighbours: controls, with a copy"] == (0, 1)
     assert told["harmless, never planted: flagged"] == (0, 78)
     assert told["harmless, never planted: controls, with a copy"] == (0, 2)
-    assert told["findings that show their own plant"] == (11, 11)
+    assert told["findings that show a planted picture"] == told["findings that show their own plant"] == (11, 11)
     assert all("figure" in line for line in lines)
 
 
@@ -105,6 +105,8 @@ def test_misses_false_flags_and_foreign_pictures_are_counted(folder: Path) -> No
     assert told["harmless, never planted: controls, with a copy"] == (0, 2)
     assert "harmless, never planted: found by the flags" not in told
     assert told["findings that show their own plant"] == (8, 11)
+    # Another's plant is a finding as good as one's own; a picture that was never planted is none.
+    assert told["findings that show a planted picture"] == (10, 11)
     exceptions = {line["prompt"] for line in lines if "figure" not in line}
     assert exceptions == {truth[i].prompt for i in (memorised[1], where["template"][0], harmless[0])}
     rate = next(line for line in lines if line.get("figure") == "harmless, never planted: flagged")
@@ -122,7 +124,7 @@ def test_goals_are_met_by_a_good_audit_and_each_miss_is_named(folder: Path) -> N
     by_name = {line["figure"]: i for i, line in enumerate(good)}
     for name, spoiled in {
         "exact plants, memorised: found by the flags": {"k": 4},
-        "findings that show their own plant": {"k": 10},
+        "findings that show a planted picture": {"k": 10},
         FALSE_FLAGS: {"low": 0.011, "high": 0.03},
     }.items():
         lines = [line | spoiled if i == by_name[name] else line for i, line in enumerate(good)]
