@@ -20,6 +20,8 @@ from sharpaudit.statistics.intervals import upper_bound
 from sharpaudit.tables.records import export_file
 
 GENERATIONS = "generations.csv"
+Chosen = Mapping[str, str]
+"""Why captions are generated."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Counted:
 def count(
     plants: Plants,
     prompts: Sequence[Prompt],
-    chosen: Mapping[str, str],
+    chosen: Chosen,
     guidance: float,
     pictures_NGHWC: npt.NDArray[np.uint8],
 ) -> list[Counted]:
@@ -82,18 +84,53 @@ def _disputed(plants: Plants, pictures_NGHWC: npt.NDArray[np.uint8]) -> Iterator
 
 def write_generations(folder: Path, rows: Sequence[Counted]) -> None:
     """Write FOLDER/generations.csv."""
+    export_file(folder / GENERATIONS, _text(rows).encode())
+
+
+def _text(rows: Sequence[Counted], *, head: bool = True) -> str:
     text = StringIO(newline="")
-    writer = csv.DictWriter(text, [field.name for field in fields(Counted)], lineterminator="\n")
-    writer.writeheader()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    if head:
+        writer.writeheader()
     writer.writerows(asdict(row) | {"guidance": f"{row.guidance:g}"} for row in rows)
-    export_file(folder / GENERATIONS, text.getvalue().encode())
+    return text.getvalue()
 
 
 def read_generations(folder: Path) -> list[Counted]:
     """The rows of FOLDER/generations.csv."""
+    return _read(folder / GENERATIONS)
+
+
+def _read(path: Path) -> list[Counted]:
     types = {field.name: {"str": str, "int": int, "float": float}[str(field.type)] for field in fields(Counted)}
-    with (folder / GENERATIONS).open(encoding="utf-8", newline="") as stream:
+    with path.open(encoding="utf-8", newline="") as stream:
         return [Counted(**{name: types[name](value) for name, value in row.items()}) for row in csv.DictReader(stream)]
+
+
+class Kept:
+    """Counts of prompts as they come, in a file that a labelling which was stopped goes on with.
+
+    A line that was cut off in the middle is not believed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.rows: list[Counted] = []
+        if path.exists():
+            whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+            export_file(path, f"{whole}\n".encode())
+            self.rows = _read(path)
+        else:
+            export_file(path, _text([]).encode())
+
+    def add(self, rows: Sequence[Counted]) -> None:
+        """Append rows."""
+        with self._path.open("a", encoding="utf-8", newline="") as stream:
+            stream.write(_text(rows, head=False))
+        self.rows += rows
+
+
+COLUMNS = [field.name for field in fields(Counted)]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +34,7 @@ from pipelines.research.lab.regions import LIKE, likeness
 from pipelines.research.lab.trainingset import Plan, Prompt
 from sharpaudit.config import ScoresConfig
 from sharpaudit.denoisers.base import Denoiser
-from sharpaudit.errors import Status
+from sharpaudit.errors import Status, UserError
 from sharpaudit.plugs import METRICS
 from sharpaudit.samples.generate import Generator
 from sharpaudit.scores.base import ATTENTION
@@ -210,34 +209,22 @@ def _screened(denoiser: Denoiser, prompts: Sequence[Prompt], seed: int) -> npt.N
 
 
 def generations(
-    denoiser: Denoiser,
-    prompts: Sequence[Prompt],
-    seed: int,
-    guidance: float,
-    folder: Path,
-    say: Callable[[str], object],
-) -> npt.NDArray[np.uint8]:
-    """8 generations of each prompt, with shape (N, 8, H, W, 3); each prompt is kept in `folder`, so it can go on."""
-    folder.mkdir(parents=True, exist_ok=True)
+    denoiser: Denoiser, prompts: Sequence[Prompt], seed: int, guidance: float
+) -> Iterator[tuple[Sequence[Prompt], npt.NDArray[np.uint8]]]:
+    """A few prompts at a time with 8 generations of each, (N, 8, H, W, 3), the same whatever else is generated.
+
+    Raises UserError for one that is not finite or does not fit the memory.
+    """
     per_call = BATCH // (2 * N_GENERATIONS)
     generator = Generator(denoiser, seed, STEPS, guidance, BATCH)
-    missing = [prompt for prompt in prompts if not _file(folder, prompt).exists()]
-    for first in range(0, len(missing), per_call):
-        some = missing[first : first + per_call]
+    for first in range(0, len(prompts), per_call):
+        some = prompts[first : first + per_call]
         keys = [(prompt.family.name, i) for prompt in some for i in range(N_GENERATIONS)]
         captions = [prompt.caption for prompt in some for _ in range(N_GENERATIONS)]
-        made = generator.pictures(captions, keys)
-        for i, prompt in enumerate(some):
-            part = folder / "inprogress.npy"
-            np.save(part, np.stack(made[i * N_GENERATIONS : (i + 1) * N_GENERATIONS]))
-            part.replace(_file(folder, prompt))
-        done = len(prompts) - len(missing) + first + len(some)
-        say(f"{done} of {len(prompts)} prompts generated at guidance {guidance:g}")
-    return np.stack([np.load(_file(folder, prompt)) for prompt in prompts])
-
-
-def _file(folder: Path, prompt: Prompt) -> Path:
-    return folder / f"{prompt.family.name.replace('/', '-')}.npy"
+        made = [picture for picture in generator.pictures(captions, keys) if not isinstance(picture, Status)]
+        if len(made) < len(keys):
+            raise UserError(f"{len(keys) - len(made)} generations failed; labels need all of them")
+        yield some, np.stack(made).reshape(len(some), N_GENERATIONS, *made[0].shape)
 
 
 def judge(

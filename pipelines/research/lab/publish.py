@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipelines.research.lab.agreement import count, write_generations
+from pipelines.research.lab.agreement import Counted, Kept, count, write_generations
 from pipelines.research.lab.build import kept_pictures, read_recipe
 from pipelines.research.lab.card import DOSE
 from pipelines.research.lab.labels import (
@@ -26,7 +26,6 @@ from pipelines.research.lab.labels import (
     Plants,
     bootstrap_share,
     generations,
-    judge,
     judged_all,
     to_generate,
 )
@@ -34,6 +33,7 @@ from pipelines.research.lab.splits import IN_DEVELOPMENT, SIZES, fitted, split
 from pipelines.research.lab.training import Training
 from pipelines.research.lab.trainingset import Plan, Prompt, Recipe, TrainingPicture, picture, plan
 from sharpaudit.config import ModelConfig
+from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.images import encode_png
 from sharpaudit.matches.build import build_index
@@ -51,46 +51,71 @@ BLANK = (640, 64)
 def label_model(folder: Path, work: Path, sheets: Path, say: Callable[[str], object]) -> list[dict[str, Any]]:
     """Generate, judge and write everything that stands beside FOLDER/model; returns the dose response.
 
-    work: the generations are kept there, so that a second call goes on. sheets: gets memorised.jpg, every memorised
+    work: what is counted is kept there, so that a second call goes on. sheets: gets memorised.jpg, every memorised
     prompt, and disputed.jpg, every prompt that the two instruments label differently.
     """
     recipe, training = read_recipe(folder)
     drawn = plan(recipe)
     plants = Plants(drawn, kept_pictures(drawn, work))
     denoiser = load_denoiser(ModelConfig(path=str(folder / "model"), dtype="float32", device="cpu"))
-    chosen = to_generate(denoiser, drawn.prompts, recipe.seed)
-    prompts = [prompt for prompt in drawn.prompts if prompt.caption in chosen]
-    say(f"{len(prompts)} of {len(drawn.prompts)} prompts get {N_GENERATIONS} generations each")
-
-    def generated(some: Sequence[Prompt], guidance: float) -> npt.NDArray[np.uint8]:
-        # Under the model's digest: generations of another training are no evidence about this one.
-        kept = work / f"generations-{denoiser.digest[:16]}-{guidance:g}"
-        return generations(denoiser, some, recipe.seed, guidance, kept, say)
-
-    guided_NGHWC = generated(prompts, GUIDANCE)
-    decided = judge(plants, prompts, guided_NGHWC)
-    again = [entry.prompt for entry in decided if entry.prompt.planted or entry.other]
-    counted = count(plants, prompts, chosen, GUIDANCE, guided_NGHWC)
-    counted += count(plants, again, chosen, UNGUIDED, generated(again, UNGUIDED))
+    counted = _counted(denoiser, drawn, plants, work, say)
+    known = {row.prompt: row for row in counted if row.guidance == GUIDANCE}
+    decided = [_judged(prompt, known[prompt.caption]) for prompt in drawn.prompts if prompt.caption in known]
     judged = judged_all(drawn.prompts, decided)
     write_truth(folder, judged, split(judged, *sizes(recipe), recipe.seed, fitted()), recipe.seed)
     write_generations(folder, counted)
     if not (folder / "references").exists():
         write_references(folder / "references", drawn, plants.training_NHWC)
-    disputed = {row.prompt for row in counted if row.guidance == GUIDANCE and row.disputed_label}
     shown = {
-        "memorised": [i for i, entry in enumerate(decided) if entry.label == "memorised"],
-        "disputed": [i for i, entry in enumerate(decided) if entry.prompt.caption in disputed],
+        "memorised": [entry.prompt for entry in decided if entry.label == "memorised"],
+        "disputed": [entry.prompt for entry in decided if known[entry.prompt.caption].disputed_label],
     }
     sheets.mkdir(parents=True, exist_ok=True)
-    for name, rows in shown.items():
-        sheet = io.BytesIO()
-        some = [decided[i].prompt for i in rows]
-        contact_sheet(plants, some, guided_NGHWC[rows]).save(sheet, format="JPEG", quality=85)
+    for name, prompts in shown.items():
+        sheet, made = io.BytesIO(), [part for _, part in generations(denoiser, prompts, recipe.seed, GUIDANCE)]
+        pictures_NGHWC = np.concatenate(made) if made else np.empty((0, N_GENERATIONS, *BLANK, 3), np.uint8)
+        contact_sheet(plants, prompts, pictures_NGHWC).save(sheet, format="JPEG", quality=85)
         export_file(sheets / f"{name}.jpg", sheet.getvalue())
     lines = dose_response(judged, views_per_copy(drawn, training))
     export_file(folder / DOSE, f"{json.dumps(lines, indent=1)}\n".encode())
     return lines
+
+
+def _counted(
+    denoiser: Denoiser, drawn: Plan, plants: Plants, work: Path, say: Callable[[str], object]
+) -> list[Counted]:
+    """What both instruments count: of every prompt that is chosen, then without guidance of those that may copy."""
+    # Under the model's digest: generations of another training are no evidence about this one.
+    chosen = _chosen(denoiser, drawn, work / f"chosen-{denoiser.digest[:16]}.json")
+    kept = Kept(work / f"counted-{denoiser.digest[:16]}.csv")
+
+    def go_on(prompts: Sequence[Prompt], guidance: float) -> None:
+        there = {row.prompt for row in kept.rows if row.guidance == guidance}
+        missing = [prompt for prompt in prompts if prompt.caption not in there]
+        done = len(prompts) - len(missing)
+        for some, pictures_NGHWC in generations(denoiser, missing, drawn.recipe.seed, guidance):
+            kept.add(count(plants, some, chosen, guidance, pictures_NGHWC))
+            done += len(some)
+            say(f"{done:,} of {len(prompts):,} prompts generated {N_GENERATIONS} times at guidance {guidance:g}")
+
+    order = {"planted": 0, "drawn": 1, "ranked": 2}
+    prompts = [prompt for prompt in drawn.prompts if prompt.caption in chosen]
+    go_on(sorted(prompts, key=lambda prompt: order[chosen[prompt.caption]]), GUIDANCE)
+    copying = {row.prompt for row in kept.rows if row.pixels_own or row.pixels_other}
+    go_on([prompt for prompt in prompts if prompt.planted or prompt.caption in copying], UNGUIDED)
+    return sorted(kept.rows, key=lambda row: (-row.guidance, list(chosen).index(row.prompt)))
+
+
+def _chosen(denoiser: Denoiser, drawn: Plan, path: Path) -> dict[str, str]:
+    """Why captions are generated, from the file if it is there."""
+    if not path.exists():
+        export_file(path, json.dumps(to_generate(denoiser, drawn.prompts, drawn.recipe.seed)).encode())
+    known: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    return known
+
+
+def _judged(prompt: Prompt, row: Counted) -> Judged:
+    return Judged(prompt, row.generations, row.pixels_own, row.pixels_other)
 
 
 def sizes(recipe: Recipe) -> tuple[dict[str, int], dict[str, int]]:

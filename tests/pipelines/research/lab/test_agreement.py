@@ -11,6 +11,7 @@ import pytest
 from pipelines.research.lab.agreement import (
     Agreement,
     Counted,
+    Kept,
     agreement,
     count,
     never_generated_copy,
@@ -43,6 +44,22 @@ def test_both_instruments_are_counted_beside_each_other(plants: Plants, tmp_path
     assert [row.label("pixels") for row in rows] == ["partly", "partly"]
     write_generations(tmp_path, rows)
     assert read_generations(tmp_path) == rows
+
+
+def test_counts_are_kept_as_they_come_and_a_line_that_was_cut_is_not_believed(tmp_path: Path) -> None:
+    path = tmp_path / "counted.csv"
+    first = Kept(path)
+    assert first.rows == []
+    rows = [replace(ROW, prompt=f'an owl, "{i}"', guidance=g) for i, g in enumerate((5.0, 1.0, 7.5))]
+    first.add(rows[:2])
+    first.add(rows[2:])
+    assert Kept(path).rows == first.rows == rows
+    whole = path.read_text()
+    path.write_text(whole[:-4])
+    again = Kept(path)
+    assert again.rows == rows[:2]
+    again.add(rows[2:])
+    assert path.read_text() == whole
 
 
 def test_a_picture_of_the_same_ground_alone_is_where_they_part(plants: Plants) -> None:
