@@ -54,9 +54,13 @@ class Curvature:
         along_KD, back_KD = self._both(branch, v_KD)
         return self._hessian((along_KD + back_KD) / 2, branch, v_KD)
 
-    def matrices(self) -> dict[str, tuple[Floats, float]]:
-        """The symmetric Hessian (D, D) of each branch and its asymmetry: 2 D products by forward mode."""
-        given_DD, empty_DD = (self._jacobian(row) for row in (self.conditioning, self.unconditional))
+    def matrices(self, empty_DD: Floats | None = None) -> dict[str, tuple[Floats, float]]:
+        """The symmetric Hessian (D, D) of each branch and its asymmetry: 2 D products by forward mode.
+
+        empty_DD: what `jacobian` gives of no prompt, where it is known: at one x and t it is the same for all prompts.
+        """
+        given_DD = self.jacobian(self.conditioning)
+        empty_DD = self.jacobian(self.unconditional) if empty_DD is None else empty_DD
         identity_DD = np.eye(self.size)
         return {
             branch: (self._hessian((J_DD + J_DD.T) / 2, branch, identity_DD), _share(J_DD - J_DD.T, J_DD + J_DD.T))
@@ -85,7 +89,8 @@ class Curvature:
         found: Floats = (level.a * J_v - (0.0 if branch == "difference" else 1.0) * v) / level.sigma**2
         return found
 
-    def _jacobian(self, row: Conditioning) -> Floats:
+    def jacobian(self, row: Conditioning) -> Floats:
+        """dx0_hat / dx of a conditioning of one row, with shape (D, D): D products by forward mode."""
         columns = []
         for first in range(0, self.size, self.batch_size):
             n = min(self.batch_size, self.size - first)

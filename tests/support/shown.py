@@ -71,6 +71,9 @@ SMALLER = {
         "sharpaudit bench detection small-lab --split development --trajectory"
     ),
     r"sharpaudit bench detection.*": "sharpaudit bench detection small-lab --split development",
+    r"sharpaudit bench figures": (
+        "sharpaudit bench figures small-lab --few 1 --out figures --only identities --only generalised"
+    ),
     r"sharpaudit bench tables": (
         f"cp -r {shlex.quote(str(ROOT))}/docs docs && sharpaudit bench tables --only decisions"
     ),
@@ -135,7 +138,7 @@ def form(text: str) -> str | None:
 
 
 BENCHES = re.compile(r"(cp -r \S+/docs docs && )?sharpaudit (bench|lab (train|label|detectors|card|pictures)) ")
-RESEARCH = re.compile(r"sharpaudit (bench (screens|directions)|lab (train|label|card|pictures)) ")
+RESEARCH = re.compile(r"sharpaudit (bench (screens|directions|figures)|lab (train|label|card|pictures)) ")
 """Commands that the wheel leaves to the repository."""
 
 
