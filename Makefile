@@ -36,7 +36,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/sharpaudit run configs/audits/quickstart.toml --out runs/quickstart
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not chaos and not gpu" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not chaos and not gpu" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # In the order of their names: files of one long test would else come last, on one core.
 chaos: $(VENV)/.installed-dev
