@@ -21,13 +21,13 @@ from sharpaudit.lab.detectors import Truth
 from sharpaudit.spectra.hessian import BRANCHES
 from tests.support.tiny_models import write_model
 
-LABELS = [("exact", "memorised"), ("seen", "harmless")]
-"""Two of the groups: the others have no prompts, and empty panels."""
+LABELS = {("exact", "memorised"): 2, ("seen", "harmless"): 1}
+"""Prompts of two of the groups: the others have none, and empty panels."""
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model whose prompts have labels: three of each group."""
+    """A tiny model whose prompts have labels."""
     folder = tmp_path_factory.mktemp("geometry") / "lab"
     write_model(folder / "model")
     with (folder / "truth.csv").open("w", newline="") as stream:
@@ -36,8 +36,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer.writerows(
             [
                 [f"cat {kind} {label} {i}", "test", f"{kind}/{label}/{i}", kind, label]
-                for kind, label in LABELS
-                for i in range(3)
+                for (kind, label), many in LABELS.items()
+                for i in range(many)
             ]
         )
     return folder
@@ -84,7 +84,7 @@ def test_spectra_of_a_lab_are_those_of_its_matrices(lab: Path, tmp_path: Path, m
     for name in ("spectra", "branches", "generalised"):
         make(name, asked, tmp_path)
     rows = shown(tmp_path, "spectra")
-    assert [row["by"] for row in rows if row["draw"] == "0"] == ["whole matrix", "ends"] * len(LABELS)
+    assert [row["by"] for row in rows if row["draw"] == "0"] == ["whole matrix", "ends", "whole matrix"]
     assert sum(row["draw"] == "1" for row in rows) == len(LABELS)
     model = asked.model()
     first = rows[0]["prompt"]
