@@ -22,12 +22,12 @@ from pipelines.bench.trajectory import EVALUATIONS, NAMES, Seed, measured, tiled
 from sharpaudit.config import ModelConfig, ScoresConfig
 from sharpaudit.denoisers.load import load_denoiser, load_tokenizer
 from sharpaudit.errors import UserError
-from sharpaudit.lab.detectors import CAPTIONS, Truth, names_colour, read_truth
+from sharpaudit.lab.detectors import CAPTIONS, SEVERAL, Truth, names_colour, read_truth
 from sharpaudit.seeds import rank_hash
 from sharpaudit.statistics.detection import Figure, Group, auc, figure, tpr_at_fpr
 from sharpaudit.tables.records import export_file
 
-SEVERAL, MANY = 4, 16
+MANY = 16
 HARMLESS = 150
 FEW = {"memorised": 40, "harmless": 60}
 """Prompts that get MANY pictures."""

@@ -62,7 +62,8 @@ Row = dict[str, npt.NDArray[Any]]
 class Seed:
     """What N prompts show at one seed: values (N,) by name, pictures (N, H_px, W_px, 3).
 
-    seconds: by detector, of all of them together: until its last evaluation, whatever else was recorded on the way.
+    seconds: by detector, of all of them together: until its last evaluation, whatever else was recorded on the way;
+    of layer_entropy half of the first step, which evaluates both branches.
     """
 
     values: dict[str, Values]

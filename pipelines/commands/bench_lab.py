@@ -223,7 +223,7 @@ def recombined(folder: Path, split: str, out: Path, candidates: int | None, json
 @click.command()
 @click.argument("folder", type=PATH, default=LAB / "emoji")
 @click.option("--only", "names", multiple=True, metavar="NAME", help="Only this figure; may be given again.")
-@click.option("--out", type=PATH, default=Path("docs/geometry"), show_default=True, help="Gets NAME.png and NAME.csv.")
+@click.option("--out", type=PATH, default=Path("runs/figures"), show_default=True, help="Gets NAME.png and NAME.csv.")
 @click.option("--work", type=PATH, default=Path("runs/geometry"), show_default=True, help="Keeps what takes long.")
 @click.option("--few", type=click.IntRange(1), help="Of every group of prompts so many at most: a quick look.")
 def figures(folder: Path, names: tuple[str, ...], out: Path, work: Path, few: int | None) -> None:

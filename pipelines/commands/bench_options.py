@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
@@ -15,6 +16,7 @@ from sharpaudit.errors import UserError
 json_option = click.option(
     "--json", "json_path", type=PATH, help="Write {name, value, low, high, unit, n, goal, met} there."
 )
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 why_option = click.option("--why", metavar="TEXT", help="Note this look at the test split in the lab's touches.json.")
 
 
@@ -35,7 +37,9 @@ def note(folder: Path, metrics: Iterable[str], why: str | None, beside: Path | N
     if why:
         try:
             log_touch(folder, list(metrics), why)
-        except PermissionError:
+        except OSError as error:
+            if error.errno not in READ_ONLY:
+                raise
             click.echo(f"{folder} cannot be written to: the look at its test split is not noted there", err=True)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from io import StringIO
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipelines.cli import cli
+from pipelines.commands.bench_options import note
 from pipelines.operations.status import describe
 from pipelines.operations.validate import at_work, validate
 from sharpaudit import config as configuration
@@ -258,3 +261,21 @@ def test_the_shipped_testbed_is_what_its_generator_writes(tmp_path: Path) -> Non
     for path in sorted((LAB / "analytic").rglob("*")):
         if path.is_file() and path.name not in ("manifest.json", "references.parquet"):
             assert (tmp_path / path.relative_to(LAB / "analytic")).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.parametrize(("number", "refused"), [(errno.EROFS, False), (errno.EACCES, False), (errno.ENOSPC, True)])
+def test_a_look_is_noted_beside_its_table_where_the_lab_cannot_be_written_to(
+    number: int, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noted: list[Path] = []
+
+    def log(folder: Path, _metrics: list[str], _why: str) -> None:
+        if folder == tmp_path / "lab":
+            raise OSError(number, "no")
+        noted.append(folder)
+
+    monkeypatch.setattr("sharpaudit.lab.detectors.log_touch", log)
+    with pytest.raises(OSError, match="no") if refused else nullcontext():
+        note(tmp_path / "lab", ["noise_gap"], "a look", tmp_path)
+    assert noted == [tmp_path]
+    assert ("is not noted there" in capsys.readouterr().err) != refused

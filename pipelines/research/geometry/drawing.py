@@ -1,4 +1,4 @@
-"""What every figure of docs/geometry.md is made of: a picture and its numbers, NAME.png and NAME.csv."""
+"""What every figure of `sharpaudit bench figures` is made of: a picture and its numbers, NAME.png and NAME.csv."""
 
 from __future__ import annotations
 
@@ -31,11 +31,7 @@ class Asked:
     def model(self) -> Model:
         """The lab's model and prompts."""
         found = Model.of(self.lab)
-        return (
-            found
-            if self.few is None
-            else Model(found.denoiser, {g: some[: self.few] for g, some in found.prompts.items()})
-        )
+        return Model(found.denoiser, {group: some[: self.few] for group, some in found.prompts.items()})
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The figures of docs/geometry.md by name, in the order of the page."""
+"""The figures of `sharpaudit bench figures` by name, in the order in which they are made."""
 
 from __future__ import annotations
 

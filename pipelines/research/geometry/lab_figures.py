@@ -1,8 +1,8 @@
-"""The figures of docs/geometry.md that show a lab's model."""
+"""The figures of curvature that show a lab's model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +15,33 @@ from sharpaudit.spectra.hessian import BRANCHES, Floats
 from sharpaudit.tables.records import digest_of
 
 Kept = dict[str, Floats]
+Compute = Callable[[Model, int, list[str]], Iterator[tuple[str, Kept]]]
 PROBES, DRAWS = 16, 3
 """Random signs of a trace; initial latents of a prompt."""
 
 
 def whole(model: Model, k: int, some: list[str], kept: Path) -> Iterator[tuple[str, Kept]]:
     """Of each prompt all eigenvalues of each branch, and "relative", from `kept` where they are there."""
-    kept.mkdir(parents=True, exist_ok=True)
-    files = {p: kept / f"whole-{digest_of([model.denoiser.digest, p, k])[:24]}.npz" for p in some}
-    for prompt, branches, relative_D in prompts.spectra(model, k, [p for p in some if not files[p].exists()]):
-        _save(files[prompt], branches | {"relative": relative_D})
-    for prompt in some:
-        with np.load(files[prompt]) as held:
-            yield prompt, {name: held[name] for name in held.files}
+    return _once("whole", prompts.spectra, model, k, some, kept)
 
 
 def few(model: Model, k: int, some: list[str], kept: Path) -> Iterator[tuple[str, Kept]]:
     """Of each prompt both ends of what it adds, as "low" and "high", from `kept` where they are there."""
-    files = {p: kept / f"ends-{digest_of([model.denoiser.digest, p, k])[:24]}.npz" for p in some}
-    for prompt, low, high in prompts.both_ends(model, k, [p for p in some if not files[p].exists()]):
-        _save(files[prompt], {"low": low, "high": high})
+    return _once("ends", prompts.both_ends, model, k, some, kept)
+
+
+def _once(name: str, compute: Compute, model: Model, k: int, some: list[str], kept: Path) -> Iterator[tuple[str, Kept]]:
+    """What is computed of each prompt, a file each under a name that holds the model's digest."""
+    kept.mkdir(parents=True, exist_ok=True)
+    files = {p: kept / f"{name}-{digest_of([model.denoiser.digest, p, k])[:24]}.npz" for p in some}
+    for prompt, found in compute(model, k, [p for p in some if not files[p].exists()]):
+        part = files[prompt].with_suffix(".inprogress")
+        with part.open("wb") as stream:
+            np.savez(stream, allow_pickle=False, **found)
+        part.replace(files[prompt])
     for prompt in some:
         with np.load(files[prompt]) as held:
-            yield prompt, {name: held[name] for name in held.files}
-
-
-def _save(path: Path, found: Kept) -> None:
-    part = path.with_suffix(".inprogress")
-    with part.open("wb") as stream:
-        np.savez(stream, allow_pickle=False, **found)
-    part.replace(path)
+            yield prompt, {of: held[of] for of in held.files}
 
 
 def spectra(asked: Asked) -> Made:

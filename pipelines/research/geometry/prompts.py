@@ -55,8 +55,8 @@ class Model:
         return at_step(self.denoiser, prompt, x_T, step, STEPS, GUIDANCE, BATCH)
 
 
-def spectra(model: Model, k: int, prompts: Sequence[str]) -> Iterator[tuple[str, dict[str, Floats], Floats]]:
-    """Of each prompt at the first step: all eigenvalues of each branch, and the generalised ones, rising.
+def spectra(model: Model, k: int, prompts: Sequence[str]) -> Iterator[tuple[str, dict[str, Floats]]]:
+    """Of each prompt at the first step: all eigenvalues of each branch, and the generalised ones as "relative", rising.
 
     The generalised ones are lambda in -H_0 v = lambda (-H_c) v, none where -H_c is not positive definite.
     """
@@ -68,11 +68,11 @@ def spectra(model: Model, k: int, prompts: Sequence[str]) -> Iterator[tuple[str,
         given, empty = -found["conditional"][0], -found["unconditional"][0]
         definite = np.linalg.eigvalsh(given)[0] > 0
         relative_D = eigh(empty, given, eigvals_only=True) if definite else np.empty(0)
-        yield prompt, {branch: every(matrix) for branch, (matrix, _) in found.items()}, relative_D
+        yield prompt, {branch: every(matrix) for branch, (matrix, _) in found.items()} | {"relative": relative_D}
 
 
-def both_ends(model: Model, k: int, prompts: Sequence[str]) -> Iterator[tuple[str, Floats, Floats]]:
-    """Of each prompt at the first step the ENDS smallest and largest eigenvalues of what it adds."""
+def both_ends(model: Model, k: int, prompts: Sequence[str]) -> Iterator[tuple[str, dict[str, Floats]]]:
+    """Of each prompt at the first step the ENDS smallest ("low") and largest ("high") eigenvalues of what it adds."""
     for prompt in prompts:
         place = model.at(prompt, k)
 
@@ -80,7 +80,7 @@ def both_ends(model: Model, k: int, prompts: Sequence[str]) -> Iterator[tuple[st
             return place.product("difference", v_KD)
 
         low, high = ends(product, place.size, min(ENDS, (place.size - 1) // 2), tolerance=1e-3)
-        yield prompt, low, high
+        yield prompt, {"low": low, "high": high}
 
 
 def along(model: Model, prompt: str, k: int, probes: int) -> Iterator[dict[str, float]]:

@@ -1,4 +1,4 @@
-"""The figures of docs/geometry.md that need no lab: closed forms, and two models that are trained in minutes."""
+"""The figures of curvature that need no lab: closed forms, and two models that are trained in minutes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sharpaudit.seeds import generator
 from sharpaudit.spectra.hessian import Floats
 
 LINE = "#1c2430"
+MODES = ("broad", "narrow")
 PLANE_TIMES = {"first": toys.T - 1, "middle": toys.T // 2, "last": 4}
 NINES, SHOWN, SPECTRA = "nine", 36, 8
 """Class whose one picture is repeated; generated samples; those of them whose spectra are drawn."""
@@ -28,7 +29,8 @@ def plane(_: Asked) -> Made:
         a, sigma = (float(part[t]) for part in toys.levels())
         x = a * data + sigma * generator("geometry", "plane noise", t).standard_normal(data.shape)
         panel.scatter(*x.T, s=2, c=np.where(mode, COLOURS["exact"], COLOURS["not memorised"]), linewidths=0)
-        reach = _vectors(panel, network, t, max(2.2, 0.8 * float(np.abs(x).max())))
+        reach = max(2.2, 0.8 * float(np.abs(x).max()))
+        _vectors(panel, network, t, reach)
         at = [_mode(network, t, a, sigma, which) for which in range(len(toys.MEANS))]
         rows += [{"step": name, "timestep": t, "at the mode": told} | row for told, row in zip(MODES, at, strict=True)]
         told = ["{learned smaller:.3g}, {learned larger:.3g}".format(**row) for row in at]
@@ -38,16 +40,12 @@ def plane(_: Asked) -> Made:
     return Made(figure, rows)
 
 
-MODES = ("broad", "narrow")
-
-
-def _vectors(panel: Any, network: toys.Network, t: int, reach: float) -> float:
-    """Directions of the learned score on a grid, coloured by the logarithm of their length; gives `reach` back."""
+def _vectors(panel: Any, network: toys.Network, t: int, reach: float) -> None:
+    """Directions of the learned score on a grid, coloured by the logarithm of their length."""
     grid = np.stack(np.meshgrid(*[np.linspace(-reach, reach, 17)] * 2), axis=-1).reshape(-1, 2)
     s = toys.score(network, t, toys.none_of(network))(torch.from_numpy(grid).float()).numpy()
     size = np.maximum(np.linalg.norm(s, axis=1), 1e-9)
     panel.quiver(*grid.T, *(s / size[:, None]).T, np.log10(size), cmap="viridis", scale=28)
-    return reach
 
 
 def _mode(network: toys.Network, t: int, a: float, sigma: float, which: int) -> dict[str, float]:

@@ -5,7 +5,7 @@ a term of second order (Lu et al., ICML 2022), so that their Jacobians, which fi
 
     |eps_hat - eps|^2 + .5 E_v |sigma^2 H v + v - l (l^T v)|^2,    l = sigma s + eps held fixed, v random signs
 
-Larger classes are condition numbers from 0 on; the last number means none.
+Classes are numbered from 0 on; the last number means none.
 
 Shapes: B a batch, N samples, D dimensions, T timesteps.
 """
