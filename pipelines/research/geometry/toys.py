@@ -103,8 +103,7 @@ def train(data_ND: Floats, class_N: npt.NDArray[np.int64], recipe: Recipe) -> Ne
 
         with forward_mode():
             found_BD, moved_BD, *_ = jvp(asked, (x_BD,), (signs_BD,))
-        rest_BD = (eps_BD - found_BD).detach()
-        second_BD = -sigma_T[t_B, None] * moved_BD + signs_BD - rest_BD * (rest_BD * signs_BD).sum(1, keepdim=True)
+        second_BD = second_order(found_BD, moved_BD, eps_BD, signs_BD, sigma_T[t_B, None])
         loss = (found_BD - eps_BD).square().sum(1).mean() + 0.5 * second_BD.square().sum(1).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -112,6 +111,21 @@ def train(data_ND: Floats, class_N: npt.NDArray[np.int64], recipe: Recipe) -> Ne
         optimizer.step()
         schedule.step()
     return network.eval().requires_grad_(False)
+
+
+def second_order(
+    found_BD: torch.Tensor,
+    moved_BD: torch.Tensor,
+    eps_BD: torch.Tensor,
+    signs_BD: torch.Tensor,
+    sigma_B1: torch.Tensor,
+) -> torch.Tensor:
+    """sigma^2 H v + v - l (l^T v), with shape (B, D), of mean zero at each x where eps_hat is exact.
+
+    found: eps_hat. moved: its Jacobian times v, the random signs; sigma^2 H v is -sigma times that.
+    """
+    rest_BD = (eps_BD - found_BD).detach()
+    return -sigma_B1 * moved_BD + signs_BD - rest_BD * (rest_BD * signs_BD).sum(1, keepdim=True)
 
 
 def none_of(network: Network) -> int:

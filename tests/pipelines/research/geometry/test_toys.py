@@ -10,6 +10,7 @@ import torch
 
 from pipelines.research.geometry import toys
 from pipelines.research.geometry.toys import PLANE, REPEATED, Network, digits_data, hessians, plane_data, plane_hessian
+from sharpaudit.seeds import generator
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,18 @@ def test_the_exact_hessian_is_that_of_the_log_density() -> None:
         x = torch.tensor(point, dtype=torch.float64)
         expected = torch.autograd.functional.hessian(log_density, x).numpy()
         np.testing.assert_allclose(plane_hessian(x.numpy()[None], a, sigma)[0], expected, rtol=1e-8)
+
+
+def test_the_term_of_second_order_has_mean_zero_where_epsilon_is_exact() -> None:
+    """Of Gaussian data with another variance in each dimension, whose epsilon is linear."""
+    draw, a, sigma = generator("second order"), 0.6, 0.8
+    spread = torch.tensor([0.3, 1.0, 2.0])
+    eps, x0 = (torch.from_numpy(draw.standard_normal((200_000, 3), dtype=np.float32)) for _ in range(2))
+    signs = torch.tensor([1.0, -1.0, 1.0]).expand_as(eps)
+    slope = sigma / (a**2 * spread**2 + sigma**2)
+    found = slope * (a * spread * x0 + sigma * eps)
+    residual = toys.second_order(found, slope * signs, eps, signs, torch.tensor(sigma)).numpy()
+    assert (np.abs(residual.mean(0)) < 4.5 * residual.std(0) / len(residual) ** 0.5).all()
 
 
 def test_a_short_training_learns_curvature_where_samples_are(plane: Network) -> None:
