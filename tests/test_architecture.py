@@ -26,7 +26,7 @@ MAX_LINES = 400
 ORDER = [
     {"errors"},
     {"encoding", "origin", "plugs"},
-    {"config", "seeds", "images"},
+    {"batching", "config", "devices", "images", "seeds"},
     {"statistics", "tables"},
     {"denoisers", "embedders"},
     {"corpus", "scores", "triage", "samples", "matches", "mitigation", "spectra"},

@@ -27,8 +27,8 @@ from pipelines.bench.lines import Line, table
 from pipelines.stages.fit import screen_config
 from sharpaudit.config import AuditConfig, override
 from sharpaudit.denoisers.base import Denoiser
-from sharpaudit.denoisers.devices import cpu_has_bf16
 from sharpaudit.denoisers.load import load_anew, load_denoiser
+from sharpaudit.devices import cpu_has_bf16
 from sharpaudit.errors import Status, UserError
 from sharpaudit.lab.detectors import Truth, balanced, read_truth
 from sharpaudit.plugs import METRICS

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sharpaudit.config import LAB
-from sharpaudit.denoisers.devices import hardware_in_words
+from sharpaudit.devices import hardware_in_words
 from sharpaudit.errors import UserError
 from sharpaudit.tables.records import export_file
 

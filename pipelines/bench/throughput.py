@@ -27,8 +27,8 @@ from pipelines.bench.timing import ROUNDS, Contender, Timed, timed
 from pipelines.stages.score import ScoreWorker
 from sharpaudit.config import AuditConfig, ScoresConfig, override
 from sharpaudit.denoisers.base import Denoiser
-from sharpaudit.denoisers.devices import choose_device, cpu_has_bf16
 from sharpaudit.denoisers.load import load_denoiser, load_tokenizer
+from sharpaudit.devices import choose_device, cpu_has_bf16
 from sharpaudit.errors import Status, UserError
 from sharpaudit.lab.detectors import read_truth
 from sharpaudit.lab.random_unet import RandomUNet

@@ -31,8 +31,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from sharpaudit.batching import in_batches
 from sharpaudit.denoisers.base import AttentionRequest, Conditioning, Denoiser
-from sharpaudit.denoisers.batching import in_batches
 from sharpaudit.denoisers.sampling import DDIM, Guided, Step, follow, times
 from sharpaudit.errors import Status, UserError
 from sharpaudit.scores.attention_entropy import attention_entropy

@@ -56,7 +56,7 @@ def throughput(
     from pipelines.bench.ratios import MINUTES, markdown, needed
     from pipelines.bench.throughput import measure
     from pipelines.bench.timing import ROUNDS
-    from sharpaudit.denoisers.devices import hardware_in_words, usable_cores, use_threads
+    from sharpaudit.devices import hardware_in_words, usable_cores, use_threads
 
     use_threads(threads or usable_cores())
     begun = time.monotonic()
@@ -81,7 +81,7 @@ def sql(rows: int, out: Path, json_path: Path | None) -> None:
     Example: sharpaudit bench sql --json sql.json
     """
     from pipelines.bench.sql import bench_lines, markdown, measure
-    from sharpaudit.denoisers.devices import hardware_in_words
+    from sharpaudit.devices import hardware_in_words
 
     found = measure(out.absolute() / f"rows-{rows}", rows)
     click.echo(f"{markdown(found)}\n{hardware_in_words()}")
@@ -102,7 +102,7 @@ def ingest(rows: int, near: int, out: Path, json_path: Path | None) -> None:
     Example: sharpaudit bench ingest --json ingest.json
     """
     from pipelines.bench.ingest import bench_lines, markdown, measure
-    from sharpaudit.denoisers.devices import hardware_in_words
+    from sharpaudit.devices import hardware_in_words
 
     exact, alike = measure(out.absolute(), rows, near)
     click.echo(f"{markdown(exact, alike)}\n{hardware_in_words()}")

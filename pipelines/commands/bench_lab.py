@@ -58,7 +58,7 @@ def detection(
     from pipelines.bench.figures import distributions
     from pipelines.flow import signals
     from sharpaudit.config import load
-    from sharpaudit.denoisers.devices import hardware_in_words
+    from sharpaudit.devices import hardware_in_words
 
     signals.install()
     if trajectory:
@@ -83,7 +83,7 @@ def detection(
 
 def _trajectory(folder: Path, split: str, out: Path, why: str | None, json_path: Path | None) -> None:
     from pipelines.bench.published import MINUTES, ROWS, bench_lines, markdown, trajectories, write
-    from sharpaudit.denoisers.devices import hardware_in_words
+    from sharpaudit.devices import hardware_in_words
 
     if folder.suffix == ".toml":
         raise UserError(f"{folder}: --trajectory is of a lab's folder, whose prompts have labels; name one")
@@ -185,7 +185,7 @@ def exactness(
     """
     from pipelines.bench import noninferiority
     from pipelines.bench.exactness import bench_lines, markdown, precisions, steps
-    from sharpaudit.denoisers.devices import hardware_in_words
+    from sharpaudit.devices import hardware_in_words
 
     refuse_reason(why, split)
     found, precise = steps(folder, split, emulated=emulated), precisions(folder, split, emulated=emulated)

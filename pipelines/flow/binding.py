@@ -23,7 +23,7 @@ from pipelines.stages.base import Inputs, Stage
 from sharpaudit import __version__
 from sharpaudit import config as configuration
 from sharpaudit.config import PATHS, AuditConfig
-from sharpaudit.denoisers.devices import describe_hardware
+from sharpaudit.devices import describe_hardware
 from sharpaudit.errors import UserError, printable
 from sharpaudit.plugs import FORMATS, STAGES, foreign
 from sharpaudit.tables.declared import described

@@ -30,8 +30,8 @@ from sharpaudit.config import AuditConfig, ModelConfig, RunConfig
 from sharpaudit.corpus.assign import USES, assign
 from sharpaudit.corpus.scratch import scratch
 from sharpaudit.denoisers.base import Denoiser
-from sharpaudit.denoisers.devices import places_on, share_threads, usable_cores, use_threads
 from sharpaudit.denoisers.load import beside_model, load_denoiser, load_tokenizer
+from sharpaudit.devices import places_on, share_threads, usable_cores, use_threads
 from sharpaudit.embedders.base import embedder, notes
 from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.matches.index import open_index

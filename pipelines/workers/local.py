@@ -9,7 +9,7 @@ from pathlib import Path
 from pipelines.stages import flow
 from pipelines.stages.base import TRANSIENT_TRIES, Receipt, ShardWorker, Work
 from sharpaudit.config import AuditConfig
-from sharpaudit.denoisers.devices import share_threads, usable_cores, use_threads
+from sharpaudit.devices import share_threads, usable_cores, use_threads
 from sharpaudit.errors import TransientError
 from sharpaudit.tables.lock import Driver, Guard
 from sharpaudit.tables.runs import RunFolder

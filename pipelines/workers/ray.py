@@ -14,8 +14,8 @@ from pipelines.workers.cluster import in_use, joined_cluster, own_cluster
 from pipelines.workers.local import Run
 from pipelines.workers.pool import Pool
 from sharpaudit.config import AuditConfig, RunConfig
-from sharpaudit.denoisers.devices import places_on, room_for, share_threads, usable_cores, use_threads
 from sharpaudit.denoisers.liveness import on_answer
+from sharpaudit.devices import places_on, room_for, share_threads, usable_cores, use_threads
 from sharpaudit.errors import UserError
 from sharpaudit.plugs import require
 from sharpaudit.tables.files import CRASH

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from sharpaudit.batching import in_batches
 from sharpaudit.denoisers.base import Conditioning, Denoiser
-from sharpaudit.denoisers.batching import in_batches
 from sharpaudit.errors import Status
 
 Tensors = dict[str, torch.Tensor]

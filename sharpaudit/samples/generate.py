@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import torch
 
+from sharpaudit.batching import in_batches
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.base import Denoiser
-from sharpaudit.denoisers.batching import in_batches
 from sharpaudit.denoisers.sampling import DDIM, Guided, Solver, Step, follow, times
 from sharpaudit.errors import Status
 from sharpaudit.images import Pixels

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from sharpaudit.batching import in_batches
 from sharpaudit.denoisers.base import Denoiser
-from sharpaudit.denoisers.batching import in_batches
 from sharpaudit.errors import Status, UserError
 from sharpaudit.scores.base import FIRST, Evidence, Known, KnownPlace, Metric, Place
 from sharpaudit.scores.noise_gap import delta_eps, noise_gap

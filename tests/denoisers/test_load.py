@@ -144,7 +144,7 @@ def test_model_that_is_left_frees_its_memory(folders, analytic):
 
 
 def test_precision_asked_for_is_a_model_of_its_own(folders, monkeypatch):
-    monkeypatch.setattr("sharpaudit.denoisers.devices.cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("sharpaudit.devices.cpu_has_bf16", lambda: True)
     exact = load_denoiser(model_at(folders["epsilon"]))
     rounded = load_denoiser(model_at(folders["epsilon"], dtype="auto"))
     dtypes = [model.encode(["a cat"]).tensors["prompt"].dtype for model in (exact, rounded)]

@@ -12,9 +12,9 @@ import torch
 
 from pipelines.workers.ray import _environment
 from sharpaudit.config import ModelConfig, RunConfig
-from sharpaudit.denoisers.devices import choose_device, choose_dtype, describe_hardware
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.denoisers.sampling import DDIM, Guided, follow, times
+from sharpaudit.devices import choose_device, choose_dtype, describe_hardware
 from sharpaudit.seeds import latents
 from tests.support.audits import audit, tables
 from tests.support.real_audits import assert_same_scores, write_audit

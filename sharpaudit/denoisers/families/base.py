@@ -19,8 +19,8 @@ import torch
 from sharpaudit.config import ModelConfig
 from sharpaudit.denoisers.base import Denoiser, Tokenizer
 from sharpaudit.denoisers.beside import Beside
-from sharpaudit.denoisers.devices import choose_device, choose_dtype
 from sharpaudit.denoisers.files import digest_of
+from sharpaudit.devices import choose_device, choose_dtype
 from sharpaudit.errors import UserError
 
 Fetch = Callable[[Sequence[str]], Path]

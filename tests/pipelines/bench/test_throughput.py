@@ -22,9 +22,9 @@ from pipelines.bench.timing import Contender, Timed, ratio, timed
 from pipelines.cli import cli
 from sharpaudit.config import ModelConfig
 from sharpaudit.denoisers.base import Conditioning
-from sharpaudit.denoisers.devices import cpu_has_bf16
 from sharpaudit.denoisers.families.stable_diffusion.model import DiffusionDenoiser, DiffusionTokenizer
 from sharpaudit.denoisers.load import load_denoiser
+from sharpaudit.devices import cpu_has_bf16
 from sharpaudit.errors import UserError
 from sharpaudit.lab.detectors import TOUCHES, Truth
 from sharpaudit.lab.random_unet import RandomUNet

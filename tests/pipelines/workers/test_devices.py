@@ -18,7 +18,7 @@ from pipelines.stages.base import Stage, Work
 from pipelines.workers import pool
 from pipelines.workers import ray as ray_executor
 from sharpaudit.config import RunConfig
-from sharpaudit.denoisers.devices import places_on
+from sharpaudit.devices import places_on
 from sharpaudit.errors import UserError
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import UNCONDITIONAL

@@ -28,7 +28,6 @@ from transformers import BatchEncoding, CLIPTextConfig, CLIPTextModel, CLIPToken
 
 from sharpaudit.denoisers.attention import cross_attention_layers, recorded
 from sharpaudit.denoisers.base import SCREEN_STEPS, AttentionRequest, Conditioning, NoiseLevel, Prediction, Tokens
-from sharpaudit.denoisers.devices import forbid_tf32
 from sharpaudit.denoisers.families.stable_diffusion import snapshot
 from sharpaudit.denoisers.families.stable_diffusion.loading import load_files, load_network, naming
 from sharpaudit.denoisers.families.stable_diffusion.precision import keep_ends_exact
@@ -36,6 +35,7 @@ from sharpaudit.denoisers.families.stable_diffusion.vocabulary import require_vo
 from sharpaudit.denoisers.files import read_json
 from sharpaudit.denoisers.liveness import answered
 from sharpaudit.denoisers.schedule import leading_timesteps, linear_alphas_cumprod, scaled_linear_alphas_cumprod
+from sharpaudit.devices import forbid_tf32
 from sharpaudit.errors import UserError, printable
 from sharpaudit.seeds import digest
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sharpaudit.denoisers import devices
-from sharpaudit.denoisers.devices import choose_device, choose_dtype, lists_bf16, room_for, share_threads
+from sharpaudit import devices
+from sharpaudit.devices import choose_device, choose_dtype, lists_bf16, room_for, share_threads
 from sharpaudit.errors import UserError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

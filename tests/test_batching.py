@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sharpaudit.denoisers.batching import in_batches
+from sharpaudit.batching import in_batches
 from sharpaudit.errors import Status
 
 
