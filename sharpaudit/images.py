@@ -155,6 +155,13 @@ def thumbnail(pixels: Pixels, side_px: int = THUMBNAIL_PX) -> bytes:
     return _png(small)
 
 
+def resized(pixels: Pixels, height: int, width: int, interpolation: str) -> Pixels:
+    """The picture at another size, each pixel a weighted mean of all that it covers ("bilinear" or "bicubic")."""
+    _check_pixels(pixels)
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    return np.asarray(image.resize((width, height), Image.Resampling[interpolation.upper()]))
+
+
 def sha256_hex(data: bytes) -> str:
     """The SHA-256 of a file's bytes: what a picture is called."""
     return hashlib.sha256(data).hexdigest()

@@ -230,9 +230,15 @@ EMBEDDERS: Plugs[Embedder] = Plugs(
     "embedder",
     "sharpaudit.embedders",
     "sharpaudit.embedders.base:Embedder",
-    {"pixels-16": "sharpaudit.embedders.pixels:PIXELS_16"},
+    {
+        "pixels-16": "sharpaudit.embedders.pixels:PIXELS_16",
+        "sscd-disc-mixup-320": "sharpaudit.embedders.sscd:MIXUP_320",
+        "sscd-disc-mixup-288": "sharpaudit.embedders.sscd:MIXUP_288",
+        "sscd-disc-large-224-05": "sharpaudit.embedders.sscd:LARGE_224",
+        "open_clip": "sharpaudit.embedders.open_clip:OPEN_CLIP",
+    },
 )
-"""By the name that `matches.profile` and the manifest of an index have for it."""
+"""By the name that `matches.profile` and the manifest of an index have for it, up to a colon where there are forms."""
 STAGES: Plugs[Stage] = Plugs(
     "stage",
     "sharpaudit.stages",

@@ -33,6 +33,11 @@ def index() -> None:
     type=click.IntRange(1, 4096),
     help="Pictures that it takes at a time.",
 )
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--weights", type=PATH, help="Folder with the embedder's weights, for one that has some.")
+@click.option(
+    "--weights-sha256", metavar="HEX", multiple=True, help="Digest of weights that you vouch for; may be given again."
+)
 @click.option(
     "--captions",
     type=PATH,
@@ -58,6 +63,9 @@ def build(
     out: Path,
     profile: str,
     batch_size: int,
+    device: str,
+    weights: Path | None,
+    weights_sha256: tuple[str, ...],
     captions: Path | None,
     max_rejected: float,
     allow_unreadable: bool,
@@ -74,13 +82,15 @@ def build(
     """
     signals.install("nothing was written; the same command begins anew")
     from sharpaudit.embedders.base import embedder, notes
+    from sharpaudit.embedders.weights import Shelf
     from sharpaudit.matches.build import build_index
     from sharpaudit.matches.training_pictures import pictures_in
 
-    for line in notes(embedder(profile)):
+    shelf = Shelf(weights, weights_sha256)
+    for line in notes(embedder(profile, shelf)):
         click.echo(f"note: {line}")
     items = pictures_in(pictures, captions, allow_unreadable=allow_unreadable)
-    made = build_index(out.absolute(), profile, items, training_size, batch_size=batch_size)
+    made = build_index(out.absolute(), profile, items, training_size, shelf=shelf, batch_size=batch_size, device=device)
     for line in _told(out, made, profile):
         click.echo(line)
     unused = [name for name in ("metadata.csv", "metadata.jsonl") if captions is None and (pictures / name).is_file()]

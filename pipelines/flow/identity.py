@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from pipelines.stages import flow, ingest, require_views
 from pipelines.stages.base import Inputs, identity
+from pipelines.stages.inputs import index_of
 from sharpaudit import plugs
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import family_of, load_tokenizer, model_digest, model_files, placement
 from sharpaudit.errors import UserError
-from sharpaudit.matches.index import open_index
 from sharpaudit.plugs import EMBEDDERS, FAMILIES, METRICS, SOLVERS, STAGES, Plugs
 from sharpaudit.tables.runs import Identity
 
@@ -31,7 +30,7 @@ def inputs_of(config: AuditConfig, *, alone: bool = False) -> Inputs:
             "run.num_gpus = 0: the ray workers would see no GPU although the model is on cuda; give each its share, "
             'or set model.device = "cpu"'
         )
-    index = open_index(Path(config.matches.index), config.matches.profile)
+    index = index_of(config)
     return Inputs(
         model_digest=model_digest(config.model),
         tokenizer_digest=load_tokenizer(config.model).digest,
@@ -40,6 +39,7 @@ def inputs_of(config: AuditConfig, *, alone: bool = False) -> Inputs:
         dtype=str(dtype).removeprefix("torch."),
         model_files=model_files(config.model),
         index_holds=index.holding,
+        index_weights=index.weights,
         plugs=plugs.foreign(named_plugs(config)),
     )
 
@@ -50,7 +50,7 @@ def named_plugs(config: AuditConfig) -> Iterator[tuple[Plugs[Any], str]]:
     yield from ((METRICS, name) for name in metrics)
     yield SOLVERS, config.samples.solver
     yield FAMILIES, family_of(config.model)
-    yield EMBEDDERS, config.matches.profile
+    yield EMBEDDERS, config.matches.profile.partition(":")[0]
     yield from ((STAGES, name) for name in config.stages)
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from pipelines.flow.identity import identities, inputs_of
 from pipelines.operations import older
+from pipelines.stages.inputs import index_of
 from pipelines.stages.search import SampleSearch
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.images import encode_png
-from sharpaudit.matches.index import open_index
 from sharpaudit.samples.generate import Generator
 from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.runs import RunFolder, changes
@@ -39,7 +39,7 @@ def replay_prompt(root: Path, prompt_id: str) -> Replay:
     _require_same(run, config)
     rows = _recorded(run, prompt_id)
     lines, same = [], True
-    search = SampleSearch(open_index(Path(config.matches.index), config.matches.profile), config.matches.batch_size)
+    search = SampleSearch.of(index_of(config), config)
     for row, picture in zip(rows, _generate(config, rows), strict=True):
         if isinstance(picture, Status):
             lines.append(f"seed {row['seed_index']}: {picture.describe()}")

@@ -24,6 +24,7 @@ from pipelines.stages.base import Inputs
 from pipelines.stages.calibration import allowed, fitted, wanted
 from pipelines.stages.fit import screen_config
 from pipelines.stages.ingest import require_audited, sources
+from pipelines.stages.inputs import index_of, shelf_of
 from pipelines.stages.search import SampleSearch
 from pipelines.stages.selection import expected_pictures
 from sharpaudit.config import AuditConfig, ModelConfig, RunConfig
@@ -34,7 +35,6 @@ from sharpaudit.denoisers.load import beside_model, load_denoiser, load_tokenize
 from sharpaudit.devices import places_on, share_threads, usable_cores, use_threads
 from sharpaudit.embedders.base import embedder, notes
 from sharpaudit.errors import Status, UserError, printable
-from sharpaudit.matches.index import open_index
 from sharpaudit.samples.generate import Generator
 from sharpaudit.scores.cascade import fit_seeds, tiers
 from sharpaudit.scores.plan import evaluations, places
@@ -74,7 +74,7 @@ def validate(config: AuditConfig, measure_s: float = MEASURE_S, *, out: Path | N
         yield f"model: not read: {', '.join(printable(name) for name in ignored)}"
     yield from (f"note: {line}" for line in not_applied)
     yield f"index: profile {config.matches.profile} agrees, digest {inputs.index_digest[:16]}"
-    yield from (f"note: {line}" for line in notes(embedder(config.matches.profile)))
+    yield from (f"note: {line}" for line in notes(embedder(config.matches.profile, shelf_of(config.matches))))
     todo = [(source, 0, config.run.limit if source.use == "audit" else None) for source in sources(config)]
     with tempfile.TemporaryDirectory() as folder, scratch(Path(folder) / "ingest") as rows:
         made = assign(todo, (), load_tokenizer(config.model), 0, rows, config.corpus.near_duplicates)
@@ -127,8 +127,7 @@ def _one_prompt(config: AuditConfig, denoiser: Denoiser, audited: pa.Table) -> s
         raise UserError(
             f"prompt {first['prompt_id']} could not be evaluated: {scores if isinstance(scores, Status) else picture}"
         )
-    index = open_index(Path(config.matches.index), config.matches.profile)
-    found = SampleSearch(index, config.matches.batch_size).nearest([picture], 1)[0]
+    found = SampleSearch(index_of(config), config.matches.batch_size, denoiser.device.type).nearest([picture], 1)[0]
     nearest = (
         found.describe() if isinstance(found, Status) else f"nearest training picture at {found[0].similarity:.3f}"
     )

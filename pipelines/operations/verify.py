@@ -150,8 +150,9 @@ def _told_faults(run: RunFolder, told: dict[str, Any]) -> Iterator[tuple[str, st
     if told["index"]["digest"] != facts.get("index_digest"):
         yield "index.digest", "run.json"
     holds = facts.get("index_holds")
-    if told["index"].get("holds") != holds:
-        yield "index.holds", "run.json"
+    for name in ("holds", "weights"):
+        if told["index"].get(name) != facts.get(f"index_{name}"):
+            yield f"index.{name}", "run.json"
     if holds and told["index"]["pictures"] != holds["references"]:
         yield "index.pictures", "run.json"
     for name in ("created", "sharpaudit_version", "hardware"):

@@ -60,7 +60,7 @@ class BandsStage(Stage):
 
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker that holds the index."""
-        search = SampleSearch(run_index(run, config), config.matches.batch_size)
+        search = SampleSearch.of(run_index(run, config), config)
         return BandsWorker(search, partial(stored_pictures, run.root), config.matches)
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sharpaudit.config import AuditConfig
+from sharpaudit.config import AuditConfig, MatchesConfig
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.load import load_denoiser, placement
+from sharpaudit.embedders.weights import Shelf
 from sharpaudit.errors import UserError, printable
 from sharpaudit.matches.index import ReferenceIndex, open_index
 from sharpaudit.tables.runs import RunFolder
@@ -27,9 +28,19 @@ def run_model(run: RunFolder, config: AuditConfig) -> Denoiser:
 
 def run_index(run: RunFolder, config: AuditConfig) -> ReferenceIndex:
     """The reference index. Raises UserError where it is no longer the one that the run began with."""
-    index = open_index(Path(config.matches.index), config.matches.profile)
+    index = index_of(config)
     _require(run, "index_digest", index.digest, f"index {printable(str(config.matches.index))}")
     return index
+
+
+def index_of(config: AuditConfig) -> ReferenceIndex:
+    """The reference index that a configuration names. Raises UserError."""
+    return open_index(Path(config.matches.index), config.matches.profile, shelf_of(config.matches))
+
+
+def shelf_of(matches: MatchesConfig) -> Shelf:
+    """Where the weights of embedders lie."""
+    return Shelf(None if matches.weights is None else Path(matches.weights), tuple(matches.weights_sha256))
 
 
 def _require_place(run: RunFolder, config: AuditConfig) -> None:

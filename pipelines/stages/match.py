@@ -56,7 +56,7 @@ class MatchStage(Stage):
         folder = run.table(BANDS)
         row = folder.read_all(folder.current()).to_pylist()[0]
         return MatchWorker(
-            SampleSearch(run_index(run, config), config.matches.batch_size),
+            SampleSearch.of(run_index(run, config), config),
             partial(stored_pictures, run.root),
             partial(store_image, run.root, files=run.files),
             Bands(**{field.name: row[field.name] for field in fields(Bands)}),

@@ -93,6 +93,7 @@ def _told(run: RunFolder, config: AuditConfig, quarantined: Sequence[dict[str, A
             "profile": config.matches.profile,
             "pictures": len(index.reference_ids),
             "holds": facts.get("index_holds"),
+            "weights": facts.get("index_weights"),
         },
         "hardware": record["hardware"],
         "quarantined": list(quarantined),

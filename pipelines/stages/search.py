@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sharpaudit.config import AuditConfig
 from sharpaudit.embedders.base import open_embedder
 from sharpaudit.errors import Status
 from sharpaudit.images import Pixels, UnreadableImage, decode
@@ -26,11 +27,16 @@ class Neighbour:
 
 
 class SampleSearch:
-    """Holds the index and its embedder. batch_size: of pictures."""
+    """Holds the index and its embedder. batch_size: of pictures. device: as `model.device` names it."""
 
-    def __init__(self, index: ReferenceIndex, batch_size: int) -> None:
+    def __init__(self, index: ReferenceIndex, batch_size: int, device: str = "auto") -> None:
         self.index = index
-        self._describer = open_embedder(index.embedder, batch_size)
+        self._describer = open_embedder(index.embedder, batch_size, device)
+
+    @staticmethod
+    def of(index: ReferenceIndex, config: AuditConfig) -> SampleSearch:
+        """As an audit computes: on the device of its model."""
+        return SampleSearch(index, config.matches.batch_size, config.model.device)
 
     def nearest(self, pictures: Sequence[Pixels | None], k: int) -> list[list[Neighbour] | Status]:
         """The k nearest training pictures of each picture, best first, or why there are none."""

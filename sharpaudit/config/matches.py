@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from sharpaudit.config.base import Section, identity, known, runtime
+from pydantic import AfterValidator, StringConstraints
+
+from sharpaudit.config.base import Section, identity, runtime
+from sharpaudit.errors import UserError
 from sharpaudit.plugs import EMBEDDERS
 
-EmbedderName = Annotated[str, known(EMBEDDERS)]
+
+def _known(name: str) -> str:
+    kind, _, which = name.partition(":")
+    try:
+        return EMBEDDERS[kind].form(which).name
+    except UserError as error:
+        raise ValueError(str(error)) from error
+
+
+EmbedderName = Annotated[str, AfterValidator(_known)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$")]
 
 
 class MatchesConfig(Section):
@@ -17,6 +30,11 @@ class MatchesConfig(Section):
     """Folder of the reference index. Its content counts (its digest is an identity), not its place."""
     profile: EmbedderName = identity(default="pixels-16")
     """Embedder that describes pictures; the index must have been built with the same one."""
+    weights: str | None = runtime(None)
+    """Folder with the weights of an embedder that has some, under the names that their makers give. Their content
+    counts (the digest of the index covers it), not their place."""
+    weights_sha256: list[Sha256] = runtime([])
+    """Digests of weights that you vouch for, beside those that the embedder's own list has."""
     batch_size: int = runtime(64, ge=1, le=4096)
     """Pictures that it takes at a time; one without a network takes them one by one."""
     neighbours: int = identity(default=3, ge=1, le=100)

@@ -106,7 +106,7 @@ PATHS = {
     "model": ("path",),
     "corpus": ("audit", "positive_controls"),
     "calibration": ("file", "fit", "calibrate"),
-    "matches": ("index",),
+    "matches": ("index", "weights"),
 }
 
 

@@ -20,10 +20,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from sharpaudit.devices import choose_device
+from sharpaudit.embedders.weights import Shelf, Weights
 from sharpaudit.errors import UserError, printable
 from sharpaudit.images import Pixels
 from sharpaudit.plugs import EMBEDDERS
 
+NOWHERE = Shelf()
 BATCH = 64
 """Pictures described at a time where nobody says."""
 UNIT_TOLERANCE = 1e-3
@@ -48,7 +51,7 @@ class Describer(ABC):
 class Needs:
     """What must be there before an embedder is opened.
 
-    packages: to import, beyond what sharpaudit installs. files: in words, which weights and where they are looked for.
+    packages: to import, beyond what sharpaudit installs. files: in words, what else and where it is looked for.
     memory_bytes: of the device, about, at the default batch.
     """
 
@@ -60,7 +63,8 @@ class Needs:
 class Embedder(ABC):
     """The card. digest: covers every parameter that changes a vector, weights and preprocessing among them.
 
-    licence: what to know of the weights' terms. texts: whether texts are described too.
+    licence: what to know of the weights' terms. texts: whether texts are described too. weights: which, once
+    `with_weights` has found them; None for an embedder that has none.
     """
 
     name: str
@@ -70,6 +74,17 @@ class Embedder(ABC):
     licence: str = ""
     texts: bool = False
     needs: Needs = Needs()
+    weights: Weights | None = None
+
+    def form(self, which: str) -> Embedder:
+        """The card of one of several forms that go by one name: in a configuration "name:which". Raises UserError."""
+        if which:
+            raise UserError(f'embedder "{printable(self.name)}" comes in one form: leave out ":{printable(which)}"')
+        return self
+
+    def with_weights(self, shelf: Shelf) -> Embedder:
+        """The card of the weights on the shelf; of an embedder without weights itself. Raises UserError."""
+        return self
 
     @abstractmethod
     def open(self, device: torch.device, batch_size: int) -> Describer:
@@ -92,26 +107,28 @@ class _Held(Describer):
         return _promised(self.card, self.inner.describe_texts(texts), len(texts))
 
 
-def embedder(name: str) -> Embedder:
-    """The card of that name. Raises UserError for an unknown one."""
-    return EMBEDDERS[name]
+def embedder(name: str, shelf: Shelf = NOWHERE) -> Embedder:
+    """The card of that name, of the weights on the shelf. Raises UserError for an unknown one, or without weights."""
+    kind, _, which = name.partition(":")
+    return EMBEDDERS[kind].form(which).with_weights(shelf)
 
 
-def open_embedder(card: Embedder, batch_size: int = BATCH) -> Describer:
-    """The describer, on CUDA where there is one, else on the CPU. Raises UserError for a package that is not there."""
+def open_embedder(card: Embedder, batch_size: int = BATCH, device: str = "auto") -> Describer:
+    """The describer, on a device as `model.device` names it. Raises UserError for a package that is not there."""
     missing = [package for package in card.needs.packages if find_spec(package) is None]
     if missing:
         raise UserError(
             f'embedder "{printable(card.name)}" needs the package {printable(missing[0])}, which is not installed here'
         )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return _Held(card, card.open(device, batch_size))
+    return _Held(card, card.open(choose_device(device), batch_size))
 
 
 def notes(card: Embedder) -> list[str]:
     """What people should know of an embedder before it works for hours: terms, weights, memory; nothing, for most."""
     gib = f"takes about {card.needs.memory_bytes / 2**30:.1f} GiB of the device's memory"
-    told = [card.licence, card.needs.files, gib if card.needs.memory_bytes else ""]
+    given = card.weights
+    weights = f"weights {given.path}, SHA-256 {given.sha256}, vouched for by {given.vouched_by}" if given else ""
+    told = [weights, card.licence, card.needs.files, gib if card.needs.memory_bytes else ""]
     return [f"embedder {printable(card.name)}: {printable(text)}" for text in told if text]
 
 

@@ -20,7 +20,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sharpaudit.embedders.base import BATCH, Describer, Embedder, embedder, open_embedder
+from sharpaudit.embedders.base import BATCH, NOWHERE, Describer, Embedder, embedder, open_embedder
+from sharpaudit.embedders.weights import Shelf
 from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.images import Pixels, UnreadableImage, decode, sha256_hex, thumbnail
 from sharpaudit.matches.attempt import published, refuse_existing, remove_left
@@ -73,17 +74,24 @@ class IndexSummary:
 
 
 def build_index(
-    out: Path, name: str, pictures: Iterable[Item], training_size: int | None = None, *, batch_size: int = BATCH
+    out: Path,
+    name: str,
+    pictures: Iterable[Item],
+    training_size: int | None = None,
+    *,
+    shelf: Shelf = NOWHERE,
+    batch_size: int = BATCH,
+    device: str = "auto",
 ) -> IndexSummary:
     """Describe the pictures by the embedder of that name and publish them as the index `out`, which must not exist.
 
     Of several references with one id the first is kept and the others are counted. Pictures that cannot be read or
     described become rows with a reason. training_size: of how many pictures the training set is said to consist;
-    UserError where there are more references. batch_size: pictures that the embedder takes at a time; it changes the
-    index only where it changes vectors.
+    UserError where there are more references. shelf: with the embedder's weights. batch_size: pictures that it
+    takes at a time, on `device`; both change the index only where they change vectors.
     """
-    card, files = embedder(name), Files()
-    describer = open_embedder(card, batch_size)
+    card, files = embedder(name, shelf), Files()
+    describer = open_embedder(card, batch_size, device)
     refuse_existing(out)
     files.make_folder(out.parent)
     removed = remove_left(out)
@@ -285,5 +293,6 @@ def _manifest_bytes(folder: Path, card: Embedder, build: _Build, training_size: 
         sha256={name: sha256_of(folder / name) for name in (VECTORS, ROWS)},
         not_looked_at=dict(build.not_looked_at),
         training_size=training_size,
+        weights=None if card.weights is None else card.weights.told(),
     )
     return checksummed(asdict(manifest))

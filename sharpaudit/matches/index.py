@@ -26,7 +26,8 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sharpaudit.embedders.base import Embedder, embedder
+from sharpaudit.embedders.base import NOWHERE, Embedder, embedder
+from sharpaudit.embedders.weights import Shelf
 from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.images import sha256_hex
 from sharpaudit.tables.records import checksummed
@@ -41,7 +42,8 @@ class IndexManifest:
     """What manifest.json says. sources: rows of each data set. rows counts rejected references, vectors not.
 
     not_looked_at: files that were taken for no picture, by kind; None in an index of a version that did not count them.
-    training_size: of how many pictures the training set is said to consist.
+    training_size: of how many pictures the training set is said to consist. weights: the embedder's, for one that has
+    some: file, sha256 and who vouched for it when the index was built.
     """
 
     format_version: int
@@ -57,6 +59,7 @@ class IndexManifest:
     sha256: dict[str, str]
     not_looked_at: dict[str, int] | None = None
     training_size: int | None = None
+    weights: dict[str, str] | None = None
 
     def holding(self) -> dict[str, Any] | None:
         """What part of the training set the index holds, in counts; None where that was not recorded."""
@@ -76,7 +79,7 @@ class ReferenceIndex:
     """An open index. Row i of `vectors` (N, D), mapped from the file, belongs to reference_ids[i].
 
     embedder: its card; nothing of it is loaded. table_rows: where reference i stands in `table`, which holds rejected
-    pictures as well and stays open. holding: of the manifest. opened: what the data files were then.
+    pictures as well and stays open. holding, weights: of the manifest. opened: what the data files were then.
     """
 
     path: Path
@@ -87,6 +90,7 @@ class ReferenceIndex:
     table: pq.ParquetFile = field(repr=False, compare=False)
     digest: str
     holding: dict[str, Any] | None
+    weights: dict[str, str] | None
     opened: list[tuple[int, int, int]] = field(repr=False)
 
     def require_unchanged(self) -> None:
@@ -111,14 +115,14 @@ class ReferenceIndex:
             raise
 
 
-def open_index(path: Path, name: str) -> ReferenceIndex:
-    """The index at `path`, every file checked, made with the embedder of that name.
+def open_index(path: Path, name: str, shelf: Shelf = NOWHERE) -> ReferenceIndex:
+    """The index at `path`, every file checked, made with the embedder of that name and the weights on the shelf.
 
     Raises UserError naming the file or the profiles at odds.
     """
     data = _bytes_of(path / MANIFEST)
     manifest = _parse_manifest(path / MANIFEST, data)
-    wanted = embedder(name)
+    wanted = embedder(name, shelf)
     ours = (wanted.name, wanted.version, wanted.digest)
     theirs = (manifest.profile, manifest.profile_version, manifest.profile_digest)
     if ours != theirs:
@@ -143,8 +147,8 @@ def open_index(path: Path, name: str) -> ReferenceIndex:
     if (vectors_ND.dtype, vectors_ND.shape, len(table_rows)) != expected:
         raise UserError(f"{path / MANIFEST}: contradicts {VECTORS} or {ROWS}; build the index again")
     reference_ids = rows.column("reference_id").take(table_rows).to_pylist()
-    holding, digest = manifest.holding(), sha256_hex(data)
-    return ReferenceIndex(path, wanted, vectors_ND, reference_ids, table_rows, table, digest, holding, hashed)
+    told = manifest.holding(), manifest.weights
+    return ReferenceIndex(path, wanted, vectors_ND, reference_ids, table_rows, table, sha256_hex(data), *told, hashed)
 
 
 def _parse_manifest(path: Path, data: bytes) -> IndexManifest:
@@ -164,6 +168,8 @@ def _parse_manifest(path: Path, data: bytes) -> IndexManifest:
         manifest = IndexManifest(**tree)
         counts: list[object] = [*(manifest.not_looked_at or {}).values(), manifest.training_size or 0]
         if not all(isinstance(count, int) and count >= 0 for count in counts):
+            raise TypeError
+        if not all(isinstance(text, str) for text in (manifest.weights or {}).values()):
             raise TypeError
     except (TypeError, AttributeError) as error:
         raise UserError(f"{path}: not the manifest of an index; give the folder that an index was built in") from error

@@ -277,6 +277,15 @@ def test_what_the_index_holds_is_told_as_the_run_has_it(known: dict[str, Any], r
     assert facts(rows, run)["holding"] == holding(HELD)
 
 
+def test_the_page_names_the_weights_of_the_descriptor(rows: Rows, facts: Facts) -> None:
+    run = told()
+    run["index"] |= {"weights": {"file": "sscd.pt", "sha256": "ab" * 32, "vouched_by": "the user"}}
+    page = html.unescape(render(facts(rows, run), no_picture))
+    assert f"(weights sscd.pt, <code>sha256 {'ab' * 32}</code>, vouched for by the user)" in page
+    run["index"] |= {"weights": None}
+    assert "vouched" not in render(facts(rows, run), no_picture)
+
+
 def test_a_kind_of_file_is_text_from_outside(known: dict[str, Any]) -> None:
     for kind in HOSTILE:
         hostile, benign = (

@@ -39,12 +39,14 @@ NOT_HERE = {
     r"sudo install .*": "not possible here: writes to the machine's /etc",
     r"sharpaudit run .* --workers 4 --gpus-per-worker 1": "not possible here: needs GPUs",
     r"sharpaudit run .*--set run.address=auto.*": "not possible here: needs a cluster that the machine belongs to",
+    r"sharpaudit index build .* --weights .*": "not possible here: needs weights that are nowhere to be had here",
     r"make gpu-check": "not possible here: needs a GPU",
     r"make advisories": "not possible here: asks the internet",
     r"make (test|chaos)|\.ci/run": "calls this test",
     r"make (lint|lock)": "about the repository; .ci/run calls the first, the second rewrites a file of it",
     r"make tables.*": "over 5 minutes; calls `sharpaudit bench tables`, which is run in small",
     r"pip install (--require-hashes .*|--no-deps .*|\"sharpaudit\[cpu\]\")": "how the wheel's environment is built",
+    r"pip install \"sharpaudit\[onnx\]\"": "what it installs stands in the environment of the tests",
 }
 """Commands that no test runs as shown, by pattern, and why."""
 
