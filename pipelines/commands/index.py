@@ -24,6 +24,15 @@ def index() -> None:
 @index.command()
 @click.argument("pictures", type=PATH)
 @click.option("--out", required=True, type=PATH, help="Folder of the new index.")
+@click.option(
+    "--layout",
+    type=click.Choice(["folder", "webdataset", "parquet"]),
+    default="folder",
+    show_default=True,
+    help="What the pictures are kept in: files, tar archives, tables.",
+)
+@click.option("--image-column", metavar="NAME", help="Of tables, where it is not clear which one holds the pictures.")
+@click.option("--caption-column", metavar="NAME", help="Of tables; caption or text where nothing is said.")
 @click.option("--profile", default="pixels-16", show_default=True, help="Embedder that describes the pictures.")
 @click.option(
     "--batch-size",
@@ -51,7 +60,11 @@ def index() -> None:
     type=click.FloatRange(0, 1),
     help="Exit with 3 where more of the pictures than this are rejected.",
 )
-@click.option("--allow-unreadable", is_flag=True, help="Count folders that cannot be listed, instead of refusing them.")
+@click.option(
+    "--allow-unreadable",
+    is_flag=True,
+    help="Count folders that cannot be listed, and archives that are damaged, instead of refusing them.",
+)
 @click.option(
     "--training-size",
     metavar="N",
@@ -61,6 +74,9 @@ def index() -> None:
 def build(
     pictures: Path,
     out: Path,
+    layout: str,
+    image_column: str | None,
+    caption_column: str | None,
     profile: str,
     batch_size: int,
     device: str,
@@ -71,7 +87,7 @@ def build(
     allow_unreadable: bool,
     training_size: int | None,
 ) -> None:
-    """Describe every picture under the folder PICTURES; links are followed.
+    """Describe every picture of PICTURES: a folder of files, or, by --layout, of archives or tables, or one of these.
 
     PNG, JPEG and WebP files are read. Every other picture is a rejected row of the index with its reason, and every
     other file is counted by its kind. With more rejected pictures than --max-rejected the index is written all the
@@ -83,18 +99,30 @@ def build(
     signals.install("nothing was written; the same command begins anew")
     from sharpaudit.embedders.base import embedder, notes
     from sharpaudit.embedders.weights import Shelf
+    from sharpaudit.errors import UserError
     from sharpaudit.matches.build import build_index
-    from sharpaudit.matches.training_pictures import pictures_in
+    from sharpaudit.matches.sources.archives import pictures_of_archives
+    from sharpaudit.matches.sources.folder import pictures_in
+    from sharpaudit.matches.sources.parquet import pictures_of_tables
 
     shelf = Shelf(weights, weights_sha256)
     for line in notes(embedder(profile, shelf)):
         click.echo(f"note: {line}")
-    items = pictures_in(pictures, captions, allow_unreadable=allow_unreadable)
+    if layout != "folder" and captions is not None:
+        raise UserError(f"--captions: for files in a folder; of --layout {layout} captions stand beside the pictures")
+    if layout != "parquet" and (image_column or caption_column):
+        raise UserError("--image-column and --caption-column: for tables; add --layout parquet")
+    if layout == "webdataset":
+        items = pictures_of_archives(pictures, allow_unreadable=allow_unreadable)
+    elif layout == "parquet":
+        items = pictures_of_tables(pictures, image_column, caption_column)
+    else:
+        items = pictures_in(pictures, captions, allow_unreadable=allow_unreadable)
     made = build_index(out.absolute(), profile, items, training_size, shelf=shelf, batch_size=batch_size, device=device)
-    for line in _told(out, made, profile):
+    for line in _told(out, made, profile, layout):
         click.echo(line)
     unused = [name for name in ("metadata.csv", "metadata.jsonl") if captions is None and (pictures / name).is_file()]
-    if unused:
+    if unused and layout == "folder":
         click.echo(f"{pictures / unused[0]} may hold captions: --captions {pictures / unused[0]} takes them in")
     if made.rejected_share > max_rejected:
         line = (
@@ -105,8 +133,8 @@ def build(
         raise click.exceptions.Exit(REJECTED)
 
 
-def _told(out: Path, made: IndexSummary, profile: str) -> list[str]:
-    """What became of the files, in lines."""
+def _told(out: Path, made: IndexSummary, profile: str, asked: str) -> list[str]:
+    """What became of the files, in lines. asked: the layout."""
     from sharpaudit.errors import Status, printable
 
     def counted(counts: dict[str, int]) -> str:
@@ -119,6 +147,9 @@ def _told(out: Path, made: IndexSummary, profile: str) -> list[str]:
         f"rejected: {counted(rejected)}; not looked at: {counted(made.not_looked_at)}; "
         f"profile {profile}, digest {made.digest[:16]}"
     )
+    for suffix, layout in ((".tar", "webdataset"), (".tgz", "webdataset"), (".parquet", "parquet")):
+        if asked == "folder" and suffix in made.not_looked_at:
+            lines.append(f"{suffix} files may hold pictures: --layout {layout} reads them")
     if made.repeated:
         lines.append(f"{made.repeated:,} links or paths lead to folders that are read once already")
     lines += [f"rejected: {r.count:,} for {r.text} (such as {printable(r.example)})" for r in made.reasons]

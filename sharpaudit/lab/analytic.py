@@ -19,7 +19,7 @@ import numpy as np
 from sharpaudit.denoisers.families.gaussian.model import GaussianDenoiser
 from sharpaudit.images import encode_png
 from sharpaudit.matches.build import build_index
-from sharpaudit.matches.training_pictures import ReferencePicture
+from sharpaudit.matches.sources.base import ReferencePicture
 from sharpaudit.seeds import generator, latents
 
 STYLES = ("photo", "oil painting", "pencil drawing", "poster", "watercolour", "woodcut", "collage", "mosaic")

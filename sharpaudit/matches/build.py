@@ -26,7 +26,7 @@ from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.images import Pixels, UnreadableImage, decode, sha256_hex, thumbnail
 from sharpaudit.matches.attempt import published, refuse_existing, remove_left
 from sharpaudit.matches.index import FORMAT_VERSION, MANIFEST, ROWS, VECTORS, IndexManifest, sha256_of
-from sharpaudit.matches.training_pictures import Item, NotLookedAt, ReferencePicture, Repeated
+from sharpaudit.matches.sources.base import Item, NotLookedAt, ReferencePicture, Repeated
 from sharpaudit.tables.files import Files, naming
 from sharpaudit.tables.records import checksummed
 from sharpaudit.tables.schemas import REFERENCES

@@ -15,7 +15,7 @@ from sharpaudit.images import encode_png
 from sharpaudit.matches.build import build_index
 from sharpaudit.matches.index import open_index
 from sharpaudit.matches.search.flat import search
-from sharpaudit.matches.training_pictures import ReferencePicture
+from sharpaudit.matches.sources.base import ReferencePicture
 from sharpaudit.plugs import EMBEDDERS
 from tests.support.toys import EMBEDDER, MeanColour, MeanColourEmbedder
 

@@ -23,7 +23,7 @@ from sharpaudit.errors import UserError
 from sharpaudit.images import encode_png
 from sharpaudit.matches.build import build_index
 from sharpaudit.matches.index import open_index
-from sharpaudit.matches.training_pictures import ReferencePicture
+from sharpaudit.matches.sources.base import ReferencePicture
 
 NAME = "open_clip:toy"
 VISION = {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8}

@@ -23,7 +23,7 @@ from sharpaudit.errors import UserError
 from sharpaudit.images import encode_png
 from sharpaudit.matches.build import build_index
 from sharpaudit.matches.index import open_index
-from sharpaudit.matches.training_pictures import ReferencePicture
+from sharpaudit.matches.sources.base import ReferencePicture
 
 NAME = "sscd-disc-mixup-320"
 SMALL = Preparation(64, square=True)

@@ -19,7 +19,8 @@ from sharpaudit.matches import build as build_module
 from sharpaudit.matches.build import build_index
 from sharpaudit.matches.index import open_index
 from sharpaudit.matches.search.flat import search
-from sharpaudit.matches.training_pictures import NotLookedAt, ReferencePicture, Repeated, pictures_in
+from sharpaudit.matches.sources.base import NotLookedAt, ReferencePicture, Repeated
+from sharpaudit.matches.sources.folder import pictures_in
 from sharpaudit.plugs import EMBEDDERS
 from sharpaudit.tables.records import checksummed
 from sharpaudit.tables.schemas import REFERENCES
@@ -334,7 +335,7 @@ def test_a_killed_build_leaves_no_index_and_can_be_repeated(tmp_path):
     script = """
 import os, signal, sys
 from pathlib import Path
-from sharpaudit.matches import training_pictures as pictures
+from sharpaudit.matches.sources import folder as pictures
 from sharpaudit.matches import build
 synced = build.Files.sync
 def dying(self, path):

@@ -12,7 +12,7 @@ from pipelines.flow.outcome import Outcome
 from sharpaudit.images import encode_png
 from sharpaudit.lab.analytic import captions
 from sharpaudit.matches.build import build_index
-from sharpaudit.matches.training_pictures import ReferencePicture
+from sharpaudit.matches.sources.base import ReferencePicture
 from tests.support.tiny_models import write_model
 
 Tables = dict[str, list[dict[str, Any]]]

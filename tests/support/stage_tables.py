@@ -11,7 +11,7 @@ from sharpaudit.config import AuditConfig, override, parse
 from sharpaudit.images import encode_png
 from sharpaudit.matches.build import build_index
 from sharpaudit.matches.index import ReferenceIndex, open_index
-from sharpaudit.matches.training_pictures import ReferencePicture
+from sharpaudit.matches.sources.base import ReferencePicture
 
 TREE = {
     "model": {"path": "model.json", "batch_size": 4},

@@ -35,7 +35,7 @@ from sharpaudit.config import ModelConfig
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.images import encode_png
 from sharpaudit.matches.build import build_index
-from sharpaudit.matches.training_pictures import ReferencePicture
+from sharpaudit.matches.sources.base import ReferencePicture
 from sharpaudit.seeds import rank_hash
 from sharpaudit.tables.records import export_file
 

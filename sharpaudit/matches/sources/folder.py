@@ -1,4 +1,4 @@
-"""Training pictures as they come in: the files of a folder, none of which goes unmentioned.
+"""The files of a folder as training pictures, none of which goes unmentioned.
 
 Every file under the folder comes out as one item. A *picture* is a file whose name ends in one of SUFFIXES or whose
 first bytes are a picture's (images.format_of), whatever it is called; where it cannot be read, it comes with the
@@ -18,64 +18,20 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import stat
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from sharpaudit.errors import UserError, printable
 from sharpaudit.images import MAX_BYTES, SIGN_BYTES, format_of, too_large
-from sharpaudit.matches.captions import captions_of
+from sharpaudit.matches.sources.base import SUFFIXES, Item, NotLookedAt, ReferencePicture, Repeated, kind_of
+from sharpaudit.matches.sources.captions import captions_of
 from sharpaudit.tables.files import IN_PROGRESS
-
-SUFFIXES = frozenset(
-    (
-        *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".webp"),
-        *(".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif"),
-        *(".jp2", ".j2k", ".jpf", ".jpx", ".jpc", ".jxl", ".tga", ".ppm", ".pgm", ".pbm", ".pnm", ".qoi"),
-    )
-)
-"""What is taken for a picture; formats that images.py refuses become rejected rows, so that none is passed over."""
 
 _SPECIAL = {stat.S_IFIFO: "fifo", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 _APPLE_DOUBLE = b"\0\x05\x16\x07"
-
-
-@dataclass(frozen=True)
-class ReferencePicture:
-    """A training picture as it comes in. reference_id: by default the first half of its SHA-256.
-
-    source: name of the data set; path: where in it the picture lies, for people to find it again. data: its bytes, or
-    None where they could not be had: problem says why.
-    """
-
-    reference_id: str | None
-    source: str
-    caption: str | None
-    path: str
-    data: bytes | None
-    problem: str | None = None
-
-
-@dataclass(frozen=True)
-class NotLookedAt:
-    """A file that is taken for no picture, by its kind."""
-
-    path: str
-    kind: str
-
-
-@dataclass(frozen=True)
-class Repeated:
-    """A folder that was read at another place already."""
-
-    path: str
-
-
-Item = ReferencePicture | NotLookedAt | Repeated
 
 
 def pictures_in(folder: Path, captions: Path | None = None, *, allow_unreadable: bool = False) -> Iterator[Item]:
@@ -130,7 +86,7 @@ def _opened(folder: str, path: str, source: str, caption: str | None) -> Referen
             if name.startswith("._") and data.startswith(_APPLE_DOUBLE):
                 return NotLookedAt(path, "AppleDouble")
             if suffix not in SUFFIXES and format_of(data) is None:
-                return NotLookedAt(path, _kind(suffix))
+                return NotLookedAt(path, kind_of(suffix))
             if size > MAX_BYTES:
                 return ReferencePicture(None, source, caption, path, None, too_large())
             if not named:
@@ -148,12 +104,6 @@ def _up_to(n: int, stream: io.FileIO) -> bytes:
     while len(data) < n and (more := stream.read(n - len(data))):
         data += more
     return data
-
-
-def _kind(suffix: str) -> str:
-    if not suffix:
-        return "no suffix"
-    return suffix if re.fullmatch(r"\.[a-z0-9]{1,12}", suffix) else "other suffix"
 
 
 class _Entry(NamedTuple):

@@ -8,7 +8,7 @@ import unicodedata
 import pytest
 
 from sharpaudit.errors import UserError
-from sharpaudit.matches.training_pictures import pictures_in
+from sharpaudit.matches.sources.folder import pictures_in
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "é/né.png") for form in ("NFC", "NFD"))
 

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from sharpaudit.errors import UserError
 from sharpaudit.images import encode_png, too_large
-from sharpaudit.matches import training_pictures as module
-from sharpaudit.matches.training_pictures import NotLookedAt, ReferencePicture, Repeated, pictures_in
+from sharpaudit.matches.sources import folder as module
+from sharpaudit.matches.sources.base import NotLookedAt, ReferencePicture, Repeated
+from sharpaudit.matches.sources.folder import pictures_in
 
 
 @pytest.fixture

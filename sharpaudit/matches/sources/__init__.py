@@ -1,0 +1,1 @@
+"""What a training set is kept in: folders, archives, tables; none of it goes unmentioned."""

@@ -1,0 +1,59 @@
+"""Training pictures as they come in, whatever they are kept in: every thing that is there comes out as one item."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+SUFFIXES = frozenset(
+    (
+        *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".webp"),
+        *(".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif"),
+        *(".jp2", ".j2k", ".jpf", ".jpx", ".jpc", ".jxl", ".tga", ".ppm", ".pgm", ".pbm", ".pnm", ".qoi"),
+    )
+)
+"""What is taken for a picture; formats that images.py refuses become rejected rows, so that none is passed over."""
+
+STATUS, SUCCESS = "status", "success"
+"""Column of img2dataset's tables, and what it says of a picture that was downloaded."""
+
+
+@dataclass(frozen=True)
+class ReferencePicture:
+    """A training picture as it comes in. reference_id: by default the first half of its SHA-256.
+
+    source: name of the data set; path: where in it the picture lies, for people to find it again. data: its bytes, or
+    None where they could not be had: problem says why.
+    """
+
+    reference_id: str | None
+    source: str
+    caption: str | None
+    path: str
+    data: bytes | None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class NotLookedAt:
+    """A file that is taken for no picture, by its kind."""
+
+    path: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A folder that was read at another place already."""
+
+    path: str
+
+
+Item = ReferencePicture | NotLookedAt | Repeated
+
+
+def kind_of(suffix: str) -> str:
+    """What a file that is no picture is counted as: its suffix, in lower case, or that it has none or an odd one."""
+    if not suffix:
+        return "no suffix"
+    return suffix if re.fullmatch(r"\.[a-z0-9]{1,12}", suffix) else "other suffix"

@@ -1,0 +1,233 @@
+"""One training set in files, archives and tables is one index; what is missing there is counted or refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from pipelines.cli import cli
+from sharpaudit.errors import UserError
+from sharpaudit.images import encode_png
+from sharpaudit.matches.build import build_index
+from sharpaudit.matches.index import open_index
+from sharpaudit.matches.sources.archives import pictures_of_archives
+from sharpaudit.matches.sources.base import NotLookedAt, ReferencePicture
+from sharpaudit.matches.sources.folder import pictures_in
+from sharpaudit.matches.sources.parquet import pictures_of_tables
+
+N = 20
+CAPTIONS = {f"{i:05d}": f"picture number {i}, an ébauche" for i in range(N) if i % 3}
+
+
+def png(seed: int) -> bytes:
+    return encode_png(np.random.default_rng(seed).integers(0, 256, (24, 24, 3), dtype=np.uint8))
+
+
+def tar(path: Path, members: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory) -> Path:
+    """The same pictures three times: files, two archives, two tables."""
+    root = tmp_path_factory.mktemp("kept")
+    (root / "files").mkdir()
+    lines = []
+    for i in range(N):
+        (root / f"files/{i:05d}.png").write_bytes(png(i))
+        if f"{i:05d}" in CAPTIONS:
+            lines.append(json.dumps({"file_name": f"{i:05d}.png", "text": CAPTIONS[f"{i:05d}"]}))
+    (root / "captions.jsonl").write_text("\n".join(lines))
+    for half in range(2):
+        members, rows = {}, []
+        for i in range(half * N // 2, (half + 1) * N // 2):
+            key = f"{i:05d}"
+            members[f"{key}.png"] = png(i)
+            text = CAPTIONS.get(key)
+            if text is not None:
+                members |= (
+                    {f"{key}.txt": text.encode()} if i % 2 else {f"{key}.json": json.dumps({"caption": text}).encode()}
+                )
+            rows.append({"image": {"bytes": png(i), "path": f"{key}.png"}, "text": text})
+        tar(root / f"archives/{half:05d}.tar", members)
+        (root / "tables").mkdir(exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows), root / f"tables/train-{half}.parquet", row_group_size=7)
+    return root
+
+
+def test_files_archives_and_tables_of_the_same_pictures_are_one_index(kept, tmp_path):
+    sets = {
+        "files": pictures_in(kept / "files", kept / "captions.jsonl"),
+        "archives": pictures_of_archives(kept / "archives"),
+        "tables": pictures_of_tables(kept / "tables"),
+    }
+    found = {}
+    for name, items in sets.items():
+        summary = build_index(tmp_path / name, "pixels-16", items)
+        assert (summary.pictures, summary.statuses, summary.not_looked_at) == (N, {"ok": N}, {})
+        index = open_index(tmp_path / name, "pixels-16")
+        captions = index.table.read(columns=["caption"]).column(0).to_pylist()
+        found[name] = (index.reference_ids, captions, index.vectors.tobytes())
+    assert found["files"] == found["archives"] == found["tables"]
+    assert found["files"][1] == [CAPTIONS.get(f"{i:05d}") for i in range(N)]
+
+
+def test_a_picture_is_found_again_by_its_path(kept):
+    (archived,) = [p.path for p in pictures_of_archives(kept / "archives") if p.caption == CAPTIONS["00013"]]
+    (tabled,) = [p.path for p in pictures_of_tables(kept / "tables") if p.caption == CAPTIONS["00013"]]
+    assert (archived, tabled) == ("00001.tar/00013.png", "train-1.parquet#3 00013.png")
+
+
+def test_one_archive_and_one_table_are_read_by_their_names(kept):
+    assert len(list(pictures_of_archives(kept / "archives/00001.tar"))) == N // 2
+    assert len(list(pictures_of_tables(kept / "tables/train-0.parquet"))) == N // 2
+
+
+def test_whatever_an_archive_holds_comes_out_as_something(tmp_path):
+    path = tar(
+        tmp_path / "set/a.tar",
+        {
+            "x/1.left.png": png(1),
+            "x/1.right.png": png(2),
+            "x/1.txt": b"both",
+            "x/1.cls": b"7",
+            "x/2": png(3),
+            "x/3.jpg": b"no picture",
+            "x/4.json": b"{broken",
+            "x/4.webp": png(4),
+            "../5.png": png(5),
+        },
+    )
+    with tarfile.open(path, "a") as archive:
+        link = tarfile.TarInfo("x/link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    (tmp_path / "set/readme.md").write_text("about")
+    items = list(pictures_of_archives(tmp_path / "set"))
+    captions = {i.path: i.caption for i in items if isinstance(i, ReferencePicture)}
+    assert captions == {
+        "a.tar/x/1.left.png": "both",
+        "a.tar/x/1.right.png": "both",
+        "a.tar/x/2": None,
+        "a.tar/x/3.jpg": None,
+        "a.tar/x/4.webp": None,
+        "a.tar/../5.png": None,
+    }
+    kinds = Counter(i.kind for i in items if isinstance(i, NotLookedAt))
+    assert kinds == {".cls": 1, "link or device in an archive": 1, ".md": 1}
+    assert not (tmp_path / "5.png").exists()
+
+
+def test_of_two_texts_the_file_of_text_counts(tmp_path):
+    tar(tmp_path / "a.tar", {"1.json": b'{"caption": "of json"}', "1.png": png(1), "1.txt": b" of text \n"})
+    assert [p.caption for p in pictures_of_archives(tmp_path)] == ["of text"]
+
+
+def test_what_was_not_downloaded_belongs_to_the_training_set(tmp_path):
+    tar(tmp_path / "00000.tar", {"000000000.png": png(1)})
+    (tmp_path / "00000_stats.json").write_text("{}")
+    states = [("000000000", "success"), ("000000001", "failed_to_download"), ("000000002", "failed_to_resize")]
+    pq.write_table(
+        pa.table({"key": [k for k, _ in states], "status": [s for _, s in states]}), tmp_path / "00000.parquet"
+    )
+    summary = build_index(tmp_path / "index", "pixels-16", pictures_of_archives(tmp_path))
+    assert (summary.statuses, summary.not_looked_at) == ({"ok": 1}, {"not downloaded": 2})
+    pq.write_table(
+        pa.table({"jpg": [png(1), None], "status": ["success", "failed_to_download"], "caption": ["a", "b"]}),
+        tmp_path / "whole.parquet",
+    )
+    items = list(pictures_of_tables(tmp_path / "whole.parquet"))
+    assert [getattr(i, "kind", i.path if isinstance(i, ReferencePicture) else None) for i in items] == [
+        "whole.parquet#0",
+        "not downloaded",
+    ]
+
+
+@pytest.mark.parametrize("keep", [0.4, 0.97])
+def test_a_cut_archive_is_refused_or_counted(tmp_path, keep):
+    path = tar(tmp_path / "set/a.tar", {f"{i}.png": png(i) for i in range(30)})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep * 30 * len(png(0)))])
+    with pytest.raises(UserError, match=r"a\.tar: damaged after \d+\.png: .*--allow-unreadable"):
+        list(pictures_of_archives(tmp_path / "set"))
+    items = list(pictures_of_archives(tmp_path / "set", allow_unreadable=True))
+    read = [i for i in items if isinstance(i, ReferencePicture)]
+    assert [p.data for p in read] == [png(i) for i in range(len(read))]
+    assert items[-1] == NotLookedAt("a.tar", "damaged archive")
+
+
+def test_a_table_says_which_column_holds_pictures_or_is_asked_about(tmp_path):
+    two = pa.table({"before": [png(1)], "after": [png(2)], "caption": ["a"]})
+    pq.write_table(two, tmp_path / "two.parquet")
+    with pytest.raises(UserError, match=r"two\.parquet: columns before, after could hold pictures; .*--image-column"):
+        pictures_of_tables(tmp_path)
+    (found,) = pictures_of_tables(tmp_path, "after")
+    assert (found.data, found.caption) == (png(2), "a")
+    with pytest.raises(UserError, match=r"--image-column x: .*two\.parquet has no such column; it has before, after"):
+        pictures_of_tables(tmp_path, "x")
+    with pytest.raises(UserError, match="--image-column"):
+        pictures_of_tables(tmp_path, "caption")
+    notes = {
+        "huggingface": json.dumps({"info": {"features": {"after": {"_type": "Image"}, "before": {"_type": "Value"}}}})
+    }
+    pq.write_table(two.replace_schema_metadata(notes), tmp_path / "two.parquet")
+    (found,) = pictures_of_tables(tmp_path)
+    assert found.data == png(2)
+
+
+def test_a_row_without_bytes_is_rejected_with_its_reason(tmp_path):
+    rows = [
+        {"image": {"bytes": None, "path": "far/away.png"}},
+        {"image": None},
+        {"image": {"bytes": b"", "path": None}},
+    ]
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    pq.write_table(pa.Table.from_pylist(rows, pa.schema({"image": kind})), tmp_path / "a.parquet")
+    problems = [p.problem for p in pictures_of_tables(tmp_path)]
+    assert problems == ["its table holds no bytes of it, but the name of a file: far/away.png", *["an empty cell"] * 2]
+
+
+def test_nothing_of_the_kind_is_one_line(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(1))
+    with pytest.raises(UserError, match="holds no archive"):
+        pictures_of_archives(tmp_path)
+    with pytest.raises(UserError, match="holds no Parquet file"):
+        pictures_of_tables(tmp_path)
+    (tmp_path / "b.parquet").write_bytes(b"no table")
+    with pytest.raises(UserError, match=r"b\.parquet: not a Parquet file"):
+        pictures_of_tables(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["archives", "--layout", "webdataset"], "20 pictures, 0 of them duplicates"),
+        (["tables", "--layout", "parquet", "--caption-column", "text"], "20 pictures, 0 of them duplicates"),
+        (["tables", "--layout", "webdataset"], "holds no archive"),
+        (["archives", "--layout", "webdataset", "--captions", "c.csv"], "--captions: for files in a folder"),
+        (["files", "--image-column", "x"], "add --layout parquet"),
+        (["mixed"], ".tar files may hold pictures: --layout webdataset reads them"),
+    ],
+)
+def test_the_command_reads_each_layout(kept, tmp_path, arguments, says):
+    if arguments == ["mixed"]:
+        tar(kept / "mixed/a.tar", {"1.png": png(1)})
+        (kept / "mixed/b.png").write_bytes(png(2))
+    place, *options = arguments
+    done = CliRunner().invoke(cli, ["index", "build", str(kept / place), "--out", str(tmp_path / "index"), *options])
+    assert says in done.output + str(done.exception or "")
