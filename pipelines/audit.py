@@ -26,7 +26,7 @@ from pipelines.flow.mending import repair, retry_failed
 from pipelines.flow.outcome import Outcome
 from pipelines.flow.progress import Reporter
 from pipelines.flow.signals import InterruptedRunError
-from pipelines.stages import flow, ingest
+from pipelines.stages import flow, ingest, shard_worker
 from pipelines.stages.base import Receipt, Stage, Work, table_commit
 from pipelines.stages.calibration import ONE_STYLE, allowed
 from pipelines.stages.fit import role_of
@@ -95,7 +95,7 @@ def run_audit(
         audited = _styles(run, "audit") if config.corpus.style_column else ONE_STYLE
         reporter.say(allowed(config, _styles(run, "calibration"), audited))
         # The executor starts with its first piece of work, so that a finished run starts none.
-        start = cache(lambda: stack.enter_context(executor(root, config, driver)))
+        start = cache(lambda: stack.enter_context(executor(root, config.run, driver, shard_worker)))
         wanted = list(stages.values())[: None if until is None else list(stages).index(until) + 1]
         results = []
         for stage in wanted:

@@ -36,6 +36,7 @@ ORDER = [
     {"pipelines.stages"},
     {"pipelines.workers"},
     {"pipelines.flow"},
+    {"pipelines.indexing"},
     {"pipelines.audit"},
     {"pipelines.operations"},
     {"pipelines.bench"},

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,7 +19,7 @@ REJECTED = 3
 
 @click.group()
 def index() -> None:
-    """Build the reference index of training pictures."""
+    """Build the reference index of training pictures, and look at one."""
 
 
 @index.command()
@@ -66,6 +67,22 @@ def index() -> None:
     help="Count folders that cannot be listed, and archives that are damaged, instead of refusing them.",
 )
 @click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Of the stored vectors: float16 is half as large.",
+)
+@click.option(
+    "--thumbnails/--no-thumbnails",
+    default=True,
+    help="Small pictures for the report; without them the index may go to who must not see any.",
+)
+@click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True)
+@click.option("--workers", metavar="N", type=click.IntRange(1), default=1, show_default=True, help="Processes of Ray.")
+@click.option("--gpus-per-worker", metavar="SHARE", type=click.FloatRange(0), default=0.0, show_default=True)
+@click.option("--address", help="Of a Ray cluster that runs; without it one is started on this machine.")
+@click.option(
     "--training-size",
     metavar="N",
     type=click.IntRange(1),
@@ -85,6 +102,12 @@ def build(
     captions: Path | None,
     max_rejected: float,
     allow_unreadable: bool,
+    dtype: str,
+    thumbnails: bool,
+    executor: str,
+    workers: int,
+    gpus_per_worker: float,
+    address: str | None,
     training_size: int | None,
 ) -> None:
     """Describe every picture of PICTURES: a folder of files, or, by --layout, of archives or tables, or one of these.
@@ -96,29 +119,27 @@ def build(
     \b
     Example: sharpaudit index build /data/train --out indexes/train --captions captions.csv
     """
-    signals.install("nothing was written; the same command begins anew")
+    signals.install("what is described stays; the same command goes on")
+    import torch
+
+    from pipelines.indexing.build import Asked
+    from pipelines.indexing.build import build as build_index
+    from sharpaudit.config import RunConfig
     from sharpaudit.embedders.base import embedder, notes
     from sharpaudit.embedders.weights import Shelf
     from sharpaudit.errors import UserError
-    from sharpaudit.matches.build import build_index
-    from sharpaudit.matches.sources.archives import pictures_of_archives
-    from sharpaudit.matches.sources.folder import pictures_in
-    from sharpaudit.matches.sources.parquet import pictures_of_tables
+    from sharpaudit.matches.build import Kept
 
-    shelf = Shelf(weights, weights_sha256)
-    for line in notes(embedder(profile, shelf)):
+    if device == "cuda" and executor == "local" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch sees no CUDA device here; use cpu or auto")
+    paths, options = _source(layout, pictures, captions, image_column, caption_column, allow_unreadable)
+    for line in notes(embedder(profile, Shelf(weights, weights_sha256))):
         click.echo(f"note: {line}")
-    if layout != "folder" and captions is not None:
-        raise UserError(f"--captions: for files in a folder; of --layout {layout} captions stand beside the pictures")
-    if layout != "parquet" and (image_column or caption_column):
-        raise UserError("--image-column and --caption-column: for tables; add --layout parquet")
-    if layout == "webdataset":
-        items = pictures_of_archives(pictures, allow_unreadable=allow_unreadable)
-    elif layout == "parquet":
-        items = pictures_of_tables(pictures, image_column, caption_column)
-    else:
-        items = pictures_in(pictures, captions, allow_unreadable=allow_unreadable)
-    made = build_index(out.absolute(), profile, items, training_size, shelf=shelf, batch_size=batch_size, device=device)
+    place = None if weights is None else str(weights.absolute())
+    asked = Asked(layout, paths, options, profile, place, weights_sha256, batch_size, device)
+    run = {"executor": executor, "workers": workers, "num_gpus": gpus_per_worker, "address": address}
+    kept = Kept(dtype, thumbnails, training_size)
+    made = build_index(out.absolute(), asked, kept, RunConfig.model_validate(run))
     for line in _told(out, made, profile, layout):
         click.echo(line)
     unused = [name for name in ("metadata.csv", "metadata.jsonl") if captions is None and (pictures / name).is_file()]
@@ -133,18 +154,38 @@ def build(
         raise click.exceptions.Exit(REJECTED)
 
 
+def _source(
+    layout: str,
+    pictures: Path,
+    captions: Path | None,
+    image_column: str | None,
+    caption_column: str | None,
+    allow_unreadable: bool,
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Paths and options of a layout. Raises UserError for an option that another layout has."""
+    from sharpaudit.errors import UserError
+
+    if layout != "folder" and captions is not None:
+        raise UserError(f"--captions: for files in a folder; of --layout {layout} captions stand beside the pictures")
+    if layout != "parquet" and (image_column or caption_column):
+        raise UserError("--image-column and --caption-column: for tables; add --layout parquet")
+    paths = {"folder" if layout == "folder" else "place": str(pictures.absolute())}
+    if captions is not None:
+        paths["captions"] = str(captions.absolute())
+    if layout == "parquet":
+        return paths, {"image_column": image_column, "caption_column": caption_column}
+    return paths, {"allow_unreadable": allow_unreadable}
+
+
 def _told(out: Path, made: IndexSummary, profile: str, asked: str) -> list[str]:
     """What became of the files, in lines. asked: the layout."""
     from sharpaudit.errors import Status, printable
-
-    def counted(counts: dict[str, int]) -> str:
-        return ", ".join(f"{count:,} {printable(kind)}" for kind, count in counts.items()) or "none"
 
     rejected = {status: count for status, count in made.statuses.items() if status != Status.OK}
     lines = [f"removed what a terminated build had left: {printable(path)}" for path in made.removed]
     lines.append(
         f"{printable(str(out))}: {made.pictures:,} pictures, {made.duplicates:,} of them duplicates, "
-        f"rejected: {counted(rejected)}; not looked at: {counted(made.not_looked_at)}; "
+        f"rejected: {_counted(rejected)}; not looked at: {_counted(made.not_looked_at)}; "
         f"profile {profile}, digest {made.digest[:16]}"
     )
     for suffix, layout in ((".tar", "webdataset"), (".tgz", "webdataset"), (".parquet", "parquet")):
@@ -154,3 +195,62 @@ def _told(out: Path, made: IndexSummary, profile: str, asked: str) -> list[str]:
         lines.append(f"{made.repeated:,} links or paths lead to folders that are read once already")
     lines += [f"rejected: {r.count:,} for {r.text} (such as {printable(r.example)})" for r in made.reasons]
     return lines
+
+
+@index.command()
+@click.argument("place", metavar="INDEX", type=PATH)
+def info(place: Path) -> None:
+    """What an index holds and how it was made, from its manifest alone.
+
+    \b
+    Example: sharpaudit index info indexes/train
+    """
+    from sharpaudit.errors import Status, printable
+    from sharpaudit.images import sha256_hex
+    from sharpaudit.matches.manifest import MANIFEST, parse_manifest, read_manifest
+
+    data = read_manifest(place)
+    manifest = parse_manifest(place / MANIFEST, data)
+    rejected = {status: n for status, n in manifest.statuses.items() if status != Status.OK}
+    click.echo(f"digest {sha256_hex(data)}, format {manifest.format_version}, {_many(len(manifest.parts), 'part')}")
+    click.echo(f"{manifest.vectors:,} references, {manifest.duplicates:,} duplicates; rejected: {_counted(rejected)}")
+    if manifest.not_looked_at is not None:
+        click.echo(f"not looked at: {_counted(manifest.not_looked_at)}")
+    if manifest.training_size is not None:
+        click.echo(f"training set: {manifest.training_size:,} pictures, as whoever built it says")
+    click.echo(f"sources: {_counted(manifest.sources)}")
+    click.echo(f"pictures: {'thumbnails' if manifest.thumbnails else 'none'}")
+    for name, told in manifest.profiles.items():
+        weights = ""
+        if told.weights is not None:
+            words = {key: printable(value) for key, value in told.weights.items()}
+            weights = ", weights {file}, SHA-256 {sha256}, vouched for by {vouched_by}".format(**words)
+        click.echo(f"profile {printable(name)} version {told.version}: {told.dimension} x {told.dtype}{weights}")
+
+
+@index.command()
+@click.argument("place", metavar="INDEX", type=PATH)
+def verify(place: Path) -> None:
+    """Whether every file of an index is what its manifest says, and holds what it counts. Exits with 1 where not.
+
+    \b
+    Example: sharpaudit index verify indexes/train
+    """
+    from sharpaudit.matches.checking import faults_of
+
+    faults = list(faults_of(place))
+    for fault in faults:
+        click.echo(fault)
+    click.echo(f"{place}: {_many(len(faults), 'fault')}" if faults else f"{place}: whole")
+    if faults:
+        raise click.exceptions.Exit(1)
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    from sharpaudit.errors import printable
+
+    return ", ".join(f"{count:,} {printable(kind)}" for kind, count in counts.items()) or "none"
+
+
+def _many(n: int, what: str) -> str:
+    return f"{n:,} {what}{'s' if n != 1 else ''}"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
-from pipelines.stages.base import Stage
+from pipelines.stages.base import ShardWorker, Stage
 from sharpaudit.config import AuditConfig
 from sharpaudit.errors import UserError, printable
-from sharpaudit.plugs import STAGES
+from sharpaudit.plugs import STAGES, require
 from sharpaudit.scores.cascade import tiers
 from sharpaudit.tables.declared import refusal
 from sharpaudit.tables.query import check_views
+from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import CORPUS, ORIGINS, Table
 
 INGESTED = (ORIGINS, CORPUS)
@@ -38,6 +40,16 @@ def flow(config: AuditConfig) -> dict[str, Stage]:
         done.append(name)
         taken.append(stage.table.name)
     return found
+
+
+def shard_worker(root: Path, guard: Callable[[], None]) -> ShardWorker:
+    """Whoever does the shards of the run in a folder.
+
+    Raises UserError where a foreign plug is another than the run began with.
+    """
+    run = RunFolder(root, guard=guard)
+    require(run.foreign_plugs(), same=True)
+    return ShardWorker(run, flow(run.config()))
 
 
 def tables(stages: Mapping[str, Stage]) -> list[Table]:

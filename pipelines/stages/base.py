@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -176,6 +177,15 @@ def table_commit(stage: Stage, work: list[Work], quarantined: list[str]) -> Tabl
     lost = set(quarantined)
     digest = work[0].input_digest if stage.scope == "corpus" and work else ""
     return TableCommit([item.shard for item in work if item.shard not in lost], digest, sorted(lost))
+
+
+class Doer(Protocol):
+    def do(self, work: Work) -> Manifest:
+        """Process and commit one shard; a shard that is committed already is returned as it stands."""
+
+
+Opener = Callable[[Path, Callable[[], None]], Doer]
+"""Whoever does the shards of a folder, given the folder and its guard; importable by name, so that Ray can call it."""
 
 
 class ShardWorker:

@@ -108,11 +108,16 @@ class MatchWorker:
                 "reference_id": neighbour.reference_id,
                 "similarity": neighbour.similarity,
                 "band": band_of(neighbour.similarity, self._bands),
-                "thumbnail_path": self._store(self._search.index.thumbnail(neighbour.reference_id)),
+                "thumbnail_path": self._thumbnail(neighbour),
                 "status": Status.OK,
             }
             for rank, neighbour in enumerate(outcome, 1)
         ]
+
+    def _thumbnail(self, neighbour: Neighbour) -> str | None:
+        """Where the run keeps the picture; None where the index has none."""
+        held = self._search.index.thumbnail(neighbour.row)
+        return None if held is None else self._store(held)
 
 
 STAGE = MatchStage()

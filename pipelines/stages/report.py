@@ -91,7 +91,7 @@ def _told(run: RunFolder, config: AuditConfig, quarantined: Sequence[dict[str, A
         "index": {
             "digest": facts["index_digest"],
             "profile": config.matches.profile,
-            "pictures": len(index.reference_ids),
+            "pictures": len(index),
             "holds": facts.get("index_holds"),
             "weights": facts.get("index_weights"),
         },

@@ -7,23 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from sharpaudit.config import AuditConfig
+from sharpaudit.devices import choose_device
 from sharpaudit.embedders.base import open_embedder
 from sharpaudit.errors import Status
 from sharpaudit.images import Pixels, UnreadableImage, decode
 from sharpaudit.matches.index import ReferenceIndex
+from sharpaudit.matches.search.engines import engine_for
 from sharpaudit.matches.search.flat import search
 from sharpaudit.tables.image_store import read_image
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A training picture and its similarity to a sample, a cosine in [-1, 1]."""
+    """A training picture and its similarity to a sample, a cosine in [-1, 1]. row: of its vector in the index."""
 
     reference_id: str
     similarity: float
+    row: int
 
 
 class SampleSearch:
@@ -32,6 +34,7 @@ class SampleSearch:
     def __init__(self, index: ReferenceIndex, batch_size: int, device: str = "auto") -> None:
         self.index = index
         self._describer = open_embedder(index.embedder, batch_size, device)
+        self._engine = engine_for(choose_device(device))
 
     @staticmethod
     def of(index: ReferenceIndex, config: AuditConfig) -> SampleSearch:
@@ -50,10 +53,10 @@ class SampleSearch:
         for row in rows[~usable]:
             found[row] = Status.NO_DESCRIPTOR
         if usable.any():
-            similarities, references = search(self.index.vectors, vectors[usable], k, torch.get_num_threads())
+            similarities, references = search(self.index.vectors, vectors[usable], k, self._engine)
             for row, values, names in zip(rows[usable], similarities, references, strict=True):
                 found[row] = [
-                    Neighbour(self.index.reference_ids[name], float(value))
+                    Neighbour(self.index.reference_id(int(name)), float(value), int(name))
                     for value, name in zip(values, names, strict=True)
                 ]
         # The vectors are mapped from a file: written to meanwhile, they would have been another index's.

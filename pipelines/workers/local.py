@@ -6,22 +6,20 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipelines.stages import flow
-from pipelines.stages.base import TRANSIENT_TRIES, Receipt, ShardWorker, Work
-from sharpaudit.config import AuditConfig
+from pipelines.stages.base import TRANSIENT_TRIES, Doer, Opener, Receipt, Work
+from sharpaudit.config import RunConfig
 from sharpaudit.devices import share_threads, usable_cores, use_threads
 from sharpaudit.errors import TransientError
 from sharpaudit.tables.lock import Driver, Guard
-from sharpaudit.tables.runs import RunFolder
 
 Run = Callable[[Iterable[Work]], Iterator[Receipt]]
 
 
 @contextmanager
-def run_local(root: Path, config: AuditConfig, driver: Driver) -> Iterator[Run]:
+def run_local(root: Path, config: RunConfig, driver: Driver, opener: Opener) -> Iterator[Run]:
     """Serial, in this process."""
-    use_threads(share_threads([usable_cores()], 1, config.run.threads))
-    worker = ShardWorker(RunFolder(root, guard=Guard(root, driver.id)), flow(config))
+    use_threads(share_threads([usable_cores()], 1, config.threads))
+    worker = opener(root, Guard(root, driver.id))
 
     def run(work: Iterable[Work]) -> Iterator[Receipt]:
         for item in work:
@@ -30,7 +28,7 @@ def run_local(root: Path, config: AuditConfig, driver: Driver) -> Iterator[Run]:
     yield run
 
 
-def _tried(worker: ShardWorker, item: Work) -> Receipt:
+def _tried(worker: Doer, item: Work) -> Receipt:
     for attempt in range(TRANSIENT_TRIES):
         try:
             return Receipt(item, worker.do(item))

@@ -8,19 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipelines.stages import flow
-from pipelines.stages.base import ShardWorker, Work
+from pipelines.stages.base import Doer, Opener, Work
 from pipelines.workers.cluster import in_use, joined_cluster, own_cluster
 from pipelines.workers.local import Run
 from pipelines.workers.pool import Pool
-from sharpaudit.config import AuditConfig, RunConfig
-from sharpaudit.denoisers.liveness import on_answer
+from sharpaudit.config import RunConfig
 from sharpaudit.devices import places_on, room_for, share_threads, usable_cores, use_threads
 from sharpaudit.errors import UserError
-from sharpaudit.plugs import require
 from sharpaudit.tables.files import CRASH
+from sharpaudit.tables.liveness import on_answer
 from sharpaudit.tables.lock import Driver, Guard, end_with_driver, record_worker, show_life
-from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.shards import Manifest
 
 NODES_JOIN_WITHIN_S = 60.0
@@ -28,15 +25,15 @@ NODES_JOIN_WITHIN_S = 60.0
 
 
 class ShardActor:
-    """A Ray actor's body: a ShardWorker that ends with its driver."""
+    """A Ray actor's body: somebody who does shards, and ends with its driver."""
 
-    def __init__(self, root: str, driver: Driver, threads: int) -> None:
+    def __init__(self, root: str, driver: Driver, threads: int, opener: Opener) -> None:
         use_threads(threads)
-        self._record = record_worker(Path(root))
-        end_with_driver(Path(root), driver, self._record)
+        self._root, self._driver, self._opener = Path(root), driver, opener
+        self._record = record_worker(self._root)
+        end_with_driver(self._root, driver, self._record)
         on_answer(show_life(self._record))
-        self._run = RunFolder(Path(root), guard=Guard(Path(root), driver.id))
-        self._worker: ShardWorker | None = None
+        self._worker: Doer | None = None
 
     def ready(self) -> Path:
         """The record that shows this worker's life, once the constructor is through."""
@@ -46,8 +43,7 @@ class ShardActor:
         """Process and commit one shard. Raises UserError where a foreign plug is another than the run began with."""
         if self._worker is None:
             # Not as the actor starts: what is refused then comes to the driver as an actor that died.
-            require(self._run.foreign_plugs(), same=True)
-            self._worker = ShardWorker(self._run, flow(self._run.config()))
+            self._worker = self._opener(self._root, Guard(self._root, self._driver.id))
         return self._worker.do(work)
 
     def leave(self) -> None:
@@ -56,20 +52,20 @@ class ShardActor:
 
 
 @contextmanager
-def run_ray(root: Path, config: AuditConfig, driver: Driver) -> Iterator[Run]:
+def run_ray(root: Path, config: RunConfig, driver: Driver, opener: Opener) -> Iterator[Run]:
     """Ray actors: on the cluster that this process uses already, the one at `run.address`, or one of our own."""
-    with _cluster(config.run) as threads:
+    with _cluster(config) as threads:
         import ray
 
-        threads = _find_room(config.run, threads)
+        threads = _find_room(config, threads)
         actor = ray.remote(ShardActor).options(
             num_cpus=threads,
-            num_gpus=config.run.num_gpus,
+            num_gpus=config.num_gpus,
             max_restarts=0,
             max_task_retries=0,
-            runtime_env={"env_vars": _environment(config.run, threads)},
+            runtime_env={"env_vars": _environment(config, threads)},
         )
-        pool = Pool(lambda: actor.remote(str(root), driver, threads), config.run)
+        pool = Pool(lambda: actor.remote(str(root), driver, threads, opener), config)
         try:
             yield pool.run
         finally:

@@ -16,10 +16,10 @@ from diffusers import UNet2DConditionModel
 
 from sharpaudit.denoisers.base import AttentionRequest, Conditioning, NoiseLevel, Prediction
 from sharpaudit.denoisers.families.stable_diffusion.model import Schedule
-from sharpaudit.denoisers.liveness import answered
 from sharpaudit.denoisers.schedule import scaled_linear_alphas_cumprod
 from sharpaudit.errors import UserError
 from sharpaudit.seeds import latents
+from sharpaudit.tables.liveness import answered
 
 SIDE, TOKENS, WIDTH = 32, 77, 768
 

@@ -21,15 +21,15 @@ from sharpaudit.tables.files import IN_PROGRESS, Files
 
 
 @contextmanager
-def published(out: Path, names: tuple[str, ...], files: Files) -> Iterator[Path]:
-    """A new folder for the files of these names, which becomes `out` where the block ends well, durable.
+def published(out: Path, files: Files) -> Iterator[Path]:
+    """A new folder, which becomes `out` with all that is in it where the block ends well, durable.
 
     Raises UserError where `out` is there by then.
     """
     with _attempt(out) as attempt:
         yield attempt
-        for name in names:
-            files.sync(attempt / name)
+        for path in sorted(attempt.rglob("*")):
+            (files.sync_folder if path.is_dir() else files.sync)(path)
         files.sync_folder(attempt)
         refuse_existing(out)
         files.rename(attempt, out)

@@ -24,6 +24,7 @@ from pipelines.cli import cli
 from pipelines.flow.identity import identities, inputs_of
 from pipelines.operations.prune import prune
 from pipelines.operations.verify import examine, faults
+from pipelines.stages import shard_worker
 from pipelines.stages.base import Work
 from pipelines.workers.ray import ShardActor
 from sharpaudit import open_run, plugs
@@ -31,6 +32,7 @@ from sharpaudit.denoisers.families.gaussian.model import GaussianDenoiser
 from sharpaudit.errors import UserError
 from sharpaudit.lab.analytic import Sizes, _references, write
 from sharpaudit.matches.build import build_index
+from sharpaudit.tables.lock import Driver, Process
 from sharpaudit.tables.runs import RunFolder, changes
 from sharpaudit.tables.schemas import define
 from tests.support.audits import audit, load, tables
@@ -224,7 +226,8 @@ def test_a_mistake_is_one_line_with_the_nearest_name(config_path: Path, override
 def worker_of(root: Path) -> ShardActor:
     """A worker of Ray as it stands on another machine, before its first shard."""
     worker = ShardActor.__new__(ShardActor)
-    worker._run, worker._worker = RunFolder.open(root), None
+    worker._root, worker._opener, worker._worker = root, shard_worker, None
+    worker._driver = Driver("none", Process.this())
     return worker
 
 

@@ -42,9 +42,9 @@ def index(tmp_path, added):
 
 def test_an_embedder_of_another_package_is_one_declaration(index):
     opened = open_index(index, "mean-colour")
-    assert (opened.vectors.shape, opened.embedder.digest) == ((3, 4), EMBEDDER.digest)
+    assert (opened.vectors.whole().shape, opened.embedder.digest) == ((3, 4), EMBEDDER.digest)
     found = SampleSearch(opened, 2).nearest([plain("blue"), plain("red")], 1)
-    assert [neighbours[0].reference_id for neighbours in found] == [opened.reference_ids[2], opened.reference_ids[0]]
+    assert [neighbours[0].reference_id for neighbours in found] == [opened.reference_id(2), opened.reference_id(0)]
     queries = open_embedder(EMBEDDER).describe_texts(["a green hill", "a red, red rose"])
     assert search(opened.vectors, queries, 1)[1].tolist() == [[1], [0]]
 

@@ -214,7 +214,8 @@ RUNTIME = {
 }
 RUNTIME_ELSEWHERE = {
     # Where things lie: their content is known by digest (tests of copied runs, of snapshots and of indexes).
-    *("model.path", "model.repo", "model.revision", "matches.index"),
+    *("model.path", "model.repo", "model.revision", "matches.index", "matches.weights"),
+    "matches.weights_sha256",  # vouches for weights, whose digest is in that of the index (test_sscd.py)
     "run.address",  # a running cluster (test_ray.py)
     "run.limit",  # audits more or fewer rows (below)
 }

@@ -185,7 +185,8 @@ def changed_index(folder: Path) -> str:
 
 def index_of_another_profile(folder: Path) -> str:
     manifest = folder / "testbed/index/manifest.json"
-    manifest.write_bytes(checksummed(read_checksummed(manifest) | {"profile": "sscd-320"}))
+    tree = read_checksummed(manifest)
+    manifest.write_bytes(checksummed(tree | {"profiles": {"sscd-320": tree["profiles"]["pixels-16"]}}))
     return r'testbed/index: made with profile "sscd-320" .* but "pixels-16" .* is asked for'
 
 

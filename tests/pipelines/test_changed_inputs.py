@@ -97,9 +97,9 @@ def test_what_changes_under_a_run_is_refused_and_nothing_is_mixed(
 def test_an_index_put_in_the_place_of_an_open_one_lends_it_no_pictures(own: Path) -> None:
     place = own.parent / "testbed/index"
     index = open_index(place, "pixels-16")
-    before = {name: index.thumbnail(name) for name in index.reference_ids}
+    before = {row: index.thumbnail(row) for row in range(len(index))}
     other_index(own)
-    assert {name: index.thumbnail(name) for name in index.reference_ids} == before
+    assert {row: index.thumbnail(row) for row in range(len(index))} == before
     with pytest.raises(UserError, match=r"testbed/index: the index changed while it was in use; nothing was made"):
         index.require_unchanged()
     assert open_index(place, "pixels-16").digest != index.digest
@@ -113,18 +113,18 @@ def test_an_index_written_over_while_it_is_searched_is_refused(
     def meanwhile(*given: object) -> object:
         """The same files, other bytes: what is mapped changes under the search."""
         found = real(*given)  # type: ignore[arg-type]
-        with (place / "vectors.npy").open("r+b") as stream:
+        with (place / "vectors/pixels-16/00000.npy").open("r+b") as stream:
             stream.seek(-4, os.SEEK_END)
             stream.write(b"\0\0\0\0")
         return found
 
-    whole = (place / "vectors.npy").read_bytes()
+    whole = (place / "vectors/pixels-16/00000.npy").read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr("pipelines.stages.search.search", meanwhile)
         with pytest.raises(UserError, match="the index changed while it was in use"):
             audit(own, root)
     assert not list(root.glob("matches/*/part-*"))
-    (place / "vectors.npy").write_bytes(whole)
+    (place / "vectors/pixels-16/00000.npy").write_bytes(whole)
     audit(own, root)
     assert tables(root) == tables(clean)
 

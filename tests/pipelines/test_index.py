@@ -59,7 +59,7 @@ def build(folder: Path, *options: str) -> Result:
 
 
 def rows(folder: Path) -> dict[str, str]:
-    return {row["path"]: row["status"] for row in pq.read_table(folder / "references.parquet").to_pylist()}
+    return {row["path"]: row["status"] for row in pq.read_table(folder / "references/00000.parquet").to_pylist()}
 
 
 def test_every_file_is_a_reference_a_rejected_row_or_counted_by_kind(pictures: Path, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_captions_of_imagefolder_are_taken_or_pointed_at(pictures: Path, tmp_pat
     shutil.rmtree(tmp_path / "index")
     second = build(pictures, "--captions", str(pictures / "metadata.csv"))
     assert "takes them in" not in second.output
-    found = pq.read_table(tmp_path / "index/references.parquet").to_pylist()
+    found = pq.read_table(tmp_path / "index/references/00000.parquet").to_pylist()
     assert {row["path"]: row["caption"] for row in found} == {"0.png": None, "1.png": "a cat", "2.png": None}
 
 
@@ -211,21 +211,22 @@ main()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_a_build_in_one_line_and_leaves_nothing(
+def test_a_signal_ends_a_build_in_one_line_and_leaves_no_index(
     pictures: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     call = [sys.executable, "-c", STALLED, "index", "build", str(pictures), "--out", str(tmp_path / "out/index")]
     process = subprocess.Popen(call, env=bare(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 60
-    while not list(tmp_path.glob("out/.index-*.inprogress/vectors.npy")):
+    while not list(tmp_path.glob("out/.index-building.inprogress/progress.json")):
         assert process.poll() is None
         assert time.monotonic() < end
         time.sleep(0.01)
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (code, "")
-    assert err == f"sharpaudit: interrupted by {number.name}; nothing was written; the same command begins anew\n"
-    assert list((tmp_path / "out").iterdir()) == []
+    told = f"sharpaudit: interrupted by {number.name}; what is described stays; the same command goes on"
+    assert err.splitlines()[-1] == told
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".index-building.inprogress"]
 
 
 def test_what_a_killed_build_left_is_removed_and_said(pictures: Path, tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def users_folder(place: Path) -> Path:
     (folder / "later/part-0.txt").write_text("a prompt in a folder\n", encoding="utf-8")
     pictures = folder / "pictures"
     pictures.mkdir()
-    rows = pq.read_table(ANALYTIC / "index/references.parquet", columns=["reference_id", "thumbnail"]).to_pylist()
+    rows = pq.read_table(ANALYTIC / "index/references/00000.parquet", columns=["reference_id", "thumbnail"]).to_pylist()
     for row in rows:
         (pictures / f"{row['reference_id']}.png").write_bytes(row["thumbnail"])
     small_lab(folder / "small-lab")

@@ -17,6 +17,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,39 +30,61 @@ from sharpaudit.matches.sources.base import (
     SUCCESS,
     SUFFIXES,
     Item,
+    Layout,
     NotLookedAt,
     ReferencePicture,
+    Unit,
     kind_of,
+    state_of,
 )
 
 ENDS = (".tar", ".tar.gz", ".tgz")
-STATES = (".parquet", "_stats.json")
+TABLE, STATS = ".parquet", "_stats.json"
 """Ends of what img2dataset writes beside an archive."""
 
 
-def pictures_of_archives(place: Path, *, allow_unreadable: bool = False) -> Iterator[Item]:
-    """What the archives hold that lie under a folder, or the one archive at `place`, in the order of their paths.
+@dataclass(frozen=True)
+class ArchiveLayout(Layout):
+    """The archives under a folder, or one archive. allow_unreadable: count damaged ones, instead of refusing them.
 
-    Raises UserError where there is none, and as it meets a damaged one unless allow_unreadable.
+    `units` raises UserError where there is none.
     """
-    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
-    archives = [path for path in files if path.name.endswith(ENDS)]
-    if not archives:
-        raise UserError(f"{printable(str(place))}: holds no archive ({', '.join(ENDS)})")
-    return _read(place, files, allow_unreadable)
+
+    place: Path
+    allow_unreadable: bool = False
+
+    def units(self) -> Iterator[Unit]:
+        files = [self.place] if self.place.is_file() else sorted(p for p in self.place.rglob("*") if p.is_file())
+        archives = [path for path in files if path.name.endswith(ENDS)]
+        if not archives:
+            raise UserError(f"{printable(str(self.place))}: holds no archive ({', '.join(ENDS)})")
+        return self._units(files, archives)
+
+    def _units(self, files: Sequence[Path], archives: Sequence[Path]) -> Iterator[Unit]:
+        for path in archives:
+            shown = path.relative_to(self._root).as_posix()
+            table = path.with_name(_stem(path) + TABLE)
+            yield Unit({"archive": shown}, [shown, state_of(path), state_of(table)], _successes(table))
+        beside = {path.with_name(_stem(path) + end) for path in archives for end in (TABLE, STATS)}
+        others = [path.relative_to(self._root).as_posix() for path in files if path not in {*archives, *beside}]
+        if others:
+            yield Unit({"others": others}, others, 0)
+
+    def items(self, payload: dict[str, Any]) -> Iterator[Item]:
+        for other in payload.get("others", ()):
+            yield NotLookedAt(other, kind_of(os.path.splitext(other)[1].lower()))
+        if "archive" in payload:
+            path = self._root / payload["archive"]
+            yield from _pictures(path, payload["archive"], self._root.resolve().name, self.allow_unreadable)
+            yield from _lost(path.with_name(_stem(path) + TABLE), payload["archive"])
+
+    @property
+    def _root(self) -> Path:
+        return self.place.parent if self.place.is_file() else self.place
 
 
-def _read(place: Path, files: Sequence[Path], allow_unreadable: bool) -> Iterator[Item]:
-    root = place if place.is_dir() else place.parent
-    archives = [path for path in files if path.name.endswith(ENDS)]
-    states = {path.with_name(path.name.split(".")[0] + end) for path in archives for end in STATES}
-    for path in files:
-        shown = path.relative_to(root).as_posix()
-        if path.name.endswith(ENDS):
-            yield from _pictures(path, shown, root.resolve().name, allow_unreadable)
-            yield from _lost(path, shown)
-        elif path not in states:
-            yield NotLookedAt(shown, kind_of(path.suffix.lower()))
+def _stem(path: Path) -> str:
+    return path.name.partition(".")[0]
 
 
 @dataclass
@@ -144,17 +167,26 @@ def _of_json(data: bytes) -> list[str]:
     return [text for text in named if isinstance(text, str)]
 
 
-def _lost(path: Path, shown: str) -> Iterator[Item]:
+def _lost(table: Path, shown: str) -> Iterator[Item]:
     """What the table beside an archive lists as not downloaded."""
-    table = path.with_name(path.name.split(".")[0] + ".parquet")
+    rows = _states(table)
+    if rows is not None:
+        lost = rows.filter(pc.not_equal(rows[STATUS], SUCCESS))
+        yield from (NotLookedAt(f"{shown}/{key}", "not downloaded") for key in lost["key"].to_pylist())
+
+
+def _successes(table: Path) -> int:
+    """How many pictures an archive holds by the table beside it; 1 where there is none."""
+    rows = _states(table)
+    return 1 if rows is None else pc.sum(pc.equal(rows[STATUS], SUCCESS)).as_py() or 0
+
+
+def _states(table: Path) -> pa.Table | None:
+    """The keys and states of img2dataset's table; None where there is no such table."""
     if not table.is_file():
-        return
+        return None
     try:
         columns = pq.read_schema(table).names
-        if STATUS not in columns or "key" not in columns:
-            return
-        rows = pq.read_table(table, columns=["key", STATUS])
+        return pq.read_table(table, columns=["key", STATUS]) if {STATUS, "key"} <= set(columns) else None
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{printable(str(table))}: not a table of img2dataset: {printable(str(error))}") from error
-    lost = rows.filter(pc.not_equal(rows[STATUS], SUCCESS))
-    yield from (NotLookedAt(f"{shown}/{key}", "not downloaded") for key in lost["key"].to_pylist())

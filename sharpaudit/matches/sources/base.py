@@ -1,9 +1,17 @@
-"""Training pictures as they come in, whatever they are kept in: every thing that is there comes out as one item."""
+"""Training pictures as they come in, whatever they are kept in: every thing that is there comes out as one item.
+
+A layout lists its units without reading pictures, and reads one unit alone: so that many processes share the work, and
+one that was ended goes on where it was.
+"""
 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 SUFFIXES = frozenset(
     (
@@ -57,3 +65,42 @@ def kind_of(suffix: str) -> str:
     if not suffix:
         return "no suffix"
     return suffix if re.fullmatch(r"\.[a-z0-9]{1,12}", suffix) else "other suffix"
+
+
+def state_of(path: Path) -> list[int] | None:
+    """What changes when a file does; None for one that is gone."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A part of a training set that is read by itself.
+
+    payload: for `Layout.items`, JSON only. state: what changes when its files do, JSON only. pictures: how many it
+    holds, about.
+    """
+
+    payload: dict[str, Any]
+    state: Any
+    pictures: int
+
+
+class Layout(ABC):
+    """What a training set is kept in, where it is and how it is to be read. Its fields are JSON, but for paths."""
+
+    @abstractmethod
+    def units(self) -> Iterator[Unit]:
+        """Its units, in the order of their paths. Raises UserError at once for a place that holds nothing like it."""
+
+    @abstractmethod
+    def items(self, payload: dict[str, Any]) -> Iterator[Item]:
+        """What a unit holds. Raises UserError for a file that is damaged as a whole."""
+
+    def everything(self) -> Iterator[Item]:
+        """What all units hold. Raises UserError as `units` does, at once."""
+        units = self.units()
+        return (item for unit in units for item in self.items(unit.payload))

@@ -21,12 +21,24 @@ import os
 import stat
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sharpaudit.errors import UserError, printable
 from sharpaudit.images import MAX_BYTES, SIGN_BYTES, format_of, too_large
-from sharpaudit.matches.sources.base import SUFFIXES, Item, NotLookedAt, ReferencePicture, Repeated, kind_of
+from sharpaudit.matches.sources.base import (
+    SUFFIXES,
+    Item,
+    Layout,
+    NotLookedAt,
+    ReferencePicture,
+    Repeated,
+    Unit,
+    kind_of,
+    state_of,
+)
 from sharpaudit.matches.sources.captions import captions_of
 from sharpaudit.tables.files import IN_PROGRESS
 
@@ -34,19 +46,55 @@ _SPECIAL = {stat.S_IFIFO: "fifo", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device
 _APPLE_DOUBLE = b"\0\x05\x16\x07"
 
 
-def pictures_in(folder: Path, captions: Path | None = None, *, allow_unreadable: bool = False) -> Iterator[Item]:
-    """What the folder holds, with the captions of a csv or jsonl file (captions.captions_of).
+UNIT_FILES = 1024
 
-    Raises UserError at once, before any picture is read: for a folder that is none, is empty, or holds one that cannot
-    be listed (unless allow_unreadable, which counts it), and for captions that name no file of it.
+
+@dataclass(frozen=True)
+class FolderLayout(Layout):
+    """Files. captions: a csv or jsonl file (captions.captions_of).
+
+    allow_unreadable: count folders that cannot be listed, instead of refusing them.
+
+    `units` raises UserError at once, before any picture is read: for a folder that is none, is empty, or holds one that
+    cannot be listed (unless allow_unreadable), and for captions that name no file of it.
     """
-    if not folder.is_dir():
-        raise UserError(f"{printable(str(folder))}: not a folder of training pictures")
-    # Listed as a whole before anything is read: an unreadable folder must not end a build of hours.
-    paths = _paths(folder, allow_unreadable)
-    texts = captions_of(captions, folder, paths) if captions is not None else {}
-    deque(paths, maxlen=0)
-    return _read(folder, texts, allow_unreadable)
+
+    folder: Path
+    captions: Path | None = None
+    allow_unreadable: bool = False
+
+    def units(self) -> Iterator[Unit]:
+        if not self.folder.is_dir():
+            raise UserError(f"{printable(str(self.folder))}: not a folder of training pictures")
+        # Listed as a whole before anything is read: an unreadable folder must not end a build of hours.
+        paths = _paths(self.folder, self.allow_unreadable)
+        texts = captions_of(self.captions, self.folder, paths) if self.captions is not None else {}
+        deque(paths, maxlen=0)
+        return self._units(texts)
+
+    def _units(self, texts: dict[str, str]) -> Iterator[Unit]:
+        walk = _walk(self.folder, self.allow_unreadable)
+        while entries := list(islice(walk, UNIT_FILES)):
+            told = [[e.path, e.kind, e.problem, texts.get(e.path)] for e in entries]
+            states = [state_of(self.folder / e.path) if e.kind == "file" else None for e in entries]
+            yield Unit({"entries": told}, [told, states], sum(e.kind in ("file", "lost") for e in entries))
+
+    def items(self, payload: dict[str, Any]) -> Iterator[Item]:
+        source = self.folder.resolve().name
+        for path, kind, problem, caption in payload["entries"]:
+            if kind == "file":
+                yield _opened(str(self.folder), path, source, caption)
+            elif kind == "repeated":
+                yield Repeated(path)
+            elif kind == "lost":
+                yield ReferencePicture(None, source, caption, path, None, problem)
+            else:
+                yield NotLookedAt(path, kind)
+
+
+def pictures_in(folder: Path, captions: Path | None = None, *, allow_unreadable: bool = False) -> Iterator[Item]:
+    """What the folder holds, one after another; see FolderLayout."""
+    return FolderLayout(folder, captions, allow_unreadable).everything()
 
 
 def _paths(folder: Path, allow_unreadable: bool) -> Iterator[str]:
@@ -57,19 +105,6 @@ def _paths(folder: Path, allow_unreadable: bool) -> Iterator[str]:
             yield entry.path
     if entry is None:
         raise UserError(f"{printable(str(folder))}: holds no picture, nor any other file")
-
-
-def _read(folder: Path, texts: dict[str, str], allow_unreadable: bool) -> Iterator[Item]:
-    source = folder.resolve().name
-    for entry in _walk(folder, allow_unreadable):
-        if entry.kind == "file":
-            yield _opened(str(folder), entry.path, source, texts.get(entry.path))
-        elif entry.kind == "repeated":
-            yield Repeated(entry.path)
-        elif entry.kind == "lost":
-            yield ReferencePicture(None, source, texts.get(entry.path), entry.path, None, entry.problem)
-        else:
-            yield NotLookedAt(entry.path, entry.kind)
 
 
 def _opened(folder: str, path: str, source: str, caption: str | None) -> ReferencePicture | NotLookedAt:

@@ -9,7 +9,10 @@ the schema: the only column of this kind, or that which the hub's notes in it ca
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,52 +21,88 @@ import pyarrow.parquet as pq
 
 from sharpaudit.errors import UserError, printable
 from sharpaudit.images import MAX_BYTES, too_large
-from sharpaudit.matches.sources.base import STATUS, SUCCESS, Item, NotLookedAt, ReferencePicture, kind_of
+from sharpaudit.matches.sources.base import (
+    STATUS,
+    SUCCESS,
+    Item,
+    Layout,
+    NotLookedAt,
+    ReferencePicture,
+    Unit,
+    kind_of,
+    state_of,
+)
 
 CAPTIONS = ("caption", "text")
 ROWS_AT_ONCE = 16
 
 
-def pictures_of_tables(
-    place: Path, image_column: str | None = None, caption_column: str | None = None
-) -> Iterator[Item]:
-    """The rows of the Parquet files under a folder, or of the one at `place`, in the order of their paths.
+@dataclass(frozen=True)
+class TableLayout(Layout):
+    """The rows of the Parquet files under a folder, or of one, a group of rows at a time.
 
-    Raises UserError, before any picture is read, where there is none, where one cannot be read or lacks a column, and
-    where it is not clear which column holds the pictures.
+    `units` raises UserError, before any picture is read, where there is none, where one cannot be read or lacks a
+    column, and where it is not clear which column holds the pictures.
     """
-    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
-    tables = [path for path in files if path.suffix == ".parquet"]
-    if not tables:
-        raise UserError(f"{printable(str(place))}: holds no Parquet file")
-    chosen = {path: _columns(path, image_column, caption_column) for path in tables}
-    return _read(place, files, chosen)
+
+    place: Path
+    image_column: str | None = None
+    caption_column: str | None = None
+
+    def units(self) -> Iterator[Unit]:
+        files = [self.place] if self.place.is_file() else sorted(p for p in self.place.rglob("*") if p.is_file())
+        tables = [path for path in files if path.suffix == ".parquet"]
+        if not tables:
+            raise UserError(f"{printable(str(self.place))}: holds no Parquet file")
+        columns = {path: _columns(path, self.image_column, self.caption_column) for path in tables}
+        return self._units(files, columns)
+
+    def _units(self, files: Sequence[Path], columns: dict[Path, tuple[str, str | None]]) -> Iterator[Unit]:
+        for path, (image, caption) in columns.items():
+            shown, first = path.relative_to(self._root).as_posix(), 0
+            with _readable(path):
+                groups = pq.read_metadata(path)
+            for group in range(groups.num_row_groups):
+                n = groups.row_group(group).num_rows
+                told = {"table": shown, "group": group, "first": first, "image": image, "caption": caption}
+                yield Unit(told, [told, state_of(path)], n)
+                first += n
+        others = [path.relative_to(self._root).as_posix() for path in files if path not in columns]
+        if others:
+            yield Unit({"others": others}, others, 0)
+
+    def items(self, payload: dict[str, Any]) -> Iterator[Item]:
+        for other in payload.get("others", ()):
+            yield NotLookedAt(other, kind_of(os.path.splitext(other)[1].lower()))
+        if "table" in payload:
+            path = self._root / payload["table"]
+            with _readable(path), pq.ParquetFile(path) as table:
+                yield from self._rows(table, payload)
+
+    def _rows(self, table: pq.ParquetFile, payload: dict[str, Any]) -> Iterator[Item]:
+        image, caption, source = payload["image"], payload["caption"], self._root.resolve().name
+        wanted = [image, *([caption] if caption else []), *({STATUS} & set(table.schema_arrow.names))]
+        number = payload["first"]
+        for batch in table.iter_batches(ROWS_AT_ONCE, row_groups=[payload["group"]], columns=wanted):
+            for row in batch.to_pylist():
+                at, text = f"{payload['table']}#{number}", row.get(caption) if caption else None
+                if row.get(STATUS, SUCCESS) != SUCCESS and not row[image]:
+                    yield NotLookedAt(at, "not downloaded")
+                else:
+                    yield _picture(row[image], text, source, at)
+                number += 1
+
+    @property
+    def _root(self) -> Path:
+        return self.place.parent if self.place.is_file() else self.place
 
 
-def _read(place: Path, files: Sequence[Path], chosen: dict[Path, tuple[str, str | None]]) -> Iterator[Item]:
-    root = place if place.is_dir() else place.parent
-    source = root.resolve().name
-    for path in files:
-        shown = path.relative_to(root).as_posix()
-        if path not in chosen:
-            yield NotLookedAt(shown, kind_of(path.suffix.lower()))
-            continue
-        image, caption = chosen[path]
-        try:
-            with pq.ParquetFile(path) as table:
-                number = 0
-                wanted = [image, *([caption] if caption else []), *({STATUS} & set(table.schema_arrow.names))]
-                for batch in table.iter_batches(ROWS_AT_ONCE, columns=wanted):
-                    for row in batch.to_pylist():
-                        lost = row.get(STATUS, SUCCESS) != SUCCESS and not row[image]
-                        at, text = f"{shown}#{number}", row.get(caption) if caption else None
-                        if lost:
-                            yield NotLookedAt(at, "not downloaded")
-                        else:
-                            yield _picture(row[image], text, source, at)
-                        number += 1
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{printable(str(path))}: cannot be read: {printable(str(error))}") from error
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{printable(str(path))}: cannot be read: {printable(str(error))}") from error
 
 
 def _picture(held: Any, text: Any, source: str, place: str) -> ReferencePicture:

@@ -19,10 +19,10 @@ from sharpaudit.errors import UserError
 from sharpaudit.images import encode_png
 from sharpaudit.matches.build import build_index
 from sharpaudit.matches.index import open_index
-from sharpaudit.matches.sources.archives import pictures_of_archives
+from sharpaudit.matches.sources.archives import ArchiveLayout
 from sharpaudit.matches.sources.base import NotLookedAt, ReferencePicture
 from sharpaudit.matches.sources.folder import pictures_in
-from sharpaudit.matches.sources.parquet import pictures_of_tables
+from sharpaudit.matches.sources.parquet import TableLayout
 
 N = 20
 CAPTIONS = {f"{i:05d}": f"picture number {i}, an ébauche" for i in range(N) if i % 3}
@@ -73,29 +73,29 @@ def kept(tmp_path_factory) -> Path:
 def test_files_archives_and_tables_of_the_same_pictures_are_one_index(kept, tmp_path):
     sets = {
         "files": pictures_in(kept / "files", kept / "captions.jsonl"),
-        "archives": pictures_of_archives(kept / "archives"),
-        "tables": pictures_of_tables(kept / "tables"),
+        "archives": ArchiveLayout(kept / "archives").everything(),
+        "tables": TableLayout(kept / "tables").everything(),
     }
     found = {}
     for name, items in sets.items():
         summary = build_index(tmp_path / name, "pixels-16", items)
         assert (summary.pictures, summary.statuses, summary.not_looked_at) == (N, {"ok": N}, {})
         index = open_index(tmp_path / name, "pixels-16")
-        captions = index.table.read(columns=["caption"]).column(0).to_pylist()
-        found[name] = (index.reference_ids, captions, index.vectors.tobytes())
+        captions = index.tables[0].read(columns=["caption"]).column(0).to_pylist()
+        found[name] = (list(index.reference_ids()), captions, index.vectors.whole().tobytes())
     assert found["files"] == found["archives"] == found["tables"]
     assert found["files"][1] == [CAPTIONS.get(f"{i:05d}") for i in range(N)]
 
 
 def test_a_picture_is_found_again_by_its_path(kept):
-    (archived,) = [p.path for p in pictures_of_archives(kept / "archives") if p.caption == CAPTIONS["00013"]]
-    (tabled,) = [p.path for p in pictures_of_tables(kept / "tables") if p.caption == CAPTIONS["00013"]]
+    (archived,) = [p.path for p in ArchiveLayout(kept / "archives").everything() if p.caption == CAPTIONS["00013"]]
+    (tabled,) = [p.path for p in TableLayout(kept / "tables").everything() if p.caption == CAPTIONS["00013"]]
     assert (archived, tabled) == ("00001.tar/00013.png", "train-1.parquet#3 00013.png")
 
 
 def test_one_archive_and_one_table_are_read_by_their_names(kept):
-    assert len(list(pictures_of_archives(kept / "archives/00001.tar"))) == N // 2
-    assert len(list(pictures_of_tables(kept / "tables/train-0.parquet"))) == N // 2
+    assert len(list(ArchiveLayout(kept / "archives/00001.tar").everything())) == N // 2
+    assert len(list(TableLayout(kept / "tables/train-0.parquet").everything())) == N // 2
 
 
 def test_whatever_an_archive_holds_comes_out_as_something(tmp_path):
@@ -118,7 +118,7 @@ def test_whatever_an_archive_holds_comes_out_as_something(tmp_path):
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
     (tmp_path / "set/readme.md").write_text("about")
-    items = list(pictures_of_archives(tmp_path / "set"))
+    items = list(ArchiveLayout(tmp_path / "set").everything())
     captions = {i.path: i.caption for i in items if isinstance(i, ReferencePicture)}
     assert captions == {
         "a.tar/x/1.left.png": "both",
@@ -135,7 +135,7 @@ def test_whatever_an_archive_holds_comes_out_as_something(tmp_path):
 
 def test_of_two_texts_the_file_of_text_counts(tmp_path):
     tar(tmp_path / "a.tar", {"1.json": b'{"caption": "of json"}', "1.png": png(1), "1.txt": b" of text \n"})
-    assert [p.caption for p in pictures_of_archives(tmp_path)] == ["of text"]
+    assert [p.caption for p in ArchiveLayout(tmp_path).everything()] == ["of text"]
 
 
 def test_what_was_not_downloaded_belongs_to_the_training_set(tmp_path):
@@ -145,13 +145,13 @@ def test_what_was_not_downloaded_belongs_to_the_training_set(tmp_path):
     pq.write_table(
         pa.table({"key": [k for k, _ in states], "status": [s for _, s in states]}), tmp_path / "00000.parquet"
     )
-    summary = build_index(tmp_path / "index", "pixels-16", pictures_of_archives(tmp_path))
+    summary = build_index(tmp_path / "index", "pixels-16", ArchiveLayout(tmp_path).everything())
     assert (summary.statuses, summary.not_looked_at) == ({"ok": 1}, {"not downloaded": 2})
     pq.write_table(
         pa.table({"jpg": [png(1), None], "status": ["success", "failed_to_download"], "caption": ["a", "b"]}),
         tmp_path / "whole.parquet",
     )
-    items = list(pictures_of_tables(tmp_path / "whole.parquet"))
+    items = list(TableLayout(tmp_path / "whole.parquet").everything())
     assert [getattr(i, "kind", i.path if isinstance(i, ReferencePicture) else None) for i in items] == [
         "whole.parquet#0",
         "not downloaded",
@@ -164,8 +164,8 @@ def test_a_cut_archive_is_refused_or_counted(tmp_path, keep):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep * 30 * len(png(0)))])
     with pytest.raises(UserError, match=r"a\.tar: damaged after \d+\.png: .*--allow-unreadable"):
-        list(pictures_of_archives(tmp_path / "set"))
-    items = list(pictures_of_archives(tmp_path / "set", allow_unreadable=True))
+        list(ArchiveLayout(tmp_path / "set").everything())
+    items = list(ArchiveLayout(tmp_path / "set", allow_unreadable=True).everything())
     read = [i for i in items if isinstance(i, ReferencePicture)]
     assert [p.data for p in read] == [png(i) for i in range(len(read))]
     assert items[-1] == NotLookedAt("a.tar", "damaged archive")
@@ -175,18 +175,18 @@ def test_a_table_says_which_column_holds_pictures_or_is_asked_about(tmp_path):
     two = pa.table({"before": [png(1)], "after": [png(2)], "caption": ["a"]})
     pq.write_table(two, tmp_path / "two.parquet")
     with pytest.raises(UserError, match=r"two\.parquet: columns before, after could hold pictures; .*--image-column"):
-        pictures_of_tables(tmp_path)
-    (found,) = pictures_of_tables(tmp_path, "after")
+        TableLayout(tmp_path).everything()
+    (found,) = TableLayout(tmp_path, "after").everything()
     assert (found.data, found.caption) == (png(2), "a")
     with pytest.raises(UserError, match=r"--image-column x: .*two\.parquet has no such column; it has before, after"):
-        pictures_of_tables(tmp_path, "x")
+        TableLayout(tmp_path, "x").everything()
     with pytest.raises(UserError, match="--image-column"):
-        pictures_of_tables(tmp_path, "caption")
+        TableLayout(tmp_path, "caption").everything()
     notes = {
         "huggingface": json.dumps({"info": {"features": {"after": {"_type": "Image"}, "before": {"_type": "Value"}}}})
     }
     pq.write_table(two.replace_schema_metadata(notes), tmp_path / "two.parquet")
-    (found,) = pictures_of_tables(tmp_path)
+    (found,) = TableLayout(tmp_path).everything()
     assert found.data == png(2)
 
 
@@ -198,19 +198,19 @@ def test_a_row_without_bytes_is_rejected_with_its_reason(tmp_path):
     ]
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     pq.write_table(pa.Table.from_pylist(rows, pa.schema({"image": kind})), tmp_path / "a.parquet")
-    problems = [p.problem for p in pictures_of_tables(tmp_path)]
+    problems = [p.problem for p in TableLayout(tmp_path).everything()]
     assert problems == ["its table holds no bytes of it, but the name of a file: far/away.png", *["an empty cell"] * 2]
 
 
 def test_nothing_of_the_kind_is_one_line(tmp_path):
     (tmp_path / "a.png").write_bytes(png(1))
     with pytest.raises(UserError, match="holds no archive"):
-        pictures_of_archives(tmp_path)
+        ArchiveLayout(tmp_path).everything()
     with pytest.raises(UserError, match="holds no Parquet file"):
-        pictures_of_tables(tmp_path)
+        TableLayout(tmp_path).everything()
     (tmp_path / "b.parquet").write_bytes(b"no table")
     with pytest.raises(UserError, match=r"b\.parquet: not a Parquet file"):
-        pictures_of_tables(tmp_path)
+        TableLayout(tmp_path).everything()
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_as_many_neighbours_as_asked_for(known: ReferenceIndex) -> None:
 def test_an_index_that_is_replaced_meanwhile_is_refused(tmp_path: Path) -> None:
     old = index(tmp_path, 3)
     worker = MatchWorker(SampleSearch(old, 2), load, str, BANDS, config().matches)
-    vectors = tmp_path / "index" / "vectors.npy"
+    vectors = tmp_path / "index/vectors/pixels-16/00000.npy"
     vectors.write_bytes(vectors.read_bytes())
     with pytest.raises(UserError, match="changed while it was in use"):
         worker.process(samples().slice(0, 1))

@@ -32,10 +32,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sharpaudit.denoisers.base import SCREEN_STEPS, AttentionRequest, Conditioning, NoiseLevel, Prediction, Tokens
-from sharpaudit.denoisers.liveness import answered
 from sharpaudit.denoisers.schedule import leading_timesteps, scaled_linear_alphas_cumprod
 from sharpaudit.errors import UserError, printable
 from sharpaudit.seeds import generator
+from sharpaudit.tables.liveness import answered
 
 MAX_WORDS = 77
 UPSAMPLING = 4

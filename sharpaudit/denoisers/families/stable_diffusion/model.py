@@ -33,11 +33,11 @@ from sharpaudit.denoisers.families.stable_diffusion.loading import load_files, l
 from sharpaudit.denoisers.families.stable_diffusion.precision import keep_ends_exact
 from sharpaudit.denoisers.families.stable_diffusion.vocabulary import require_vocabulary
 from sharpaudit.denoisers.files import read_json
-from sharpaudit.denoisers.liveness import answered
 from sharpaudit.denoisers.schedule import leading_timesteps, linear_alphas_cumprod, scaled_linear_alphas_cumprod
 from sharpaudit.devices import forbid_tf32
 from sharpaudit.errors import UserError, printable
 from sharpaudit.seeds import digest
+from sharpaudit.tables.liveness import answered
 
 NOT_SD = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")
 """UNet options whose extra inputs Stable Diffusion 1 and 2 do not have (SDXL, LCM and others do)."""

@@ -1,4 +1,4 @@
-"""A sign of life of this process: its network has answered once more.
+"""A sign of life of this process: its network has answered once more, or pictures were described.
 
 A shard may take hours, one evaluation may not. Whoever ends workers that hang must tell the two apart.
 """
@@ -13,12 +13,12 @@ _watching: list[Callable[[], None]] = []
 
 
 def on_answer(call: Callable[[], None]) -> None:
-    """Have `call` called after every evaluation of a network in this process."""
+    """Have `call` called after every such answer in this process."""
     _watching.append(call)
 
 
 def answered() -> None:
-    """What every denoiser does once it has evaluated its network."""
+    """What every denoiser does once it has evaluated its network, and whoever describes pictures once a batch is."""
     crash_point("network.answered")
     for call in _watching:
         call()

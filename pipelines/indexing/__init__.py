@@ -1,0 +1,1 @@
+"""A reference index built by many processes, and gone on with after a build that was ended."""

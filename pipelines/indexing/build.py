@@ -1,0 +1,143 @@
+"""`sharpaudit index build`: units of a training set to shards, by one process or Ray's, and from these the index.
+
+The shards lie in a hidden folder beside the index until it is whole. A build that was ended goes on there by the same
+command; one of other settings is refused there. Who changes a picture meanwhile has its unit described again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipelines.flow.progress import Reporter
+from pipelines.indexing.shards import SETTINGS, SHARDS, layout_of, picture_worker, pieces, shelf_of
+from pipelines.stages.base import Work
+from pipelines.workers import executor
+from sharpaudit import plugs
+from sharpaudit.config import RunConfig
+from sharpaudit.embedders.base import Embedder, embedder
+from sharpaudit.errors import TransientError, UserError, printable
+from sharpaudit.matches.attempt import refuse_existing
+from sharpaudit.matches.build import IndexSummary, Kept, write_index
+from sharpaudit.matches.sources.base import NotLookedAt, Repeated
+from sharpaudit.matches.writing import IndexWriter
+from sharpaudit.plugs import EMBEDDERS
+from sharpaudit.tables.files import IN_PROGRESS, Files
+from sharpaudit.tables.lock import Guard, hold
+from sharpaudit.tables.records import canonical, digest_of, replace_file
+from sharpaudit.tables.shards import TableFolder, probe_links
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be described, and how.
+
+    layout, paths, options: see indexing/shards.py. profile: name of the embedder. weights, weights_sha256: see
+    embedders/weights.py. batch_size: pictures that it takes at a time, on `device`.
+    """
+
+    layout: str
+    paths: dict[str, str]
+    options: dict[str, Any]
+    profile: str
+    weights: str | None = None
+    weights_sha256: tuple[str, ...] = ()
+    batch_size: int = 64
+    device: str = "auto"
+
+
+def build(out: Path, asked: Asked, kept: Kept, run: RunConfig) -> IndexSummary:
+    """Describe the pictures and publish them as the index `out`, which must not exist; go on with a build of it.
+
+    Raises UserError, TransientError where units were set aside: the same call tries them again.
+    """
+    place = out.with_name(f".{out.name}-building{IN_PROGRESS}")
+    if out.exists() and place.exists():
+        # Ended after the index had its name.
+        with hold(place):
+            shutil.rmtree(place)
+    refuse_existing(out)
+    told = _settings(asked)
+    card = embedder(asked.profile, shelf_of(told))
+    units = layout_of(told["source"]).units()  # refuses a place that holds nothing, before anything is written
+    _begin(place, told | {"fingerprint": digest_of([card.name, card.version, card.digest, told["source"]])})
+    with hold(place) as driver, Reporter(place, sys.stderr) as reporter, ExitStack() as stack:
+        guard = Guard(place, driver.id)
+        folder = TableFolder(place, SHARDS, _begun(place)["fingerprint"], guard=guard)
+        folder.sweep()
+        work = [
+            Work("index", f"{number:06d}-{(digest := digest_of(unit.state))[:16]}", unit.pictures, digest, unit.payload)
+            for number, unit in enumerate(units)
+        ]
+        missing = [item for item in work if folder.manifest(item.shard) is None]
+        if missing:
+            at_work = stack.enter_context(executor(place, run, driver, picture_worker))
+            total = sum(item.rows for item in work)
+            done = total - sum(item.rows for item in missing)
+            lost = [r for r in reporter.watch("index", total, done, at_work(iter(missing))) if r.manifest is None]
+            if lost:
+                raise TransientError(
+                    f"{len(lost)} of {len(work)} units were set aside, the first because it {lost[0].reason}; "
+                    "what is described stays: the same command goes on"
+                )
+        summary = write_index(out, card, kept, partial(_write, folder, work, card))
+    shutil.rmtree(place)
+    return summary
+
+
+def _write(folder: TableFolder, work: list[Work], card: Embedder, writer: IndexWriter) -> None:
+    """The shards, one after another, into the index."""
+    for item in work:
+        manifest = folder.manifest(item.shard)
+        if manifest is None:
+            raise AssertionError(f"{item.shard}: not committed")
+        for piece in pieces(folder.read(manifest), card.dimension):
+            if isinstance(piece, NotLookedAt | Repeated):
+                writer.counts.pass_over(piece)
+            else:
+                writer.add(*piece)
+
+
+def _settings(asked: Asked) -> dict[str, Any]:
+    """What a build is bound to."""
+    told = asdict(asked)
+    source = {name: told.pop(name) for name in ("layout", "paths", "options")}
+    kind = asked.profile.partition(":")[0]
+    return told | {"source": source, "plugs": plugs.foreign([(EMBEDDERS, kind)])}
+
+
+FREE = ("batch_size", "device")
+"""What may be another when a build goes on: it changes vectors by rounding at most."""
+
+
+def _begin(place: Path, told: dict[str, Any]) -> None:
+    """Write the settings of a build, or hold them against those that it began with. Raises UserError."""
+    there = _begun(place)
+    if there is not None:
+        other = [name for name, value in told.items() if name not in FREE and _plain(value) != there.get(name)]
+        if other:
+            raise UserError(
+                f"{printable(str(place))}: a build of this index was begun with other settings "
+                f"({', '.join(other)}): give the same command as then, or remove that folder"
+            )
+    Files().make_folder(place, 0o700)
+    probe_links(place)
+    replace_file(place / SETTINGS, canonical(told))
+
+
+def _begun(place: Path) -> Any:
+    """The settings that a build in a folder began with; None where none did."""
+    try:
+        return json.loads((place / SETTINGS).read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(canonical(value))

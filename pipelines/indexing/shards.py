@@ -1,0 +1,117 @@
+"""One unit of a training set, described: what it holds as rows of a shard, and these rows as pieces of an index.
+
+Shards lie in the folder of the build (indexing/build.py) until the index is written from them. A row is a picture with
+its vector, or what is no picture.
+
+Shapes: D dimension.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.stages.base import Doer, Work
+from sharpaudit.embedders.base import Describer, embedder, open_embedder
+from sharpaudit.embedders.weights import Shelf
+from sharpaudit.errors import Status
+from sharpaudit.matches.build import Piece, described
+from sharpaudit.matches.sources.archives import ArchiveLayout
+from sharpaudit.matches.sources.base import Layout, NotLookedAt, Repeated
+from sharpaudit.matches.sources.folder import FolderLayout
+from sharpaudit.matches.sources.parquet import TableLayout
+from sharpaudit.matches.writing import Row
+from sharpaudit.plugs import require
+from sharpaudit.tables.schemas import REFERENCES, define
+from sharpaudit.tables.shards import Manifest, TableFolder
+
+SETTINGS = "build.json"
+LAYOUTS: dict[str, type[Layout]] = {"folder": FolderLayout, "webdataset": ArchiveLayout, "parquet": TableLayout}
+OWN = ("status", "reason")
+COLUMNS = {field.name: field.type for field in REFERENCES.schema if field.name not in OWN}
+SHARDS = define(
+    "pictures",
+    "index",
+    ("number",),
+    {"number": pa.int64(), "item": pa.string(), "kind": pa.string(), "vector": pa.binary()} | COLUMNS,
+)
+"""item: picture, passed or repeated. kind: of what is no picture. vector: float32, of a picture that has one."""
+
+
+def layout_of(told: dict[str, Any]) -> Layout:
+    """The layout that the settings of a build name."""
+    paths = {name: Path(value) for name, value in told["paths"].items()}
+    return LAYOUTS[told["layout"]](**paths, **told["options"])
+
+
+def shelf_of(told: dict[str, Any]) -> Shelf:
+    """Where they say that weights lie."""
+    return Shelf(None if told["weights"] is None else Path(told["weights"]), tuple(told["weights_sha256"]))
+
+
+class PictureWorker:
+    """Describes units. The embedder is opened with the first of them."""
+
+    def __init__(self, root: Path, guard: Callable[[], None]) -> None:
+        self._told = json.loads((root / SETTINGS).read_bytes())
+        require(self._told["plugs"], same=True)
+        self._layout = layout_of(self._told["source"])
+        self._folder = TableFolder(root, SHARDS, self._told["fingerprint"], guard=guard)
+        self._describer: Describer | None = None
+
+    def do(self, work: Work) -> Manifest:
+        """Describe a unit and commit its rows; one that is committed already is returned as it stands."""
+        done = self._folder.manifest(work.shard)
+        if done is not None:
+            return done
+        begun = time.monotonic()
+        if self._describer is None:
+            card = embedder(self._told["profile"], shelf_of(self._told))
+            self._describer = open_embedder(card, self._told["batch_size"], self._told["device"])
+        rows = list(_rows(described(self._layout.items(work.payload), self._describer)))
+        made = pa.Table.from_pylist([{"number": i} | row for i, row in enumerate(rows)], SHARDS.schema)
+        return self._folder.commit(
+            work.shard, made, input_digest=work.input_digest, duration_s=time.monotonic() - begun
+        )
+
+
+def picture_worker(root: Path, guard: Callable[[], None]) -> Doer:
+    """Whoever describes the units of a build in a folder."""
+    return PictureWorker(root, guard)
+
+
+def _rows(pieces: Iterator[Piece]) -> Iterator[Row]:
+    for piece in pieces:
+        if isinstance(piece, Repeated):
+            yield {"item": "repeated", "status": Status.OK.value}
+        elif isinstance(piece, NotLookedAt):
+            yield {"item": "passed", "kind": piece.kind, "status": Status.OK.value}
+        else:
+            rows, vectors_ND = piece
+            vectors = iter(vectors_ND)
+            for row in rows:
+                ok = row["status"] == Status.OK
+                yield row | {"item": "picture", "vector": next(vectors).tobytes() if ok else None}
+
+
+def pieces(shard: pa.Table, dimension: int) -> Iterator[Piece]:
+    """The rows of a shard as an index takes them; of what is no picture only the kind counts there."""
+    for batch in shard.to_batches(max_chunksize=1024):
+        rows, vectors = list[Row](), list[bytes]()
+        for row in batch.to_pylist():
+            if row["item"] == "repeated":
+                yield Repeated("")
+            elif row["item"] == "passed":
+                yield NotLookedAt("", row["kind"])
+            else:
+                if row["vector"] is not None:
+                    vectors.append(row["vector"])
+                rows.append({name: row[name] for name in REFERENCES.schema.names})
+        if rows:
+            yield rows, np.frombuffer(b"".join(vectors), dtype=np.float32).reshape(-1, dimension)

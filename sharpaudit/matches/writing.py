@@ -1,0 +1,210 @@
+"""Writing an index: rows and vectors as they come, in parts, so that it may be larger than the memory.
+
+Of several references with one id the first is kept and the others are counted. matches/index.py says what an index is.
+
+Shapes: N references with a vector, D dimension.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sharpaudit.embedders.base import Embedder
+from sharpaudit.errors import Status, UserError, printable
+from sharpaudit.images import sha256_hex
+from sharpaudit.matches.index import sha256_of
+from sharpaudit.matches.manifest import FORMAT_VERSION, IndexManifest, Part, Profile, table_name, vectors_name
+from sharpaudit.matches.sources.base import NotLookedAt, Repeated
+from sharpaudit.tables.schemas import REFERENCES
+
+PART_ROWS = 65_536
+"""Rows of a part, but for the last batch that goes into it."""
+DTYPES = ("float32", "float16")
+_MAX_KINDS = 100  # suffixes counted apart; a folder may hold as many as files
+_MAX_REASONS = 20
+Row = dict[str, Any]
+
+
+@dataclass
+class Reason:
+    """Why rows were rejected, how many for such a reason (numbers in it may differ), and where the first came from."""
+
+    text: str
+    count: int
+    example: str
+
+
+@dataclass
+class Counts:
+    """What became of what was given. seen: ids that are taken."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    sources: Counter[str] = field(default_factory=Counter)
+    not_looked_at: Counter[str] = field(default_factory=Counter)
+    repeated: int = 0
+    duplicates: int = 0
+    seen: set[str] = field(default_factory=set)
+    reasons: dict[str, Reason] = field(default_factory=dict)
+
+    def count(self, row: Row) -> None:
+        """A row that is written."""
+        self.statuses[row["status"]] += 1
+        self.sources[row["source"]] += 1
+        if row["reason"] is None:
+            return
+        # Sizes and places in a reason differ from picture to picture.
+        kind = re.sub(r"\d+", "0", row["reason"])
+        if kind not in self.reasons and len(self.reasons) >= _MAX_REASONS:
+            kind = "others"
+        reason = self.reasons.setdefault(
+            kind, Reason("other reasons" if kind == "others" else row["reason"], 0, row["path"])
+        )
+        reason.count += 1
+
+    def pass_over(self, item: NotLookedAt | Repeated) -> None:
+        """What is no picture."""
+        if isinstance(item, Repeated):
+            self.repeated += 1
+        else:
+            known = item.kind in self.not_looked_at or len(self.not_looked_at) < _MAX_KINDS
+            self.not_looked_at[item.kind if known else "other suffix"] += 1
+
+
+class IndexWriter:
+    """Puts an index into `folder`, a new one. Closed by `close`, or left as it is where something went wrong.
+
+    card: of the embedder. dtype: of the stored vectors, of DTYPES. thumbnails: whether pictures go with the rows.
+    training_size: of how many pictures the training set is said to consist; UserError where there are more references.
+    """
+
+    def __init__(
+        self, folder: Path, card: Embedder, *, dtype: str, thumbnails: bool, training_size: int | None
+    ) -> None:
+        self.counts = Counts()
+        self._folder, self._card, self._dtype, self._thumbnails = folder, card, np.dtype(dtype), thumbnails
+        self._training_size = training_size
+        self._parts: list[Part] = []
+        self._table: pq.ParquetWriter | None = None
+        self._vectors: BinaryIO | None = None
+        self._rows = self._n_vectors = 0
+        for name in (table_name(0), vectors_name(card.name, 0)):
+            (folder / name).parent.mkdir(parents=True)
+
+    def __enter__(self) -> IndexWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with ExitStack() as stack:
+            for stream in (self._vectors, self._table):
+                if stream is not None:
+                    stack.callback(stream.close)
+        self._table = self._vectors = None
+
+    def knows(self, reference_id: str | None) -> bool:
+        """Whether a picture of that id is in the index, so that this one is a duplicate; if so it is counted."""
+        known = reference_id in self.counts.seen
+        self.counts.duplicates += known
+        return known
+
+    def add(self, rows: Sequence[Row], vectors_ND: npt.NDArray[np.float32]) -> None:
+        """Rows of REFERENCES, and the vectors of those that are ok, in the same order."""
+        kept, chosen, n = [], [], -1
+        for row in rows:
+            ok = row["status"] == Status.OK
+            n += ok
+            if self.knows(row["reference_id"]):
+                continue
+            if not ok and row["reference_id"] == content_id(row):
+                # Of a thousand empty files each is a picture that is missing, and not one of them a copy of another.
+                place = f"{row['source']}\0{row['path']}\0{self.counts.statuses.total()}"
+                row = row | {"reference_id": sha256_hex(place.encode())[:32]}
+            self.counts.seen.add(row["reference_id"])
+            self.counts.count(row)
+            kept.append(row if self._thumbnails else row | {"thumbnail": None})
+            chosen += [n] * ok
+        if kept:
+            self._write(kept, vectors_ND[chosen])
+        if self._training_size is not None and self.counts.statuses[Status.OK] > self._training_size:
+            raise UserError(
+                f"--training-size {self._training_size:,}: the pictures given hold more than that; "
+                "give the number of pictures that the model was trained on, or leave the option out"
+            )
+
+    def _write(self, rows: Sequence[Row], vectors_ND: npt.NDArray[np.float32]) -> None:
+        if self._table is None or self._vectors is None:
+            number = len(self._parts)
+            options = {"compression": "zstd", "write_page_checksum": True}
+            self._table = pq.ParquetWriter(self._folder / table_name(number), REFERENCES.schema, **options)
+            self._vectors = (self._folder / vectors_name(self._card.name, number)).open("wb")
+            self._header(self._vectors, 0)
+        self._table.write_table(pa.Table.from_pylist(list(rows), schema=REFERENCES.schema))
+        self._vectors.write(np.ascontiguousarray(vectors_ND, dtype=self._dtype).tobytes())
+        self._rows, self._n_vectors = self._rows + len(rows), self._n_vectors + len(vectors_ND)
+        if self._rows >= PART_ROWS:
+            self._end_part()
+
+    def _header(self, stream: BinaryIO, n: int) -> None:
+        """The npy header; numpy pads it so that the number of rows can be put in afterwards."""
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (n, self._card.dimension)}
+        np.lib.format.write_array_header_1_0(stream, header)
+
+    def _end_part(self) -> None:
+        if self._table is None or self._vectors is None:
+            return
+        self._table.close()
+        self._vectors.seek(0)
+        self._header(self._vectors, self._n_vectors)
+        self._vectors.close()
+        self._parts.append(Part(self._rows, self._n_vectors))
+        self._table, self._vectors = None, None
+        self._rows = self._n_vectors = 0
+
+    def close(self) -> IndexManifest:
+        """End the last part; what the manifest is to say. Raises UserError where no picture has a vector."""
+        if self.counts.statuses[Status.OK] == 0:
+            raise UserError(_nothing(self.counts))
+        self._end_part()
+        numbers = range(len(self._parts))
+        names = [*map(table_name, numbers), *(vectors_name(self._card.name, part) for part in numbers)]
+        weights = None if self._card.weights is None else self._card.weights.told()
+        card = self._card
+        return IndexManifest(
+            format_version=FORMAT_VERSION,
+            parts=self._parts,
+            profiles={card.name: Profile(card.version, card.digest, card.dimension, self._dtype.name, weights)},
+            thumbnails=self._thumbnails,
+            rows=self.counts.statuses.total(),
+            vectors=self.counts.statuses[Status.OK],
+            duplicates=self.counts.duplicates,
+            statuses=dict(sorted(self.counts.statuses.items())),
+            sources=dict(sorted(self.counts.sources.items())),
+            sha256={name: sha256_of(self._folder / name) for name in names},
+            not_looked_at=dict(self.counts.not_looked_at),
+            training_size=self._training_size,
+        )
+
+
+def content_id(row: Row) -> str | None:
+    """The id of a picture by its bytes; None where they could not be had."""
+    sha256: str | None = row["image_sha256"]
+    return sha256 and sha256[:32]
+
+
+def _nothing(counts: Counts) -> str:
+    first = next(iter(counts.reasons.values()), None)
+    told = f"; the first was refused: {printable(first.example)}: {first.text}" if first else ""
+    passed = ", ".join(f"{n:,} {kind}" for kind, n in sorted(counts.not_looked_at.items()))
+    return f"none of {counts.statuses.total()} pictures can be described, so there is nothing to index{told}" + (
+        f"; not looked at: {passed}" if passed else ""
+    )

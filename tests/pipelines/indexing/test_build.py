@@ -1,0 +1,184 @@
+"""An index built by units is that of one pass, whoever did them and however often the build was ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.indexing.build import Asked, build
+from pipelines.indexing.shards import picture_worker
+from sharpaudit.config import RunConfig
+from sharpaudit.errors import UserError
+from sharpaudit.images import encode_png
+from sharpaudit.matches.build import Kept, build_index
+from sharpaudit.matches.index import open_index
+from sharpaudit.matches.sources import folder as module
+from sharpaudit.matches.sources.folder import FolderLayout, pictures_in
+from tests.support.shells import bare
+
+LOCAL = RunConfig()
+
+
+def png(seed: int) -> bytes:
+    return encode_png(np.random.default_rng(seed).integers(0, 256, (24, 24, 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Thirty files in units of four: pictures, some of them twice, damaged ones, and what is none."""
+    monkeypatch.setattr(module, "UNIT_FILES", 4)
+    place = tmp_path / "pictures"
+    place.mkdir()
+    for i in range(22):
+        (place / f"{i:02d}.png").write_bytes(png(i % 17))
+    for i in range(22, 26):
+        (place / f"{i:02d}.png").write_bytes(b"damaged")
+    for i in range(26, 30):
+        (place / f"{i:02d}.txt").write_text("about")
+    (place / "again").symlink_to(place)
+    return place
+
+
+def asked(place: Path, **changes: object) -> Asked:
+    return replace(Asked("folder", {"folder": str(place)}, {}, "pixels-16"), **changes)
+
+
+def content(index: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(index)): path.read_bytes() for path in sorted(index.rglob("*")) if path.is_file()}
+
+
+def ids(index: Path) -> list[str]:
+    return list(open_index(index, "pixels-16").reference_ids())
+
+
+def test_units_make_the_index_of_one_pass(pictures: Path, tmp_path: Path) -> None:
+    whole = build_index(tmp_path / "whole", "pixels-16", pictures_in(pictures))
+    made = build(tmp_path / "units", asked(pictures), Kept(), LOCAL)
+    assert replace(made, digest="") == replace(whole, digest="")
+    assert made.not_looked_at == {".txt": 4}
+    assert (made.duplicates, made.repeated, made.statuses) == (5, 1, {"ok": 17, "unreadable_image": 4})
+    one, two = (open_index(tmp_path / name, "pixels-16") for name in ("whole", "units"))
+    assert list(one.reference_ids()) == list(two.reference_ids())
+    assert np.array_equal(one.vectors.whole(), two.vectors.whole())
+    assert one.holding == two.holding
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures", "units", "whole"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pipelines.indexing import shards
+from pipelines.indexing.build import Asked, build
+from sharpaudit.config import RunConfig
+from sharpaudit.matches.build import Kept
+from sharpaudit.matches.sources import folder
+folder.UNIT_FILES = 4
+done = shards.PictureWorker.do
+def dying(self, work):
+    found = done(self, work)
+    if work.shard.startswith("000003"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return found
+shards.PictureWorker.do = dying
+build(Path(sys.argv[2]), Asked("folder", {"folder": sys.argv[1]}, {}, "pixels-16"), Kept(), RunConfig())
+"""
+
+
+@pytest.fixture
+def killed(pictures: Path, tmp_path: Path) -> Path:
+    """Where a build was killed after four of its units."""
+    call = [sys.executable, "-c", KILLED, str(pictures), str(tmp_path / "index")]
+    assert subprocess.run(call, env=bare(), capture_output=True, timeout=60).returncode == -9
+    assert not (tmp_path / "index").exists()
+    return tmp_path / "index"
+
+
+@pytest.fixture
+def did(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Numbers of the units that are described."""
+    numbers: list[str] = []
+
+    def counting(root: Path, guard: object) -> object:
+        worker = picture_worker(root, guard)
+        do = worker.do
+        worker.do = lambda work: numbers.append(work.shard[:6]) or do(work)
+        return worker
+
+    monkeypatch.setattr("pipelines.indexing.build.picture_worker", counting)
+    return numbers
+
+
+def test_a_killed_build_goes_on_and_nothing_is_described_twice(
+    killed: Path, pictures: Path, tmp_path: Path, did: list[str]
+) -> None:
+    build(killed, asked(pictures), Kept(), LOCAL)
+    assert did == [f"{n:06d}" for n in range(4, 8)]
+    build(tmp_path / "undisturbed", asked(pictures), Kept(), LOCAL)
+    assert content(killed) == content(tmp_path / "undisturbed")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "pictures", "undisturbed"]
+
+
+def test_what_changed_meanwhile_is_described_again(killed: Path, pictures: Path, did: list[str]) -> None:
+    (pictures / "05.png").write_bytes(png(99) + b"")
+    os.utime(pictures / "05.png", ns=(0, 1))
+    build(killed, asked(pictures), Kept(), LOCAL)
+    assert did == ["000001", *(f"{n:06d}" for n in range(4, 8))]
+    place = killed.parent / "whole"
+    build_index(place, "pixels-16", pictures_in(pictures))
+    assert ids(killed) == ids(place)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"options": {"allow_unreadable": True}}, r"begun with other settings \(source, fingerprint\)"),
+        ({"paths": {"folder": "elsewhere"}}, "not a folder of training pictures"),
+    ],
+)
+def test_another_build_is_not_gone_on_with(killed: Path, pictures: Path, changes: dict[str, object], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        build(killed, asked(pictures, **changes), Kept(), LOCAL)
+    build(killed, asked(pictures, batch_size=3), Kept(), LOCAL)
+
+
+def test_vectors_may_be_half_as_large_and_pictures_stay_away(pictures: Path, tmp_path: Path) -> None:
+    build(tmp_path / "whole", asked(pictures), Kept(), LOCAL)
+    build(tmp_path / "small", asked(pictures), Kept("float16", thumbnails=False), LOCAL)
+    whole, small = (open_index(tmp_path / name, "pixels-16") for name in ("whole", "small"))
+    assert list(whole.reference_ids()) == list(small.reference_ids())
+    assert np.abs(whole.vectors.whole() - small.vectors.whole()).max() < 1e-3
+    assert small.thumbnail(0) is None
+    assert small.manifest.profiles["pixels-16"].dtype == "float16"
+
+
+def test_what_is_left_of_a_build_whose_index_has_its_name_is_removed(killed: Path, pictures: Path) -> None:
+    build_index(killed, "pixels-16", pictures_in(pictures))
+    with pytest.raises(UserError, match="exists already"):
+        build(killed, asked(pictures), Kept(), LOCAL)
+    assert sorted(path.name for path in killed.parent.iterdir()) == ["index", "pictures"]
+
+
+def test_names_that_are_no_unicode_come_through(pictures: Path, tmp_path: Path) -> None:
+    (pictures / os.fsdecode(b"\xff.png")).write_bytes(png(50))
+    assert build(tmp_path / "index", asked(pictures), Kept(), LOCAL).statuses["ok"] == 18
+
+
+def test_units_and_their_states_are_json(pictures: Path) -> None:
+    units = list(FolderLayout(pictures).units())
+    assert json.loads(json.dumps([unit.payload for unit in units])) == [unit.payload for unit in units]
+    assert [unit.pictures for unit in units][:3] == [4, 4, 4]
+
+
+@pytest.mark.ray
+def test_workers_of_ray_make_the_same_index(pictures: Path, tmp_path: Path, ray_cluster: None) -> None:
+    build(tmp_path / "local", asked(pictures), Kept(), LOCAL)
+    build(tmp_path / "ray", asked(pictures), Kept(), RunConfig(executor="ray", workers=2))
+    assert content(tmp_path / "ray") == content(tmp_path / "local")
