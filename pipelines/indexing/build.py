@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipelines.flow.progress import Reporter
-from pipelines.indexing.shards import SETTINGS, SHARDS, layout_of, picture_worker, pieces, shelf_of
+from pipelines.indexing.shards import SETTINGS, SHARDS, UNITS, layout_of, picture_worker, pieces, shelf_of
 from pipelines.stages.base import Work
 from pipelines.workers import executor
 from sharpaudit import plugs
@@ -25,11 +25,11 @@ from sharpaudit.embedders.base import Embedder, embedder
 from sharpaudit.errors import TransientError, UserError, printable
 from sharpaudit.matches.attempt import refuse_existing
 from sharpaudit.matches.build import IndexSummary, Kept, write_index
-from sharpaudit.matches.sources.base import NotLookedAt, Repeated
+from sharpaudit.matches.sources.base import NotLookedAt, Repeated, Unit
 from sharpaudit.matches.writing import IndexWriter
 from sharpaudit.plugs import EMBEDDERS
 from sharpaudit.tables.files import IN_PROGRESS, Files
-from sharpaudit.tables.lock import Guard, hold
+from sharpaudit.tables.lock import Driver, Guard, hold
 from sharpaudit.tables.records import canonical, digest_of, replace_file
 from sharpaudit.tables.shards import TableFolder, probe_links
 
@@ -67,28 +67,42 @@ def build(out: Path, asked: Asked, kept: Kept, run: RunConfig) -> IndexSummary:
     card = embedder(asked.profile, shelf_of(told))
     units = layout_of(told["source"]).units()  # refuses a place that holds nothing, before anything is written
     _begin(place, told | {"fingerprint": digest_of([card.name, card.version, card.digest, told["source"]])})
-    with hold(place) as driver, Reporter(place, sys.stderr) as reporter, ExitStack() as stack:
+    with hold(place) as driver, Reporter(place, sys.stderr) as reporter:
         guard = Guard(place, driver.id)
         folder = TableFolder(place, SHARDS, _begun(place)["fingerprint"], guard=guard)
         folder.sweep()
-        work = [
-            Work("index", f"{number:06d}-{(digest := digest_of(unit.state))[:16]}", unit.pictures, digest, unit.payload)
-            for number, unit in enumerate(units)
-        ]
+        work = list(_listed(place, units))
         missing = [item for item in work if folder.manifest(item.shard) is None]
         if missing:
-            at_work = stack.enter_context(executor(place, run, driver, picture_worker))
-            total = sum(item.rows for item in work)
-            done = total - sum(item.rows for item in missing)
-            lost = [r for r in reporter.watch("index", total, done, at_work(iter(missing))) if r.manifest is None]
-            if lost:
-                raise TransientError(
-                    f"{len(lost)} of {len(work)} units were set aside, the first because it {lost[0].reason}; "
-                    "what is described stays: the same command goes on"
-                )
+            _describe(place, run, driver, work, missing, reporter)
         summary = write_index(out, card, kept, partial(_write, folder, work, card))
     shutil.rmtree(place)
     return summary
+
+
+def _listed(place: Path, units: Iterator[Unit]) -> Iterator[Work]:
+    """The units as work; what they hold is kept in a file, since there may be millions of names."""
+    with (place / UNITS).open("wb") as stream:
+        for number, unit in enumerate(units):
+            digest = digest_of(unit.state)
+            payload = {"at": stream.tell()}
+            stream.write(canonical(unit.payload) + b"\n")
+            yield Work("index", f"{number:06d}-{digest[:16]}", unit.pictures, digest, payload)
+
+
+def _describe(
+    place: Path, run: RunConfig, driver: Driver, work: list[Work], missing: list[Work], reporter: Reporter
+) -> None:
+    """Do what is missing. Raises TransientError for units that were set aside."""
+    total = sum(item.rows for item in work)
+    done = total - sum(item.rows for item in missing)
+    with executor(place, run, driver, picture_worker) as at_work:
+        lost = [r for r in reporter.watch("index", total, done, at_work(iter(missing))) if r.manifest is None]
+    if lost:
+        raise TransientError(
+            f"{len(lost)} of {len(work)} units were set aside, the first because it {lost[0].reason}; "
+            "what is described stays: the same command goes on"
+        )
 
 
 def _write(folder: TableFolder, work: list[Work], card: Embedder, writer: IndexWriter) -> None:

@@ -31,7 +31,7 @@ from sharpaudit.plugs import require
 from sharpaudit.tables.schemas import REFERENCES, define
 from sharpaudit.tables.shards import Manifest, TableFolder
 
-SETTINGS = "build.json"
+SETTINGS, UNITS = "build.json", "units.jsonl"
 LAYOUTS: dict[str, type[Layout]] = {"folder": FolderLayout, "webdataset": ArchiveLayout, "parquet": TableLayout}
 OWN = ("status", "reason")
 COLUMNS = {field.name: field.type for field in REFERENCES.schema if field.name not in OWN}
@@ -59,6 +59,7 @@ class PictureWorker:
     """Describes units. The embedder is opened with the first of them."""
 
     def __init__(self, root: Path, guard: Callable[[], None]) -> None:
+        self._root = root
         self._told = json.loads((root / SETTINGS).read_bytes())
         require(self._told["plugs"], same=True)
         self._layout = layout_of(self._told["source"])
@@ -74,7 +75,10 @@ class PictureWorker:
         if self._describer is None:
             card = embedder(self._told["profile"], shelf_of(self._told))
             self._describer = open_embedder(card, self._told["batch_size"], self._told["device"])
-        rows = list(_rows(described(self._layout.items(work.payload), self._describer)))
+        with (self._root / UNITS).open("rb") as stream:
+            stream.seek(work.payload["at"])
+            payload = json.loads(stream.readline())
+        rows = list(_rows(described(self._layout.items(payload), self._describer)))
         made = pa.Table.from_pylist([{"number": i} | row for i, row in enumerate(rows)], SHARDS.schema)
         return self._folder.commit(
             work.shard, made, input_digest=work.input_digest, duration_s=time.monotonic() - begun

@@ -11,7 +11,7 @@ Links are followed, each folder is read once: by its own path where it lies unde
 links that lead to it. Whatever else leads to it, and a link to a folder above, is *repeated*. Unfinished indexes of
 this program (tables.files.IN_PROGRESS) are passed over.
 
-Items come in the order of their paths, as strings. One folder's names at a time are held in memory.
+Items come in the order of their paths, as strings. The names of one folder and of one unit are held in memory.
 """
 
 from __future__ import annotations
