@@ -30,6 +30,7 @@ from pipelines.stages import flow, ingest, shard_worker
 from pipelines.stages.base import Receipt, Stage, Work, table_commit
 from pipelines.stages.calibration import ONE_STYLE, allowed
 from pipelines.stages.fit import role_of
+from pipelines.stages.inputs import hashed
 from pipelines.stages.report import write_report
 from pipelines.workers import executor
 from pipelines.workers.local import Run
@@ -55,6 +56,7 @@ def run_audit(
     extend: bool = False,
     retry: bool = False,
     repaired: bool = False,
+    verify_index: bool = False,
     reporter: Reporter | None = None,
     until: str | None = None,
     signer: Signer | None = None,
@@ -62,7 +64,8 @@ def run_audit(
     """Run or resume the audit in `root`; with `until` up to that stage only, without a report. signer: of its seal.
 
     extend: whether the configuration may name audited files that the run does not have yet. retry: whether shards with
-    failed rows are done again. repaired: whether damaged ones are.
+    failed rows are done again. repaired: whether damaged ones are. verify_index: whether files of the index are hashed
+    that are by size, time and place those that the run began with.
 
     Raises UserError where another driver holds the run, or where the folder's run is of another configuration
     and `update` is false.
@@ -78,7 +81,8 @@ def run_audit(
         require_own(run, config)
         config = with_extensions(run, config)
         stages = flow(config)
-        with bound(run, config, inputs_of(config), update=update, extend=extend, say=reporter.say):
+        inputs = inputs_of(config, known=None if verify_index else hashed(run))
+        with bound(run, config, inputs, update=update, extend=extend, say=reporter.say):
             for line in beside_model(config.model).not_applied:
                 reporter.say(f"note: {line}")
             if repaired:

@@ -31,6 +31,7 @@ from sharpaudit import config as configuration
 )
 @click.option("--retry-failed", "retry", is_flag=True, help="Do shards with rows that failed again.")
 @click.option("--repair", is_flag=True, help="Make shards again whose files are damaged, as `verify` names them.")
+@click.option("--verify-index", is_flag=True, help="Hash also those files of the index that seem unchanged.")
 @settings_options
 @key_option
 def run(
@@ -40,6 +41,7 @@ def run(
     excluded: Path | None,
     retry: bool,
     repair: bool,
+    verify_index: bool,
     overrides: tuple[str, ...],
     key: Path | None,
 ) -> None:
@@ -60,6 +62,7 @@ def run(
         require(RunFolder(out.absolute()).foreign_plugs())
     loaded = configuration.load(config, excluding(overrides, excluded))
     folder = out or Path("runs") / loaded.name
-    outcome = run_audit(loaded, folder.absolute(), update=update, retry=retry, repaired=repair, signer=signer)
+    options = {"update": update, "retry": retry, "repaired": repair, "verify_index": verify_index}
+    outcome = run_audit(loaded, folder.absolute(), **options, signer=signer)
     click.echo(closing(outcome, folder))
     raise click.exceptions.Exit(exit_code(outcome, loaded))

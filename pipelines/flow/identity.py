@@ -12,14 +12,16 @@ from sharpaudit import plugs
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import family_of, load_tokenizer, model_digest, model_files, placement
 from sharpaudit.errors import UserError
+from sharpaudit.matches.index import Hashed
 from sharpaudit.plugs import EMBEDDERS, FAMILIES, METRICS, SOLVERS, STAGES, Plugs
 from sharpaudit.tables.runs import Identity
 
 
-def inputs_of(config: AuditConfig, *, alone: bool = False) -> Inputs:
+def inputs_of(config: AuditConfig, *, alone: bool = False, known: Hashed | None = None) -> Inputs:
     """The digests of outside inputs and the choices of device and precision. Raises UserError for what is not there.
 
-    alone: whether this process computes itself, whatever the configuration says of workers.
+    alone: whether this process computes itself, whatever the configuration says of workers. known: files of the index
+    that need not be hashed.
     """
     require_views(config, flow(config))
     over_ray = config.run.executor == "ray" and not alone
@@ -30,7 +32,7 @@ def inputs_of(config: AuditConfig, *, alone: bool = False) -> Inputs:
             "run.num_gpus = 0: the ray workers would see no GPU although the model is on cuda; give each its share, "
             'or set model.device = "cpu"'
         )
-    index = index_of(config)
+    index = index_of(config, known)
     return Inputs(
         model_digest=model_digest(config.model),
         tokenizer_digest=load_tokenizer(config.model).digest,
@@ -40,6 +42,7 @@ def inputs_of(config: AuditConfig, *, alone: bool = False) -> Inputs:
         model_files=model_files(config.model),
         index_holds=index.holding,
         index_weights=index.weights,
+        index_files={name: list(found) for name, found in index.opened.items()},
         plugs=plugs.foreign(named_plugs(config)),
     )
 

@@ -13,7 +13,7 @@ from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.load import load_denoiser, placement
 from sharpaudit.embedders.weights import Shelf
 from sharpaudit.errors import UserError, printable
-from sharpaudit.matches.index import ReferenceIndex, open_index
+from sharpaudit.matches.index import Hashed, ReferenceIndex, open_index
 from sharpaudit.tables.runs import RunFolder
 
 
@@ -28,14 +28,21 @@ def run_model(run: RunFolder, config: AuditConfig) -> Denoiser:
 
 def run_index(run: RunFolder, config: AuditConfig) -> ReferenceIndex:
     """The reference index. Raises UserError where it is no longer the one that the run began with."""
-    index = index_of(config)
+    index = index_of(config, hashed(run))
     _require(run, "index_digest", index.digest, f"index {printable(str(config.matches.index))}")
     return index
 
 
-def index_of(config: AuditConfig) -> ReferenceIndex:
-    """The reference index that a configuration names. Raises UserError."""
-    return open_index(Path(config.matches.index), config.matches.profile, shelf_of(config.matches))
+def index_of(config: AuditConfig, known: Hashed | None = None) -> ReferenceIndex:
+    """The reference index that a configuration names. known: files that need not be hashed. Raises UserError."""
+    return open_index(Path(config.matches.index), config.matches.profile, shelf_of(config.matches), known)
+
+
+def hashed(run: RunFolder) -> Hashed | None:
+    """The files of the index that the run began with, as they were when they were hashed; None where it did not say."""
+    facts = (run.record() or {}).get("facts", {})
+    files = facts.get("index_files")
+    return None if files is None else Hashed(facts["index_digest"], files)
 
 
 def shelf_of(matches: MatchesConfig) -> Shelf:

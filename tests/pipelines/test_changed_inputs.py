@@ -17,6 +17,7 @@ from sharpaudit.denoisers.families.gaussian.model import GaussianDenoiser
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import UserError
 from sharpaudit.lab.analytic import Sizes, write
+from sharpaudit.matches import index as index_module
 from sharpaudit.matches.index import open_index
 from sharpaudit.matches.search import flat
 from tests.support.audits import audit, tables
@@ -92,6 +93,25 @@ def test_what_changes_under_a_run_is_refused_and_nothing_is_mixed(
     shutil.move(kept, own.parent / "testbed")
     audit(own, root)
     assert tables(root) == tables(clean)
+
+
+def test_an_index_that_seems_unchanged_is_hashed_on_demand_only(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, hashed = own.parent / "testbed/index", list[str]()
+    real = index_module.sha256_of
+    monkeypatch.setattr(index_module, "sha256_of", lambda path: hashed.append(path.name) or real(path))
+    root = own.parent / "other"
+    audit(own, root)
+    files = ["00000.parquet", "00000.npy"]
+    assert hashed[:2] == files
+    del hashed[:]
+    audit(own, root)
+    assert hashed == []
+    audit(own, root, verify_index=True)
+    assert hashed == files
+    del hashed[:]
+    os.utime(place / "vectors/pixels-16/00000.npy")
+    audit(own, root)
+    assert hashed == files[1:]
 
 
 def test_an_index_put_in_the_place_of_an_open_one_lends_it_no_pictures(own: Path) -> None:
