@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipelines.commands.index_options import asked_of, describing
 from pipelines.commands.options import PATH
 from pipelines.flow import signals
 
@@ -26,27 +27,13 @@ def index() -> None:
 @click.argument("pictures", type=PATH)
 @click.option("--out", required=True, type=PATH, help="Folder of the new index.")
 @click.option(
-    "--layout",
-    type=click.Choice(["folder", "webdataset", "parquet"]),
-    default="folder",
+    "--profile",
+    "profiles",
+    metavar="NAME",
+    multiple=True,
+    default=["pixels-16"],
     show_default=True,
-    help="What the pictures are kept in: files, tar archives, tables.",
-)
-@click.option("--image-column", metavar="NAME", help="Of tables, where it is not clear which one holds the pictures.")
-@click.option("--caption-column", metavar="NAME", help="Of tables; caption or text where nothing is said.")
-@click.option("--profile", default="pixels-16", show_default=True, help="Embedder that describes the pictures.")
-@click.option(
-    "--batch-size",
-    metavar="N",
-    default=64,
-    show_default=True,
-    type=click.IntRange(1, 4096),
-    help="Pictures that it takes at a time.",
-)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--weights", type=PATH, help="Folder with the embedder's weights, for one that has some.")
-@click.option(
-    "--weights-sha256", metavar="HEX", multiple=True, help="Digest of weights that you vouch for; may be given again."
+    help="Embedder that describes the pictures; given again, another describes them too.",
 )
 @click.option(
     "--captions",
@@ -62,53 +49,25 @@ def index() -> None:
     help="Exit with 3 where more of the pictures than this are rejected.",
 )
 @click.option(
-    "--allow-unreadable",
-    is_flag=True,
-    help="Count folders that cannot be listed, and archives that are damaged, instead of refusing them.",
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "float16"]),
-    default="float32",
-    show_default=True,
-    help="Of the stored vectors: float16 is half as large.",
-)
-@click.option(
     "--thumbnails/--no-thumbnails",
     default=True,
     help="Small pictures for the report; without them the index may go to who must not see any.",
 )
-@click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True)
-@click.option("--workers", metavar="N", type=click.IntRange(1), default=1, show_default=True, help="Processes of Ray.")
-@click.option("--gpus-per-worker", metavar="SHARE", type=click.FloatRange(0), default=0.0, show_default=True)
-@click.option("--address", help="Of a Ray cluster that runs; without it one is started on this machine.")
 @click.option(
     "--training-size",
     metavar="N",
     type=click.IntRange(1),
     help="Pictures that the model was trained on: the report says what part of them the index holds.",
 )
+@describing
 def build(
     pictures: Path,
     out: Path,
-    layout: str,
-    image_column: str | None,
-    caption_column: str | None,
-    profile: str,
-    batch_size: int,
-    device: str,
-    weights: Path | None,
-    weights_sha256: tuple[str, ...],
-    captions: Path | None,
+    profiles: tuple[str, ...],
     max_rejected: float,
-    allow_unreadable: bool,
-    dtype: str,
     thumbnails: bool,
-    executor: str,
-    workers: int,
-    gpus_per_worker: float,
-    address: str | None,
     training_size: int | None,
+    **given: Any,
 ) -> None:
     """Describe every picture of PICTURES: a folder of files, or, by --layout, of archives or tables, or one of these.
 
@@ -120,30 +79,15 @@ def build(
     Example: sharpaudit index build /data/train --out indexes/train --captions captions.csv
     """
     signals.install("what is described stays; the same command goes on")
-    import torch
-
-    from pipelines.indexing.build import Asked
     from pipelines.indexing.build import build as build_index
-    from sharpaudit.config import RunConfig
-    from sharpaudit.embedders.base import embedder, notes
-    from sharpaudit.embedders.weights import Shelf
-    from sharpaudit.errors import UserError
     from sharpaudit.matches.build import Kept
 
-    if device == "cuda" and executor == "local" and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch sees no CUDA device here; use cpu or auto")
-    paths, options = _source(layout, pictures, captions, image_column, caption_column, allow_unreadable)
-    for line in notes(embedder(profile, Shelf(weights, weights_sha256))):
-        click.echo(f"note: {line}")
-    place = None if weights is None else str(weights.absolute())
-    asked = Asked(layout, paths, options, profile, place, weights_sha256, batch_size, device)
-    run = {"executor": executor, "workers": workers, "num_gpus": gpus_per_worker, "address": address}
-    kept = Kept(dtype, thumbnails, training_size)
-    made = build_index(out.absolute(), asked, kept, RunConfig.model_validate(run))
-    for line in _told(out, made, profile, layout):
+    asked, run = asked_of(pictures, profiles, given)
+    made = build_index(out.absolute(), asked, Kept(given["dtype"], thumbnails, training_size), run)
+    for line in _told(out, made, profiles, given["layout"]):
         click.echo(line)
-    unused = [name for name in ("metadata.csv", "metadata.jsonl") if captions is None and (pictures / name).is_file()]
-    if unused and layout == "folder":
+    unused = [name for name in ("metadata.csv", "metadata.jsonl") if (pictures / name).is_file()]
+    if unused and given["captions"] is None and given["layout"] == "folder":
         click.echo(f"{pictures / unused[0]} may hold captions: --captions {pictures / unused[0]} takes them in")
     if made.rejected_share > max_rejected:
         line = (
@@ -154,30 +98,7 @@ def build(
         raise click.exceptions.Exit(REJECTED)
 
 
-def _source(
-    layout: str,
-    pictures: Path,
-    captions: Path | None,
-    image_column: str | None,
-    caption_column: str | None,
-    allow_unreadable: bool,
-) -> tuple[dict[str, str], dict[str, Any]]:
-    """Paths and options of a layout. Raises UserError for an option that another layout has."""
-    from sharpaudit.errors import UserError
-
-    if layout != "folder" and captions is not None:
-        raise UserError(f"--captions: for files in a folder; of --layout {layout} captions stand beside the pictures")
-    if layout != "parquet" and (image_column or caption_column):
-        raise UserError("--image-column and --caption-column: for tables; add --layout parquet")
-    paths = {"folder" if layout == "folder" else "place": str(pictures.absolute())}
-    if captions is not None:
-        paths["captions"] = str(captions.absolute())
-    if layout == "parquet":
-        return paths, {"image_column": image_column, "caption_column": caption_column}
-    return paths, {"allow_unreadable": allow_unreadable}
-
-
-def _told(out: Path, made: IndexSummary, profile: str, asked: str) -> list[str]:
+def _told(out: Path, made: IndexSummary, profiles: Sequence[str], asked: str) -> list[str]:
     """What became of the files, in lines. asked: the layout."""
     from sharpaudit.errors import Status, printable
 
@@ -186,7 +107,7 @@ def _told(out: Path, made: IndexSummary, profile: str, asked: str) -> list[str]:
     lines.append(
         f"{printable(str(out))}: {made.pictures:,} pictures, {made.duplicates:,} of them duplicates, "
         f"rejected: {_counted(rejected)}; not looked at: {_counted(made.not_looked_at)}; "
-        f"profile {profile}, digest {made.digest[:16]}"
+        f"{'profiles' if len(profiles) > 1 else 'profile'} {', '.join(profiles)}, digest {made.digest[:16]}"
     )
     for suffix, layout in ((".tar", "webdataset"), (".tgz", "webdataset"), (".parquet", "parquet")):
         if asked == "folder" and suffix in made.not_looked_at:
@@ -195,6 +116,25 @@ def _told(out: Path, made: IndexSummary, profile: str, asked: str) -> list[str]:
         lines.append(f"{made.repeated:,} links or paths lead to folders that are read once already")
     lines += [f"rejected: {r.count:,} for {r.text} (such as {printable(r.example)})" for r in made.reasons]
     return lines
+
+
+@index.command()
+@click.argument("place", metavar="INDEX", type=PATH)
+@click.argument("pictures", type=PATH)
+@click.option("--profile", required=True, metavar="NAME", help="Embedder whose vectors are added.")
+@describing
+def add(place: Path, pictures: Path, profile: str, **given: Any) -> None:
+    """Add the vectors of a further embedder to INDEX, of the PICTURES that it was built from.
+
+    \b
+    Example: sharpaudit index add indexes/train /data/train --profile sscd-disc-mixup-320 --weights weights
+    """
+    signals.install("what is described stays; the same command goes on")
+    from pipelines.indexing.adding import add as add_profile
+
+    asked, run = asked_of(pictures, (profile,), given)
+    digest = add_profile(place.absolute(), asked, run, given["dtype"])
+    click.echo(f"{place}: holds vectors of {profile} too, digest {digest[:16]}")
 
 
 @index.command()

@@ -62,7 +62,14 @@ def run(
         require(RunFolder(out.absolute()).foreign_plugs())
     loaded = configuration.load(config, excluding(overrides, excluded))
     folder = out or Path("runs") / loaded.name
-    options = {"update": update, "retry": retry, "repaired": repair, "verify_index": verify_index}
-    outcome = run_audit(loaded, folder.absolute(), **options, signer=signer)
+    outcome = run_audit(
+        loaded,
+        folder.absolute(),
+        update=update,
+        retry=retry,
+        repaired=repair,
+        verify_index=verify_index,
+        signer=signer,
+    )
     click.echo(closing(outcome, folder))
     raise click.exceptions.Exit(exit_code(outcome, loaded))

@@ -9,22 +9,23 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipelines.flow.progress import Reporter
-from pipelines.indexing.shards import SETTINGS, SHARDS, UNITS, layout_of, picture_worker, pieces, shelf_of
+from pipelines.indexing.shards import SETTINGS, SHARDS, UNITS, cards_of, layout_of, picture_worker, pieces
 from pipelines.stages.base import Work
 from pipelines.workers import executor
 from sharpaudit import plugs
 from sharpaudit.config import RunConfig
-from sharpaudit.embedders.base import Embedder, embedder
+from sharpaudit.embedders.base import Embedder
 from sharpaudit.errors import TransientError, UserError, printable
 from sharpaudit.matches.attempt import refuse_existing
-from sharpaudit.matches.build import IndexSummary, Kept, write_index
+from sharpaudit.matches.build import IndexSummary, Kept, Piece, write_index
 from sharpaudit.matches.sources.base import NotLookedAt, Repeated, Unit
 from sharpaudit.matches.writing import IndexWriter
 from sharpaudit.plugs import EMBEDDERS
@@ -38,14 +39,14 @@ from sharpaudit.tables.shards import TableFolder, probe_links
 class Asked:
     """What is to be described, and how.
 
-    layout, paths, options: see indexing/shards.py. profile: name of the embedder. weights, weights_sha256: see
+    layout, paths, options: see indexing/shards.py. profiles: names of embedders. weights, weights_sha256: see
     embedders/weights.py. batch_size: pictures that it takes at a time, on `device`.
     """
 
     layout: str
     paths: dict[str, str]
     options: dict[str, Any]
-    profile: str
+    profiles: tuple[str, ...]
     weights: str | None = None
     weights_sha256: tuple[str, ...] = ()
     batch_size: int = 64
@@ -63,10 +64,27 @@ def build(out: Path, asked: Asked, kept: Kept, run: RunConfig) -> IndexSummary:
         with hold(place):
             shutil.rmtree(place)
     refuse_existing(out)
+
+    def write(found: Iterator[Piece], writer: IndexWriter) -> None:
+        for piece in found:
+            if isinstance(piece, NotLookedAt | Repeated):
+                writer.counts.pass_over(piece)
+            else:
+                writer.add(*piece)
+
+    with described_units(place, asked, run) as (cards, found):
+        summary = write_index(out, cards, kept, partial(write, found))
+    shutil.rmtree(place)
+    return summary
+
+
+@contextmanager
+def described_units(place: Path, asked: Asked, run: RunConfig) -> Iterator[tuple[list[Embedder], Iterator[Piece]]]:
+    """The embedders, and all that the units hold, described by them, from shards in `place`, which stay there."""
     told = _settings(asked)
-    card = embedder(asked.profile, shelf_of(told))
+    cards = cards_of(told)
     units = layout_of(told["source"]).units()  # refuses a place that holds nothing, before anything is written
-    _begin(place, told | {"fingerprint": digest_of([card.name, card.version, card.digest, told["source"]])})
+    _begin(place, told | {"fingerprint": digest_of([[[c.name, c.version, c.digest] for c in cards], told["source"]])})
     with hold(place) as driver, Reporter(place, sys.stderr) as reporter:
         guard = Guard(place, driver.id)
         folder = TableFolder(place, SHARDS, _begun(place)["fingerprint"], guard=guard)
@@ -75,9 +93,7 @@ def build(out: Path, asked: Asked, kept: Kept, run: RunConfig) -> IndexSummary:
         missing = [item for item in work if folder.manifest(item.shard) is None]
         if missing:
             _describe(place, run, driver, work, missing, reporter)
-        summary = write_index(out, card, kept, partial(_write, folder, work, card))
-    shutil.rmtree(place)
-    return summary
+        yield cards, _read(folder, work, [card.dimension for card in cards])
 
 
 def _listed(place: Path, units: Iterator[Unit]) -> Iterator[Work]:
@@ -105,25 +121,21 @@ def _describe(
         )
 
 
-def _write(folder: TableFolder, work: list[Work], card: Embedder, writer: IndexWriter) -> None:
-    """The shards, one after another, into the index."""
+def _read(folder: TableFolder, work: list[Work], dimensions: Sequence[int]) -> Iterator[Piece]:
+    """The shards, one after another. dimensions: of the embedders."""
     for item in work:
         manifest = folder.manifest(item.shard)
         if manifest is None:
             raise AssertionError(f"{item.shard}: not committed")
-        for piece in pieces(folder.read(manifest), card.dimension):
-            if isinstance(piece, NotLookedAt | Repeated):
-                writer.counts.pass_over(piece)
-            else:
-                writer.add(*piece)
+        yield from pieces(folder.read(manifest), dimensions)
 
 
 def _settings(asked: Asked) -> dict[str, Any]:
     """What a build is bound to."""
     told = asdict(asked)
     source = {name: told.pop(name) for name in ("layout", "paths", "options")}
-    kind = asked.profile.partition(":")[0]
-    return told | {"source": source, "plugs": plugs.foreign([(EMBEDDERS, kind)])}
+    kinds = [(EMBEDDERS, name.partition(":")[0]) for name in asked.profiles]
+    return told | {"source": source, "plugs": plugs.foreign(kinds)}
 
 
 FREE = ("batch_size", "device")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.stages.base import Doer, Work
-from sharpaudit.embedders.base import Describer, embedder, open_embedder
+from sharpaudit.embedders.base import Describer, Embedder, embedder, open_embedder
 from sharpaudit.embedders.weights import Shelf
 from sharpaudit.errors import Status
 from sharpaudit.matches.build import Piece, described
@@ -41,7 +41,8 @@ SHARDS = define(
     ("number",),
     {"number": pa.int64(), "item": pa.string(), "kind": pa.string(), "vector": pa.binary()} | COLUMNS,
 )
-"""item: picture, passed or repeated. kind: of what is no picture. vector: float32, of a picture that has one."""
+"""item: picture, passed or repeated. kind: of what is no picture. vector: float32, those of all embedders one after
+another, of a picture that has them."""
 
 
 def layout_of(told: dict[str, Any]) -> Layout:
@@ -50,9 +51,10 @@ def layout_of(told: dict[str, Any]) -> Layout:
     return LAYOUTS[told["layout"]](**paths, **told["options"])
 
 
-def shelf_of(told: dict[str, Any]) -> Shelf:
-    """Where they say that weights lie."""
-    return Shelf(None if told["weights"] is None else Path(told["weights"]), tuple(told["weights_sha256"]))
+def cards_of(told: dict[str, Any]) -> list[Embedder]:
+    """The embedders that they name, of the weights where they say that these lie. Raises UserError."""
+    shelf = Shelf(None if told["weights"] is None else Path(told["weights"]), tuple(told["weights_sha256"]))
+    return [embedder(name, shelf) for name in told["profiles"]]
 
 
 class PictureWorker:
@@ -64,7 +66,7 @@ class PictureWorker:
         require(self._told["plugs"], same=True)
         self._layout = layout_of(self._told["source"])
         self._folder = TableFolder(root, SHARDS, self._told["fingerprint"], guard=guard)
-        self._describer: Describer | None = None
+        self._describers: list[Describer] = []
 
     def do(self, work: Work) -> Manifest:
         """Describe a unit and commit its rows; one that is committed already is returned as it stands."""
@@ -72,13 +74,13 @@ class PictureWorker:
         if done is not None:
             return done
         begun = time.monotonic()
-        if self._describer is None:
-            card = embedder(self._told["profile"], shelf_of(self._told))
-            self._describer = open_embedder(card, self._told["batch_size"], self._told["device"])
+        if not self._describers:
+            cards = cards_of(self._told)
+            self._describers = [open_embedder(c, self._told["batch_size"], self._told["device"]) for c in cards]
         with (self._root / UNITS).open("rb") as stream:
             stream.seek(work.payload["at"])
             payload = json.loads(stream.readline())
-        rows = list(_rows(described(self._layout.items(payload), self._describer)))
+        rows = list(_rows(described(self._layout.items(payload), self._describers)))
         made = pa.Table.from_pylist([{"number": i} | row for i, row in enumerate(rows)], SHARDS.schema)
         return self._folder.commit(
             work.shard, made, input_digest=work.input_digest, duration_s=time.monotonic() - begun
@@ -97,15 +99,18 @@ def _rows(pieces: Iterator[Piece]) -> Iterator[Row]:
         elif isinstance(piece, NotLookedAt):
             yield {"item": "passed", "kind": piece.kind, "status": Status.OK.value}
         else:
-            rows, vectors_ND = piece
-            vectors = iter(vectors_ND)
+            rows, vectors = piece
+            together = iter(np.concatenate(vectors, axis=1))
             for row in rows:
                 ok = row["status"] == Status.OK
-                yield row | {"item": "picture", "vector": next(vectors).tobytes() if ok else None}
+                yield row | {"item": "picture", "vector": next(together).tobytes() if ok else None}
 
 
-def pieces(shard: pa.Table, dimension: int) -> Iterator[Piece]:
-    """The rows of a shard as an index takes them; of what is no picture only the kind counts there."""
+def pieces(shard: pa.Table, dimensions: Sequence[int]) -> Iterator[Piece]:
+    """The rows of a shard as an index takes them; of what is no picture only the kind counts there.
+
+    dimensions: of the embedders.
+    """
     for batch in shard.to_batches(max_chunksize=1024):
         rows, vectors = list[Row](), list[bytes]()
         for row in batch.to_pylist():
@@ -118,4 +123,5 @@ def pieces(shard: pa.Table, dimension: int) -> Iterator[Piece]:
                     vectors.append(row["vector"])
                 rows.append({name: row[name] for name in REFERENCES.schema.names})
         if rows:
-            yield rows, np.frombuffer(b"".join(vectors), dtype=np.float32).reshape(-1, dimension)
+            together = np.frombuffer(b"".join(vectors), dtype=np.float32).reshape(-1, sum(dimensions))
+            yield rows, np.split(together, np.cumsum(dimensions)[:-1], axis=1)

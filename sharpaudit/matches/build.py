@@ -8,7 +8,7 @@ Shapes: N references with a vector, D dimension.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ class Kept:
 
 def build_index(
     out: Path,
-    name: str,
+    names: str | Sequence[str],
     pictures: Iterable[Item],
     training_size: int | None = None,
     *,
@@ -80,27 +80,27 @@ def build_index(
     batch_size: int = BATCH,
     device: str = "auto",
 ) -> IndexSummary:
-    """Describe the pictures by the embedder of that name and publish them as the index `out`, which must not exist.
+    """Describe the pictures by the embedders of these names and publish them as the index `out`, which must not exist.
 
     Of several references with one id the first is kept and the others are counted. Pictures that cannot be read or
     described become rows with a reason. training_size: of how many pictures the training set is said to consist;
-    UserError where there are more references. shelf: with the embedder's weights. batch_size: pictures that it
+    UserError where there are more references. shelf: with the embedders' weights. batch_size: pictures that one
     takes at a time, on `device`; both change the index only where they change vectors.
     """
-    card = embedder(name, shelf)
-    describer = open_embedder(card, batch_size, device)
+    cards = [embedder(name, shelf) for name in ([names] if isinstance(names, str) else names)]
+    describers = [open_embedder(card, batch_size, device) for card in cards]
 
     def write(writer: IndexWriter) -> None:
-        for piece in described(pictures, describer, writer.knows):
+        for piece in described(pictures, describers, writer.knows):
             if isinstance(piece, NotLookedAt | Repeated):
                 writer.counts.pass_over(piece)
             else:
                 writer.add(*piece)
 
-    return write_index(out, card, Kept(training_size=training_size), write)
+    return write_index(out, cards, Kept(training_size=training_size), write)
 
 
-def write_index(out: Path, card: Embedder, kept: Kept, write: Callable[[IndexWriter], None]) -> IndexSummary:
+def write_index(out: Path, cards: Sequence[Embedder], kept: Kept, write: Callable[[IndexWriter], None]) -> IndexSummary:
     """Publish what `write` puts into a writer as the index `out`, which must not exist."""
     refuse_existing(out)
     files = Files()
@@ -110,7 +110,7 @@ def write_index(out: Path, card: Embedder, kept: Kept, write: Callable[[IndexWri
         with (
             naming(attempt),
             IndexWriter(
-                attempt, card, dtype=kept.dtype, thumbnails=kept.thumbnails, training_size=kept.training_size
+                attempt, cards, dtype=kept.dtype, thumbnails=kept.thumbnails, training_size=kept.training_size
             ) as writer,
         ):
             write(writer)
@@ -132,13 +132,13 @@ def _summary(counts: Counts, digest: str, removed: list[str]) -> IndexSummary:
     )
 
 
-Piece = tuple[list[Row], npt.NDArray[np.float32]] | NotLookedAt | Repeated
-"""Rows of REFERENCES and the vectors of those that are ok, in the same order; or what is no picture."""
+Piece = tuple[list[Row], list[npt.NDArray[np.float32]]] | NotLookedAt | Repeated
+"""Rows of REFERENCES and, by each embedder, vectors of those that are ok, in the same order; or what is no picture."""
 _Decoded = tuple[Row, Pixels | None]
 
 
 def described(
-    items: Iterable[Item], describer: Describer, known: Callable[[str | None], bool] = lambda _: False
+    items: Iterable[Item], describers: Sequence[Describer], known: Callable[[str | None], bool] = lambda _: False
 ) -> Iterator[Piece]:
     """Items as they are written, a batch at a time. known: of an id, whether its picture need not be looked at."""
     batch: list[_Decoded] = []
@@ -154,15 +154,19 @@ def described(
         batch.append((row, image))
         pixels += 0 if image is None else image.shape[0] * image.shape[1]
         if len(batch) >= _ROWS_AT_ONCE or pixels >= _PIXELS_AT_ONCE:
-            yield _described(batch, describer)
+            yield _described(batch, describers)
             batch, pixels = [], 0
     if batch:
-        yield _described(batch, describer)
+        yield _described(batch, describers)
 
 
-def _described(batch: list[_Decoded], describer: Describer) -> tuple[list[Row], npt.NDArray[np.float32]]:
-    vectors_ND = describer.describe([image for _, image in batch if image is not None])
-    usable_N = np.logical_and.reduce(np.isfinite(vectors_ND), axis=1)
+def _described(
+    batch: list[_Decoded], describers: Sequence[Describer]
+) -> tuple[list[Row], list[npt.NDArray[np.float32]]]:
+    images = [image for _, image in batch if image is not None]
+    vectors = [describer.describe(images) for describer in describers]
+    # What one of them cannot describe could not be judged by all.
+    usable_N = np.logical_and.reduce([np.logical_and.reduce(np.isfinite(rows), axis=1) for rows in vectors])
     n = -1
     answered()
     rows = []
@@ -171,7 +175,7 @@ def _described(batch: list[_Decoded], describer: Describer) -> tuple[list[Row], 
         if image is not None and not usable_N[n]:
             row |= {"status": Status.NO_DESCRIPTOR.value, "reason": Status.NO_DESCRIPTOR.describe()}
         rows.append(row)
-    return rows, vectors_ND[usable_N]
+    return rows, [vectors_ND[usable_N] for vectors_ND in vectors]
 
 
 def _row(picture: ReferencePicture) -> Row:

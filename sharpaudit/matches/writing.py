@@ -84,21 +84,21 @@ class Counts:
 class IndexWriter:
     """Puts an index into `folder`, a new one. Closed by `close`, or left as it is where something went wrong.
 
-    card: of the embedder. dtype: of the stored vectors, of DTYPES. thumbnails: whether pictures go with the rows.
+    cards: of the embedders. dtype: of the stored vectors, of DTYPES. thumbnails: whether pictures go with the rows.
     training_size: of how many pictures the training set is said to consist; UserError where there are more references.
     """
 
     def __init__(
-        self, folder: Path, card: Embedder, *, dtype: str, thumbnails: bool, training_size: int | None
+        self, folder: Path, cards: Sequence[Embedder], *, dtype: str, thumbnails: bool, training_size: int | None
     ) -> None:
         self.counts = Counts()
-        self._folder, self._card, self._dtype, self._thumbnails = folder, card, np.dtype(dtype), thumbnails
+        self._folder, self._cards, self._dtype, self._thumbnails = folder, cards, np.dtype(dtype), thumbnails
         self._training_size = training_size
         self._parts: list[Part] = []
         self._table: pq.ParquetWriter | None = None
-        self._vectors: BinaryIO | None = None
+        self._vectors: list[BinaryIO] = []
         self._rows = self._n_vectors = 0
-        for name in (table_name(0), vectors_name(card.name, 0)):
+        for name in (table_name(0), *(vectors_name(card.name, 0) for card in cards)):
             (folder / name).parent.mkdir(parents=True)
 
     def __enter__(self) -> IndexWriter:
@@ -106,10 +106,9 @@ class IndexWriter:
 
     def __exit__(self, *_: object) -> None:
         with ExitStack() as stack:
-            for stream in (self._vectors, self._table):
-                if stream is not None:
-                    stack.callback(stream.close)
-        self._table = self._vectors = None
+            for stream in (*self._vectors, *([self._table] if self._table else [])):
+                stack.callback(stream.close)
+        self._table, self._vectors = None, []
 
     def knows(self, reference_id: str | None) -> bool:
         """Whether a picture of that id is in the index, so that this one is a duplicate; if so it is counted."""
@@ -117,8 +116,8 @@ class IndexWriter:
         self.counts.duplicates += known
         return known
 
-    def add(self, rows: Sequence[Row], vectors_ND: npt.NDArray[np.float32]) -> None:
-        """Rows of REFERENCES, and the vectors of those that are ok, in the same order."""
+    def add(self, rows: Sequence[Row], vectors: Sequence[npt.NDArray[np.float32]]) -> None:
+        """Rows of REFERENCES, and by each embedder the vectors of those that are ok, (N, D) in the same order."""
         kept, chosen, n = [], [], -1
         for row in rows:
             ok = row["status"] == Status.OK
@@ -134,40 +133,43 @@ class IndexWriter:
             kept.append(row if self._thumbnails else row | {"thumbnail": None})
             chosen += [n] * ok
         if kept:
-            self._write(kept, vectors_ND[chosen])
+            self._write(kept, [vectors_ND[chosen] for vectors_ND in vectors])
         if self._training_size is not None and self.counts.statuses[Status.OK] > self._training_size:
             raise UserError(
                 f"--training-size {self._training_size:,}: the pictures given hold more than that; "
                 "give the number of pictures that the model was trained on, or leave the option out"
             )
 
-    def _write(self, rows: Sequence[Row], vectors_ND: npt.NDArray[np.float32]) -> None:
-        if self._table is None or self._vectors is None:
+    def _write(self, rows: Sequence[Row], vectors: Sequence[npt.NDArray[np.float32]]) -> None:
+        if self._table is None:
             number = len(self._parts)
             options = {"compression": "zstd", "write_page_checksum": True}
             self._table = pq.ParquetWriter(self._folder / table_name(number), REFERENCES.schema, **options)
-            self._vectors = (self._folder / vectors_name(self._card.name, number)).open("wb")
-            self._header(self._vectors, 0)
+            for card in self._cards:
+                self._vectors.append((self._folder / vectors_name(card.name, number)).open("wb"))
+                self._header(self._vectors[-1], 0, card.dimension)
         self._table.write_table(pa.Table.from_pylist(list(rows), schema=REFERENCES.schema))
-        self._vectors.write(np.ascontiguousarray(vectors_ND, dtype=self._dtype).tobytes())
-        self._rows, self._n_vectors = self._rows + len(rows), self._n_vectors + len(vectors_ND)
+        for stream, vectors_ND in zip(self._vectors, vectors, strict=True):
+            stream.write(np.ascontiguousarray(vectors_ND, dtype=self._dtype).tobytes())
+        self._rows, self._n_vectors = self._rows + len(rows), self._n_vectors + len(vectors[0])
         if self._rows >= PART_ROWS:
             self._end_part()
 
-    def _header(self, stream: BinaryIO, n: int) -> None:
+    def _header(self, stream: BinaryIO, n: int, dimension: int) -> None:
         """The npy header; numpy pads it so that the number of rows can be put in afterwards."""
-        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (n, self._card.dimension)}
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (n, dimension)}
         np.lib.format.write_array_header_1_0(stream, header)
 
     def _end_part(self) -> None:
-        if self._table is None or self._vectors is None:
+        if self._table is None:
             return
         self._table.close()
-        self._vectors.seek(0)
-        self._header(self._vectors, self._n_vectors)
-        self._vectors.close()
+        for stream, card in zip(self._vectors, self._cards, strict=True):
+            stream.seek(0)
+            self._header(stream, self._n_vectors, card.dimension)
+            stream.close()
         self._parts.append(Part(self._rows, self._n_vectors))
-        self._table, self._vectors = None, None
+        self._table, self._vectors = None, []
         self._rows = self._n_vectors = 0
 
     def close(self) -> IndexManifest:
@@ -176,13 +178,12 @@ class IndexWriter:
             raise UserError(_nothing(self.counts))
         self._end_part()
         numbers = range(len(self._parts))
-        names = [*map(table_name, numbers), *(vectors_name(self._card.name, part) for part in numbers)]
-        weights = None if self._card.weights is None else self._card.weights.told()
-        card = self._card
+        names = [*map(table_name, numbers), *(vectors_name(c.name, part) for c in self._cards for part in numbers)]
+        profiles = {card.name: profile_of(card, self._dtype.name) for card in self._cards}
         return IndexManifest(
             format_version=FORMAT_VERSION,
             parts=self._parts,
-            profiles={card.name: Profile(card.version, card.digest, card.dimension, self._dtype.name, weights)},
+            profiles=profiles,
             thumbnails=self._thumbnails,
             rows=self.counts.statuses.total(),
             vectors=self.counts.statuses[Status.OK],
@@ -193,6 +194,12 @@ class IndexWriter:
             not_looked_at=dict(self.counts.not_looked_at),
             training_size=self._training_size,
         )
+
+
+def profile_of(card: Embedder, dtype: str) -> Profile:
+    """What a manifest says of an embedder. dtype: of the stored vectors."""
+    weights = None if card.weights is None else card.weights.told()
+    return Profile(card.version, card.digest, card.dimension, dtype, weights)
 
 
 def content_id(row: Row) -> str | None:

@@ -200,10 +200,10 @@ def test_an_index_of_many_parts_is_searched_as_one_of_one(tmp_path, monkeypatch,
     card = embedder("pixels-16")
 
     def write(writer):
-        for rows, vectors in described(items, open_embedder(card), writer.knows):
+        for rows, vectors in described(items, [open_embedder(card)], writer.knows):
             writer.add(rows, vectors)
 
-    parts = write_index(tmp_path / "parts", card, Kept(dtype), write)
+    parts = write_index(tmp_path / "parts", [card], Kept(dtype), write)
     assert (parts.statuses, parts.duplicates) == (whole.statuses, whole.duplicates)
     one, many = (open_index(tmp_path / name, "pixels-16") for name in ("whole", "parts"))
     assert len(many.manifest.parts) == 6
@@ -218,10 +218,10 @@ def test_an_index_of_many_parts_is_searched_as_one_of_one(tmp_path, monkeypatch,
 
 def test_an_index_without_pictures_holds_none(tmp_path):
     def write(writer):
-        for piece in described([picture(1), picture(2)], open_embedder(embedder("pixels-16"))):
+        for piece in described([picture(1), picture(2)], [open_embedder(embedder("pixels-16"))]):
             writer.add(*piece)
 
-    write_index(tmp_path / "index", embedder("pixels-16"), Kept(thumbnails=False), write)
+    write_index(tmp_path / "index", [embedder("pixels-16")], Kept(thumbnails=False), write)
     index = open_index(tmp_path / "index", "pixels-16")
     assert (index.thumbnail(0), index.manifest.thumbnails) == (None, False)
     for seed in (1, 2):

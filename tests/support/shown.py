@@ -39,7 +39,7 @@ NOT_HERE = {
     r"sudo install .*": "not possible here: writes to the machine's /etc",
     r"sharpaudit run .* --workers 4 --gpus-per-worker 1": "not possible here: needs GPUs",
     r"sharpaudit run .*--set run.address=auto.*": "not possible here: needs a cluster that the machine belongs to",
-    r"sharpaudit index build .* --weights .*": "not possible here: needs weights that are nowhere to be had here",
+    r"sharpaudit index (add|build) .* --weights .*": "not possible here: needs weights that are nowhere to be had here",
     r"make gpu-check": "not possible here: needs a GPU",
     r"make advisories": "not possible here: asks the internet",
     r"make (test|chaos)|\.ci/run": "calls this test",

@@ -16,13 +16,17 @@ import pytest
 from pipelines.indexing.build import Asked, build
 from pipelines.indexing.shards import picture_worker
 from sharpaudit.config import RunConfig
+from sharpaudit.embedders.weights import Shelf
 from sharpaudit.errors import UserError
-from sharpaudit.images import encode_png
+from sharpaudit.images import encode_png, sha256_hex
 from sharpaudit.matches.build import Kept, build_index
+from sharpaudit.matches.checking import faults_of
 from sharpaudit.matches.index import open_index
 from sharpaudit.matches.sources import folder as module
 from sharpaudit.matches.sources.folder import FolderLayout, pictures_in
+from sharpaudit.plugs import EMBEDDERS
 from tests.support.shells import bare
+from tests.support.toys import EMBEDDER
 
 LOCAL = RunConfig()
 
@@ -48,7 +52,7 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def asked(place: Path, **changes: object) -> Asked:
-    return replace(Asked("folder", {"folder": str(place)}, {}, "pixels-16"), **changes)
+    return replace(Asked("folder", {"folder": str(place)}, {}, ("pixels-16",)), **changes)
 
 
 def content(index: Path) -> dict[str, bytes]:
@@ -88,7 +92,7 @@ def dying(self, work):
         os.kill(os.getpid(), signal.SIGKILL)
     return found
 shards.PictureWorker.do = dying
-build(Path(sys.argv[2]), Asked("folder", {"folder": sys.argv[1]}, {}, "pixels-16"), Kept(), RunConfig())
+build(Path(sys.argv[2]), Asked("folder", {"folder": sys.argv[1]}, {}, ("pixels-16",)), Kept(), RunConfig())
 """
 
 
@@ -157,6 +161,39 @@ def test_vectors_may_be_half_as_large_and_pictures_stay_away(pictures: Path, tmp
     assert np.abs(whole.vectors.whole() - small.vectors.whole()).max() < 1e-3
     assert small.thumbnail(0) is None
     assert small.manifest.profiles["pixels-16"].dtype == "float16"
+
+
+def test_one_index_holds_the_vectors_of_several_embedders(pictures: Path, tmp_path: Path) -> None:
+    EMBEDDERS.add(EMBEDDER)
+    try:
+        build(tmp_path / "both", asked(pictures, profiles=("pixels-16", "mean-colour")), Kept(), LOCAL)
+        for name in ("pixels-16", "mean-colour"):
+            build(tmp_path / name, asked(pictures, profiles=(name,)), Kept(), LOCAL)
+            both, alone = open_index(tmp_path / "both", name), open_index(tmp_path / name, name)
+            assert np.array_equal(both.vectors.whole(), alone.vectors.whole())
+            assert list(both.reference_ids()) == list(alone.reference_ids())
+        assert list(faults_of(tmp_path / "both")) == []
+        with pytest.raises(UserError, match=r'made with profile "mean-colour" .* and "pixels-16" .*, but "sscd'):
+            open_index(tmp_path / "both", "sscd-disc-mixup-320", vouched(tmp_path))
+    finally:
+        EMBEDDERS.remove("mean-colour")
+
+
+def vouched(folder: Path) -> Shelf:
+    """Weights that are none; nobody opens them to compare cards."""
+    (folder / "sscd_disc_mixup.onnx").write_bytes(b"none")
+    return Shelf(folder, (sha256_hex(b"none"),))
+
+
+def test_what_one_embedder_cannot_describe_is_not_in_the_index(pictures: Path, tmp_path: Path) -> None:
+    """A plain picture has a colour, and no contrast."""
+    (pictures / "plain.png").write_bytes(encode_png(np.full((8, 8, 3), 99, np.uint8)))
+    EMBEDDERS.add(EMBEDDER)
+    try:
+        made = build(tmp_path / "both", asked(pictures, profiles=("mean-colour", "pixels-16")), Kept(), LOCAL)
+    finally:
+        EMBEDDERS.remove("mean-colour")
+    assert made.statuses == {"no_descriptor": 1, "ok": 17, "unreadable_image": 4}
 
 
 def test_what_is_left_of_a_build_whose_index_has_its_name_is_removed(killed: Path, pictures: Path) -> None:
