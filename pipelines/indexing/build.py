@@ -12,12 +12,20 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipelines.flow.progress import Reporter
-from pipelines.indexing.shards import SETTINGS, SHARDS, UNITS, cards_of, layout_of, picture_worker, pieces
+from pipelines.indexing.shards import (
+    SETTINGS,
+    SHARDS,
+    UNITS,
+    cards_of,
+    fingerprint_of,
+    layout_of,
+    picture_worker,
+    pieces,
+)
 from pipelines.stages.base import Work
 from pipelines.workers import executor
 from sharpaudit import plugs
@@ -25,9 +33,9 @@ from sharpaudit.config import RunConfig
 from sharpaudit.embedders.base import Embedder
 from sharpaudit.errors import TransientError, UserError, printable
 from sharpaudit.matches.attempt import refuse_existing
-from sharpaudit.matches.build import IndexSummary, Kept, Piece, write_index
-from sharpaudit.matches.sources.base import NotLookedAt, Repeated, Unit
-from sharpaudit.matches.writing import IndexWriter
+from sharpaudit.matches.build import IndexSummary, Kept, write_index
+from sharpaudit.matches.sources.base import Unit
+from sharpaudit.matches.writing import Piece
 from sharpaudit.plugs import EMBEDDERS
 from sharpaudit.tables.files import IN_PROGRESS, Files
 from sharpaudit.tables.lock import Driver, Guard, hold
@@ -60,20 +68,13 @@ def build(out: Path, asked: Asked, kept: Kept, run: RunConfig) -> IndexSummary:
     """
     place = out.with_name(f".{out.name}-building{IN_PROGRESS}")
     if out.exists() and place.exists():
-        # Ended after the index had its name.
-        with hold(place):
-            shutil.rmtree(place)
+        raise UserError(
+            f"{printable(str(out))}: exists already, and {printable(str(place))} holds what a build of it had "
+            "described: remove that folder if the index is whole (sharpaudit index verify), or name another with --out"
+        )
     refuse_existing(out)
-
-    def write(found: Iterator[Piece], writer: IndexWriter) -> None:
-        for piece in found:
-            if isinstance(piece, NotLookedAt | Repeated):
-                writer.counts.pass_over(piece)
-            else:
-                writer.add(*piece)
-
     with described_units(place, asked, run) as (cards, found):
-        summary = write_index(out, cards, kept, partial(write, found))
+        summary = write_index(out, cards, kept, lambda writer: writer.take(found))
     shutil.rmtree(place)
     return summary
 
@@ -84,10 +85,14 @@ def described_units(place: Path, asked: Asked, run: RunConfig) -> Iterator[tuple
     told = _settings(asked)
     cards = cards_of(told)
     units = layout_of(told["source"]).units()  # refuses a place that holds nothing, before anything is written
-    _begin(place, told | {"fingerprint": digest_of([[[c.name, c.version, c.digest] for c in cards], told["source"]])})
+    _require_same(place, told)
+    Files().make_folder(place, 0o700)
+    probe_links(place)
     with hold(place) as driver, Reporter(place, sys.stderr) as reporter:
-        guard = Guard(place, driver.id)
-        folder = TableFolder(place, SHARDS, _begun(place)["fingerprint"], guard=guard)
+        _require_same(place, told)
+        fingerprint = fingerprint_of(cards, told["source"])
+        replace_file(place / SETTINGS, canonical(told | {"fingerprint": fingerprint}))
+        folder = TableFolder(place, SHARDS, fingerprint, guard=Guard(place, driver.id))
         folder.sweep()
         work = list(_listed(place, units))
         missing = [item for item in work if folder.manifest(item.shard) is None]
@@ -99,11 +104,11 @@ def described_units(place: Path, asked: Asked, run: RunConfig) -> Iterator[tuple
 def _listed(place: Path, units: Iterator[Unit]) -> Iterator[Work]:
     """The units as work; what they hold is kept in a file, since there may be millions of names."""
     with (place / UNITS).open("wb") as stream:
-        for number, unit in enumerate(units):
+        for unit in units:
             digest = digest_of(unit.state)
             payload = {"at": stream.tell()}
             stream.write(canonical(unit.payload) + b"\n")
-            yield Work("index", f"{number:06d}-{digest[:16]}", unit.pictures, digest, payload)
+            yield Work("index", digest[:32], unit.pictures, digest, payload)
 
 
 def _describe(
@@ -142,27 +147,18 @@ FREE = ("batch_size", "device")
 """What may be another when a build goes on: it changes vectors by rounding at most."""
 
 
-def _begin(place: Path, told: dict[str, Any]) -> None:
-    """Write the settings of a build, or hold them against those that it began with. Raises UserError."""
-    there = _begun(place)
-    if there is not None:
-        other = [name for name, value in told.items() if name not in FREE and _plain(value) != there.get(name)]
-        if other:
-            raise UserError(
-                f"{printable(str(place))}: a build of this index was begun with other settings "
-                f"({', '.join(other)}): give the same command as then, or remove that folder"
-            )
-    Files().make_folder(place, 0o700)
-    probe_links(place)
-    replace_file(place / SETTINGS, canonical(told))
-
-
-def _begun(place: Path) -> Any:
-    """The settings that a build in a folder began with; None where none did."""
+def _require_same(place: Path, told: dict[str, Any]) -> None:
+    """Raise UserError where a build was begun in `place` with other settings."""
     try:
-        return json.loads((place / SETTINGS).read_bytes())
+        there = json.loads((place / SETTINGS).read_bytes())
     except FileNotFoundError:
-        return None
+        return
+    other = [name for name, value in told.items() if name not in FREE and _plain(value) != there.get(name)]
+    if other:
+        raise UserError(
+            f"{printable(str(place))}: a build of this index was begun with other settings "
+            f"({', '.join(other)}): give the same command as then, or remove that folder"
+        )
 
 
 def _plain(value: Any) -> Any:

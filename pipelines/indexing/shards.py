@@ -20,14 +20,15 @@ import pyarrow as pa
 from pipelines.stages.base import Doer, Work
 from sharpaudit.embedders.base import Describer, Embedder, embedder, open_embedder
 from sharpaudit.embedders.weights import Shelf
-from sharpaudit.errors import Status
-from sharpaudit.matches.build import Piece, described
+from sharpaudit.errors import Status, UserError
+from sharpaudit.matches.build import described
 from sharpaudit.matches.sources.archives import ArchiveLayout
 from sharpaudit.matches.sources.base import Layout, NotLookedAt, Repeated
 from sharpaudit.matches.sources.folder import FolderLayout
 from sharpaudit.matches.sources.parquet import TableLayout
-from sharpaudit.matches.writing import Row
+from sharpaudit.matches.writing import Piece, Row
 from sharpaudit.plugs import require
+from sharpaudit.tables.records import digest_of
 from sharpaudit.tables.schemas import REFERENCES, define
 from sharpaudit.tables.shards import Manifest, TableFolder
 
@@ -57,6 +58,11 @@ def cards_of(told: dict[str, Any]) -> list[Embedder]:
     return [embedder(name, shelf) for name in told["profiles"]]
 
 
+def fingerprint_of(cards: Sequence[Embedder], source: dict[str, Any]) -> str:
+    """What shards of a build have in common: by whom they are described, and of what."""
+    return digest_of([[[card.name, card.version, card.digest] for card in cards], source])
+
+
 class PictureWorker:
     """Describes units. The embedder is opened with the first of them."""
 
@@ -76,11 +82,17 @@ class PictureWorker:
         begun = time.monotonic()
         if not self._describers:
             cards = cards_of(self._told)
+            if fingerprint_of(cards, self._told["source"]) != self._told["fingerprint"]:
+                raise UserError(
+                    "the weights of an embedder are not those that the build began with: put the same files on every "
+                    "machine, and give the same command again"
+                )
             self._describers = [open_embedder(c, self._told["batch_size"], self._told["device"]) for c in cards]
         with (self._root / UNITS).open("rb") as stream:
             stream.seek(work.payload["at"])
             payload = json.loads(stream.readline())
-        rows = list(_rows(described(self._layout.items(payload), self._describers)))
+        items, at_once = self._layout.items(payload), self._told["batch_size"]
+        rows = list(_rows(described(items, self._describers, at_once=at_once)))
         made = pa.Table.from_pylist([{"number": i} | row for i, row in enumerate(rows)], SHARDS.schema)
         return self._folder.commit(
             work.shard, made, input_digest=work.input_digest, duration_s=time.monotonic() - begun

@@ -22,12 +22,12 @@ from sharpaudit.errors import Status
 from sharpaudit.images import Pixels, UnreadableImage, decode, sha256_hex, thumbnail
 from sharpaudit.matches.attempt import published, refuse_existing, remove_left
 from sharpaudit.matches.manifest import MANIFEST
-from sharpaudit.matches.sources.base import Item, NotLookedAt, ReferencePicture, Repeated
-from sharpaudit.matches.writing import Counts, IndexWriter, Reason, Row, content_id
+from sharpaudit.matches.sources.base import Item, ReferencePicture
+from sharpaudit.matches.writing import Counts, IndexWriter, Piece, Reason, Row, content_id
 from sharpaudit.tables.files import Files, naming
 from sharpaudit.tables.liveness import answered
 
-_ROWS_AT_ONCE = 64  # pictures described together and written as one row group
+_ROWS_AT_ONCE = 64  # pictures described together and written as one row group, where an embedder takes no more
 _PIXELS_AT_ONCE = 2**25
 
 
@@ -91,11 +91,7 @@ def build_index(
     describers = [open_embedder(card, batch_size, device) for card in cards]
 
     def write(writer: IndexWriter) -> None:
-        for piece in described(pictures, describers, writer.knows):
-            if isinstance(piece, NotLookedAt | Repeated):
-                writer.counts.pass_over(piece)
-            else:
-                writer.add(*piece)
+        writer.take(described(pictures, describers, writer.knows, at_once=batch_size))
 
     return write_index(out, cards, Kept(training_size=training_size), write)
 
@@ -132,15 +128,20 @@ def _summary(counts: Counts, digest: str, removed: list[str]) -> IndexSummary:
     )
 
 
-Piece = tuple[list[Row], list[npt.NDArray[np.float32]]] | NotLookedAt | Repeated
-"""Rows of REFERENCES and, by each embedder, vectors of those that are ok, in the same order; or what is no picture."""
 _Decoded = tuple[Row, Pixels | None]
 
 
 def described(
-    items: Iterable[Item], describers: Sequence[Describer], known: Callable[[str | None], bool] = lambda _: False
+    items: Iterable[Item],
+    describers: Sequence[Describer],
+    known: Callable[[str | None], bool] = lambda _: False,
+    *,
+    at_once: int = 1,
 ) -> Iterator[Piece]:
-    """Items as they are written, a batch at a time. known: of an id, whether its picture need not be looked at."""
+    """Items as they are written, a batch at a time. known: of an id, whether its picture need not be looked at.
+
+    at_once: pictures that an embedder takes at a time; no fewer are described together.
+    """
     batch: list[_Decoded] = []
     pixels = 0
     for item in items:
@@ -153,7 +154,7 @@ def described(
         row, image = _decoded(row, item)
         batch.append((row, image))
         pixels += 0 if image is None else image.shape[0] * image.shape[1]
-        if len(batch) >= _ROWS_AT_ONCE or pixels >= _PIXELS_AT_ONCE:
+        if len(batch) >= max(_ROWS_AT_ONCE, at_once) or pixels >= _PIXELS_AT_ONCE:
             yield _described(batch, describers)
             batch, pixels = [], 0
     if batch:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,10 +30,11 @@ from sharpaudit.tables.schemas import REFERENCES
 
 PART_ROWS = 65_536
 """Rows of a part, but for the last batch that goes into it."""
-DTYPES = ("float32", "float16")
 _MAX_KINDS = 100  # suffixes counted apart; a folder may hold as many as files
 _MAX_REASONS = 20
 Row = dict[str, Any]
+Piece = tuple[list[Row], list[npt.NDArray[np.float32]]] | NotLookedAt | Repeated
+"""Rows of REFERENCES and, by each embedder, vectors of those that are ok, in the same order; or what is no picture."""
 
 
 @dataclass
@@ -98,8 +99,11 @@ class IndexWriter:
         self._table: pq.ParquetWriter | None = None
         self._vectors: list[BinaryIO] = []
         self._rows = self._n_vectors = 0
-        for name in (table_name(0), *(vectors_name(card.name, 0) for card in cards)):
-            (folder / name).parent.mkdir(parents=True)
+        folders = [(folder / vectors_name(card.name, 0)).parent for card in cards]
+        if len(set(folders)) < len(folders):
+            raise UserError(f"{', '.join(c.name for c in cards)}: two names differ by odd signs alone; choose one")
+        for place in ((folder / table_name(0)).parent, *folders):
+            place.mkdir(parents=True)
 
     def __enter__(self) -> IndexWriter:
         return self
@@ -115,6 +119,14 @@ class IndexWriter:
         known = reference_id in self.counts.seen
         self.counts.duplicates += known
         return known
+
+    def take(self, pieces: Iterable[Piece]) -> None:
+        """Put all of them in."""
+        for piece in pieces:
+            if isinstance(piece, NotLookedAt | Repeated):
+                self.counts.pass_over(piece)
+            else:
+                self.add(*piece)
 
     def add(self, rows: Sequence[Row], vectors: Sequence[npt.NDArray[np.float32]]) -> None:
         """Rows of REFERENCES, and by each embedder the vectors of those that are ok, (N, D) in the same order."""

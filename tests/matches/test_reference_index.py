@@ -54,7 +54,7 @@ def test_each_of_many_pictures_that_cannot_be_had_is_a_row_of_its_own(tmp_path, 
     pictures += [picture(0, path=f"empty-{i}", data=b"") for i in range(5)]
     pictures += [picture(0, path=f"flat-{i}", data=flat_picture().data) for i in range(4)]
     pictures += [picture(0, path=f"lost-{i}", **lost) for i in range(3)]
-    summary = build_index(tmp_path / "index", "pixels-16", pictures)
+    summary = build_index(tmp_path / "index", "pixels-16", pictures, batch_size=1)
     assert summary.duplicates == 1
     assert summary.statuses == {"ok": 1, "no_descriptor": 4, "unreadable_image": 8}
     assert summary.rejected_share == 12 / 13
@@ -116,7 +116,7 @@ def test_a_training_size_below_what_is_there_is_refused_as_soon_as_it_shows(tmp_
             yield picture(seed)
 
     with pytest.raises(UserError, match=r"--training-size 3: .*hold more"):
-        build_index(tmp_path / "index", "pixels-16", pictures(), training_size=3)
+        build_index(tmp_path / "index", "pixels-16", pictures(), training_size=3, batch_size=1)
     assert len(taken) < 6
     assert list(tmp_path.iterdir()) == []
     repeated = [picture(seed % 3, path=str(seed)) for seed in range(20)]
@@ -157,7 +157,7 @@ def test_more_pictures_than_one_batch(tmp_path, monkeypatch):
     pictures = [broken_picture(), *(picture(i % 9, path=str(i)) for i in range(20)), flat_picture(), picture(50)]
     whole = build_index(tmp_path / "whole", "pixels-16", pictures)
     monkeypatch.setattr(build_module, "_ROWS_AT_ONCE", 3)
-    pieces = build_index(tmp_path / "pieces", "pixels-16", iter(pictures))
+    pieces = build_index(tmp_path / "pieces", "pixels-16", iter(pictures), batch_size=1)
     assert (whole.pictures, whole.duplicates, whole.statuses) == (pieces.pictures, pieces.duplicates, pieces.statuses)
     one, two = open_index(tmp_path / "whole", "pixels-16"), open_index(tmp_path / "pieces", "pixels-16")
     assert np.array_equal(one.vectors.whole(), two.vectors.whole())
@@ -254,7 +254,7 @@ def test_an_interrupted_build_leaves_nothing(tmp_path, failure, monkeypatch):
         raise failure
 
     with pytest.raises(failure):
-        build_index(tmp_path / "index", "pixels-16", interrupted())
+        build_index(tmp_path / "index", "pixels-16", interrupted(), batch_size=1)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,7 +3,8 @@
 An archive is read once, from its beginning to its end, and nothing of it is unpacked. Files that stand side by side and
 are called alike up to the first dot of their names are one sample: its pictures get the text of its .txt, else the
 `caption` or `text` of its .json. Of an archive that img2dataset wrote, the table of the same name beside it says what
-could not be downloaded: that is counted as "not downloaded", for it belongs to the training set.
+could not be downloaded: that is counted as "not downloaded", for it belongs to the training set. Texts that stand
+beside no picture are counted by their kind, and so tell of an archive that is sorted otherwise.
 
 Other files beside archives are counted by their kind. A damaged archive ends the build by its name, or, where that is
 asked for, counts as "damaged archive" after what could be read of it.
@@ -14,10 +15,11 @@ from __future__ import annotations
 import json
 import os
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,6 +28,7 @@ import pyarrow.parquet as pq
 from sharpaudit.errors import UserError, printable
 from sharpaudit.images import MAX_BYTES, format_of, too_large
 from sharpaudit.matches.sources.base import (
+    APPLE_DOUBLE,
     STATUS,
     SUCCESS,
     SUFFIXES,
@@ -37,6 +40,7 @@ from sharpaudit.matches.sources.base import (
     kind_of,
     state_of,
 )
+from sharpaudit.matches.sources.walk import Entry, beside, listed, told
 
 ENDS = (".tar", ".tar.gz", ".tgz")
 TABLE, STATS = ".parquet", "_stats.json"
@@ -54,69 +58,95 @@ class ArchiveLayout(Layout):
     allow_unreadable: bool = False
 
     def units(self) -> Iterator[Unit]:
-        files = [self.place] if self.place.is_file() else sorted(p for p in self.place.rglob("*") if p.is_file())
-        archives = [path for path in files if path.name.endswith(ENDS)]
+        root, entries = listed(self.place, self.allow_unreadable)
+        archives = [e for e in entries if e.kind == "file" and e.path.endswith(ENDS)]
         if not archives:
             raise UserError(f"{printable(str(self.place))}: holds no archive ({', '.join(ENDS)})")
-        return self._units(files, archives)
+        return self._units(root, entries, archives)
 
-    def _units(self, files: Sequence[Path], archives: Sequence[Path]) -> Iterator[Unit]:
-        for path in archives:
-            shown = path.relative_to(self._root).as_posix()
-            table = path.with_name(_stem(path) + TABLE)
-            yield Unit({"archive": shown}, [shown, state_of(path), state_of(table)], _successes(table))
-        beside = {path.with_name(_stem(path) + end) for path in archives for end in (TABLE, STATS)}
-        others = [path.relative_to(self._root).as_posix() for path in files if path not in {*archives, *beside}]
+    def _units(self, root: Path, entries: Sequence[Entry], archives: Sequence[Entry]) -> Iterator[Unit]:
+        for entry in archives:
+            path = root / entry.path
+            table = path.with_name(_stem(path.name) + TABLE)
+            yield Unit({"archive": entry.path}, [entry.path, state_of(path), state_of(table)], _successes(table))
+        read = {e.path for e in archives} | {_stem(e.path) + end for e in archives for end in (TABLE, STATS)}
+        others = told(entry for entry in entries if entry.path not in read)
         if others:
             yield Unit({"others": others}, others, 0)
 
     def items(self, payload: dict[str, Any]) -> Iterator[Item]:
-        for other in payload.get("others", ()):
-            yield NotLookedAt(other, kind_of(os.path.splitext(other)[1].lower()))
+        root = self.place.parent if self.place.is_file() else self.place
+        source = root.resolve().name
+        yield from beside(payload.get("others", ()), source)
         if "archive" in payload:
-            path = self._root / payload["archive"]
-            yield from _pictures(path, payload["archive"], self._root.resolve().name, self.allow_unreadable)
-            yield from _lost(path.with_name(_stem(path) + TABLE), payload["archive"])
-
-    @property
-    def _root(self) -> Path:
-        return self.place.parent if self.place.is_file() else self.place
+            path = root / payload["archive"]
+            yield from _pictures(path, payload["archive"], source, self.allow_unreadable)
+            yield from _lost(path.with_name(_stem(path.name) + TABLE), payload["archive"])
 
 
-def _stem(path: Path) -> str:
-    return path.name.partition(".")[0]
+def _stem(name: str) -> str:
+    return name.removesuffix(next(end for end in ENDS if name.endswith(end)))
+
+
+class _Strict(tarfile.TarInfo):
+    """tarfile takes a header that is damaged or cut, and a missing end, for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"a header is damaged, or the end is missing: {error}") from error
+
+
+def _require_end(stream: Any) -> None:
+    """After its end mark an archive holds zeros alone; more would be an archive that was joined to it, and not read."""
+    while chunk := stream.read(2**16):
+        if chunk.strip(b"\0"):
+            raise tarfile.ReadError("something follows its end")
 
 
 @dataclass
 class _Sample:
-    """Files of one name. texts: captions, the one that counts first."""
+    """Files of one name. texts: captions, the one that counts first. told: the files that they are from."""
 
     key: str
-    pictures: list[ReferencePicture]
-    texts: list[str]
-    others: list[Item]
+    pictures: list[ReferencePicture] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    told: list[Item] = field(default_factory=list)
+    others: list[Item] = field(default_factory=list)
 
     def items(self) -> Iterator[Item]:
-        """The pictures with their caption, and what is none."""
+        """The pictures with their caption, and what is none; so are texts that stand beside no picture."""
         caption = next(iter(self.texts), None)
         yield from (replace(picture, caption=caption) for picture in self.pictures)
         yield from self.others
+        if not self.pictures:
+            yield from self.told
 
 
 def _pictures(path: Path, shown: str, source: str, allow_unreadable: bool) -> Iterator[Item]:
-    sample, last = _Sample("", [], [], []), "its beginning"
+    sample, last = _Sample(""), "its beginning"
     try:
-        with tarfile.open(path, "r|*") as archive:
+        with tarfile.open(path, "r|*", tarinfo=_Strict) as archive:
             for member in archive:
+                archive.members = []  # type: ignore[attr-defined]  # of millions all would be kept
                 if member.isdir():
+                    continue
+                data = _read(archive, member)
+                if data is not None and _is_apple_double(member.name, data):
+                    yield NotLookedAt(f"{shown}/{member.name}", "AppleDouble")
                     continue
                 key = _key(member.name)
                 if key != sample.key:
                     yield from sample.items()
-                    sample = _Sample(key, [], [], [])
-                _take(archive, member, f"{shown}/{member.name}", source, sample)
+                    sample = _Sample(key)
+                _take(member, data, f"{shown}/{member.name}", source, sample)
                 last = member.name
-    except (tarfile.TarError, OSError, EOFError) as error:
+            _require_end(archive.fileobj)
+    except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
         if not allow_unreadable:
             raise UserError(
                 f"{printable(str(path))}: damaged after {printable(last)}: {printable(str(error))}; fetch it again, or "
@@ -133,27 +163,30 @@ def _key(name: str) -> str:
     return folder + slash + base.partition(".")[0]
 
 
-def _take(archive: tarfile.TarFile, member: tarfile.TarInfo, shown: str, source: str, sample: _Sample) -> None:
+def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
+    """The bytes of a file; None for what is none, or is too large."""
+    stream = archive.extractfile(member) if member.isreg() and member.size <= MAX_BYTES else None
+    return None if stream is None else stream.read()
+
+
+def _is_apple_double(name: str, data: bytes) -> bool:
+    return name.rpartition("/")[2].startswith("._") and data.startswith(APPLE_DOUBLE)
+
+
+def _take(member: tarfile.TarInfo, data: bytes | None, shown: str, source: str, sample: _Sample) -> None:
     """Put a member where it belongs in its sample."""
-    base = member.name.rpartition("/")[2]
-    suffix = os.path.splitext(base)[1].lower()
-    stream = archive.extractfile(member) if member.isreg() else None
-    if stream is None:
+    suffix = os.path.splitext(member.name.rpartition("/")[2])[1].lower()
+    if not member.isreg():
         sample.others.append(NotLookedAt(shown, "link or device in an archive"))
-        return
-    if member.size > MAX_BYTES:
-        if suffix in SUFFIXES:
-            sample.pictures.append(ReferencePicture(None, source, None, shown, None, too_large()))
+    elif suffix in SUFFIXES or (data is not None and format_of(data) is not None):
+        problem = too_large() if data is None else None
+        sample.pictures.append(ReferencePicture(None, source, None, shown, data, problem))
+    elif suffix in (".txt", ".json") and data is not None:
+        sample.told.append(NotLookedAt(shown, suffix))
+        if suffix == ".txt":
+            sample.texts.insert(0, data.decode("utf-8", "replace").strip())
         else:
-            sample.others.append(NotLookedAt(shown, kind_of(suffix)))
-        return
-    data = stream.read()
-    if suffix in SUFFIXES or format_of(data) is not None:
-        sample.pictures.append(ReferencePicture(None, source, None, shown, data))
-    elif suffix == ".txt":
-        sample.texts.insert(0, data.decode("utf-8", "replace").strip())
-    elif suffix == ".json":
-        sample.texts += _of_json(data)
+            sample.texts += _of_json(data)
     else:
         sample.others.append(NotLookedAt(shown, kind_of(suffix)))
 

@@ -22,6 +22,8 @@ SUFFIXES = frozenset(
 )
 """What is taken for a picture; formats that images.py refuses become rejected rows, so that none is passed over."""
 
+APPLE_DOUBLE = b"\0\x05\x16\x07"
+"""How the ._ files of macOS begin."""
 STATUS, SUCCESS = "status", "success"
 """Column of img2dataset's tables, and what it says of a picture that was downloaded."""
 
@@ -68,12 +70,12 @@ def kind_of(suffix: str) -> str:
 
 
 def state_of(path: Path) -> list[int] | None:
-    """What changes when a file does; None for one that is gone."""
+    """What changes when a file does, or who may read it; None for one that is gone."""
     try:
         stat = path.stat()
     except OSError:
         return None
-    return [stat.st_size, stat.st_mtime_ns]
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,7 @@ that leads nowhere. What is left is *not looked at* and comes with its kind: its
 "other suffix" (of more than a few letters and digits), "AppleDouble" (the ._ files of macOS), "fifo", "socket",
 "device" (never opened) or "unreadable folder".
 
-Links are followed, each folder is read once: by its own path where it lies under the folder, else by the first of the
-links that lead to it. Whatever else leads to it, and a link to a folder above, is *repeated*. Unfinished indexes of
-this program (tables.files.IN_PROGRESS) are passed over.
+Links are followed, and each folder is read once (walk.py).
 
 Items come in the order of their paths, as strings. The names of one folder and of one unit are held in memory.
 """
@@ -18,17 +16,17 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sharpaudit.errors import UserError, printable
 from sharpaudit.images import MAX_BYTES, SIGN_BYTES, format_of, too_large
 from sharpaudit.matches.sources.base import (
+    APPLE_DOUBLE,
     SUFFIXES,
     Item,
     Layout,
@@ -40,11 +38,7 @@ from sharpaudit.matches.sources.base import (
     state_of,
 )
 from sharpaudit.matches.sources.captions import captions_of
-from sharpaudit.tables.files import IN_PROGRESS
-
-_SPECIAL = {stat.S_IFIFO: "fifo", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
-_APPLE_DOUBLE = b"\0\x05\x16\x07"
-
+from sharpaudit.matches.sources.walk import walk
 
 UNIT_FILES = 1024
 
@@ -73,8 +67,8 @@ class FolderLayout(Layout):
         return self._units(texts)
 
     def _units(self, texts: dict[str, str]) -> Iterator[Unit]:
-        walk = _walk(self.folder, self.allow_unreadable)
-        while entries := list(islice(walk, UNIT_FILES)):
+        every = walk(self.folder, self.allow_unreadable)
+        while entries := list(islice(every, UNIT_FILES)):
             told = [[e.path, e.kind, e.problem, texts.get(e.path)] for e in entries]
             states = [state_of(self.folder / e.path) if e.kind == "file" else None for e in entries]
             yield Unit({"entries": told}, [told, states], sum(e.kind in ("file", "lost") for e in entries))
@@ -100,7 +94,7 @@ def pictures_in(folder: Path, captions: Path | None = None, *, allow_unreadable:
 def _paths(folder: Path, allow_unreadable: bool) -> Iterator[str]:
     """The paths of what may be a picture. Raises UserError where the folder is empty."""
     entry = None
-    for entry in _walk(folder, allow_unreadable):
+    for entry in walk(folder, allow_unreadable):
         if entry.kind in ("file", "lost"):
             yield entry.path
     if entry is None:
@@ -118,7 +112,7 @@ def _opened(folder: str, path: str, source: str, caption: str | None) -> Referen
             size = os.fstat(descriptor).st_size
             named = suffix in SUFFIXES and size <= MAX_BYTES and not name.startswith("._")
             data = _up_to(size + 1 if named else SIGN_BYTES, stream)
-            if name.startswith("._") and data.startswith(_APPLE_DOUBLE):
+            if name.startswith("._") and data.startswith(APPLE_DOUBLE):
                 return NotLookedAt(path, "AppleDouble")
             if suffix not in SUFFIXES and format_of(data) is None:
                 return NotLookedAt(path, kind_of(suffix))
@@ -139,65 +133,3 @@ def _up_to(n: int, stream: io.FileIO) -> bytes:
     while len(data) < n and (more := stream.read(n - len(data))):
         data += more
     return data
-
-
-class _Entry(NamedTuple):
-    """What a name in a folder stands for. kind: file, lost (with its problem), repeated, or a kind not looked at."""
-
-    path: str
-    kind: str
-    problem: str | None = None
-
-
-def _walk(folder: Path, allow_unreadable: bool) -> Iterator[_Entry]:
-    """Everything under the folder but folders, in the order of paths."""
-    root, seen = folder.resolve(), set[tuple[int, int]]()
-    left = [_Entry("", "folder")]
-    while left:
-        entry = left.pop()
-        if entry.kind not in ("folder", "linked folder"):
-            yield entry
-            continue
-        place = folder / entry.path
-        try:
-            if entry.kind == "linked folder" and _is_above_or_below(place.resolve(), root):
-                yield _Entry(entry.path, "repeated")
-                continue
-            state = place.stat()
-            if (state.st_dev, state.st_ino) in seen:
-                yield _Entry(entry.path, "repeated")
-                continue
-            seen.add((state.st_dev, state.st_ino))
-            left += reversed(_listed(place, entry.path))
-        except OSError as error:
-            if not allow_unreadable:
-                raise UserError(
-                    f"{printable(str(place))}: cannot list this folder of training pictures: {error.strerror}; "
-                    "make it readable, or have it counted with --allow-unreadable"
-                ) from error
-            yield _Entry(entry.path, "unreadable folder")
-
-
-def _is_above_or_below(place: Path, root: Path) -> bool:
-    return place.is_relative_to(root) or root.is_relative_to(place)
-
-
-def _listed(place: Path, path: str) -> list[_Entry]:
-    """The names of one folder, in the order in which their paths come: that of a sub-folder goes on with a slash."""
-    with os.scandir(place) as entries:
-        told = [_told(entry, f"{path}/{entry.name}" if path else entry.name) for entry in entries]
-    found = [entry for entry in told if entry is not None]
-    return sorted(found, key=lambda entry: entry.path + "/" * entry.kind.endswith("folder"))
-
-
-def _told(entry: os.DirEntry[str], path: str) -> _Entry | None:
-    try:
-        if entry.is_file():
-            return _Entry(path, "file")
-        if entry.is_dir():
-            ours = entry.name.startswith(".") and entry.name.endswith(IN_PROGRESS)
-            return None if ours else _Entry(path, "linked folder" if entry.is_symlink() else "folder")
-        return _Entry(path, _SPECIAL.get(stat.S_IFMT(entry.stat().st_mode), "device"))
-    except OSError as error:
-        what = "a link that leads nowhere" if entry.is_symlink() else "cannot be read"
-        return _Entry(path, "lost", f"{what}: {error.strerror}")

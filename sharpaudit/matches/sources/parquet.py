@@ -9,7 +9,6 @@ the schema: the only column of this kind, or that which the hub's notes in it ca
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,12 +28,12 @@ from sharpaudit.matches.sources.base import (
     NotLookedAt,
     ReferencePicture,
     Unit,
-    kind_of,
     state_of,
 )
+from sharpaudit.matches.sources.walk import Entry, beside, listed, told
 
 CAPTIONS = ("caption", "text")
-ROWS_AT_ONCE = 16
+ROWS_AT_ONCE, BUFFER_BYTES = 16, 2**20
 
 
 @dataclass(frozen=True)
@@ -48,53 +47,82 @@ class TableLayout(Layout):
     place: Path
     image_column: str | None = None
     caption_column: str | None = None
+    allow_unreadable: bool = False
 
     def units(self) -> Iterator[Unit]:
-        files = [self.place] if self.place.is_file() else sorted(p for p in self.place.rglob("*") if p.is_file())
-        tables = [path for path in files if path.suffix == ".parquet"]
+        root, entries = listed(self.place, self.allow_unreadable)
+        tables = [e for e in entries if e.kind == "file" and e.path.endswith(".parquet") and not _ours(root / e.path)]
         if not tables:
-            raise UserError(f"{printable(str(self.place))}: holds no Parquet file")
-        columns = {path: _columns(path, self.image_column, self.caption_column) for path in tables}
-        return self._units(files, columns)
+            raise UserError(f"{printable(str(self.place))}: holds no Parquet file of training pictures")
+        columns = {e.path: _columns(root / e.path, self.image_column, self.caption_column) for e in tables}
+        return self._units(root, entries, columns)
 
-    def _units(self, files: Sequence[Path], columns: dict[Path, tuple[str, str | None]]) -> Iterator[Unit]:
-        for path, (image, caption) in columns.items():
-            shown, first = path.relative_to(self._root).as_posix(), 0
-            with _readable(path):
-                groups = pq.read_metadata(path)
+    def _units(
+        self, root: Path, entries: Sequence[Entry], columns: dict[str, tuple[str, str | None]]
+    ) -> Iterator[Unit]:
+        for shown, (image, caption) in columns.items():
+            first = 0
+            with _readable(root / shown):
+                groups = pq.read_metadata(root / shown)
             for group in range(groups.num_row_groups):
                 n = groups.row_group(group).num_rows
-                told = {"table": shown, "group": group, "first": first, "image": image, "caption": caption}
-                yield Unit(told, [told, state_of(path)], n)
+                payload = {"table": shown, "group": group, "first": first, "image": image, "caption": caption}
+                yield Unit(payload, [payload, state_of(root / shown)], n)
                 first += n
-        others = [path.relative_to(self._root).as_posix() for path in files if path not in columns]
+        others = told(entry for entry in entries if entry.path not in columns)
         if others:
             yield Unit({"others": others}, others, 0)
 
     def items(self, payload: dict[str, Any]) -> Iterator[Item]:
-        for other in payload.get("others", ()):
-            yield NotLookedAt(other, kind_of(os.path.splitext(other)[1].lower()))
+        root = self.place.parent if self.place.is_file() else self.place
+        source = root.resolve().name
+        yield from beside(payload.get("others", ()), source)
         if "table" in payload:
-            path = self._root / payload["table"]
-            with _readable(path), pq.ParquetFile(path) as table:
-                yield from self._rows(table, payload)
+            path = root / payload["table"]
+            # Read as it is asked for: of a large group all pictures would be in memory at once.
+            with _readable(path), pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES) as table:
+                yield from _rows(table, payload, source)
 
-    def _rows(self, table: pq.ParquetFile, payload: dict[str, Any]) -> Iterator[Item]:
-        image, caption, source = payload["image"], payload["caption"], self._root.resolve().name
-        wanted = [image, *([caption] if caption else []), *({STATUS} & set(table.schema_arrow.names))]
-        number = payload["first"]
-        for batch in table.iter_batches(ROWS_AT_ONCE, row_groups=[payload["group"]], columns=wanted):
-            for row in batch.to_pylist():
-                at, text = f"{payload['table']}#{number}", row.get(caption) if caption else None
-                if row.get(STATUS, SUCCESS) != SUCCESS and not row[image]:
-                    yield NotLookedAt(at, "not downloaded")
-                else:
-                    yield _picture(row[image], text, source, at)
-                number += 1
 
-    @property
-    def _root(self) -> Path:
-        return self.place.parent if self.place.is_file() else self.place
+def _rows(table: pq.ParquetFile, payload: dict[str, Any], source: str) -> Iterator[Item]:
+    image, caption, number = payload["image"], payload["caption"], payload["first"]
+    wanted = [image, *([caption] if caption else []), *({STATUS} & set(table.schema_arrow.names))]
+    for batch in table.iter_batches(ROWS_AT_ONCE, row_groups=[payload["group"]], columns=wanted):
+        n = batch.num_rows
+        paths, pictures = _files(batch[image])
+        texts = _texts(batch[caption]) if caption else [None] * n
+        states = _texts(batch[STATUS]) if STATUS in wanted else [SUCCESS] * n
+        for data, path, text, state in zip(pictures, paths, texts, states, strict=True):
+            at = f"{payload['table']}#{number}"
+            if state != SUCCESS and not data:
+                yield NotLookedAt(at, "not downloaded")
+            else:
+                yield _picture(data, path, text, source, at)
+            number += 1
+
+
+def _files(column: pa.Array) -> tuple[list[str | None], list[bytes | None]]:
+    """Names and bytes of a column of pictures."""
+    none: list[str | None] = [None] * len(column)
+    if not pa.types.is_struct(column.type):
+        return none, column.to_pylist()
+    held = dict(zip([field.name for field in column.type], column.flatten(), strict=True))
+    return _texts(held["path"]) if "path" in held else none, held["bytes"].to_pylist()
+
+
+def _texts(column: pa.Array) -> list[str | None]:
+    """A column of texts, whose bytes may be no Unicode."""
+    large = pa.types.is_large_string(column.type)
+    if not (large or pa.types.is_string(column.type)):
+        return [None if value is None else str(value) for value in column.to_pylist()]
+    held = column.cast(pa.large_binary() if large else pa.binary()).to_pylist()
+    return [None if value is None else value.decode("utf-8", "replace") for value in held]
+
+
+def _ours(path: Path) -> bool:
+    """Whether a table is one of this program's, such as that of an index, whose thumbnails are no training pictures."""
+    with _readable(path):
+        return b"sharpaudit.table" in (pq.read_schema(path).metadata or {})
 
 
 @contextmanager
@@ -105,25 +133,21 @@ def _readable(path: Path) -> Iterator[None]:
         raise UserError(f"{printable(str(path))}: cannot be read: {printable(str(error))}") from error
 
 
-def _picture(held: Any, text: Any, source: str, place: str) -> ReferencePicture:
-    path, data = (held.get("path"), held.get("bytes")) if isinstance(held, dict) else (None, held)
+def _picture(data: bytes | None, path: str | None, caption: str | None, source: str, place: str) -> ReferencePicture:
     shown = f"{place} {path}" if path else place
-    caption = text if isinstance(text, str) else None
     if not data:
         problem = f"its table holds no bytes of it, but the name of a file: {path}" if path else "an empty cell"
         return ReferencePicture(None, source, caption, shown, None, problem)
     if len(data) > MAX_BYTES:
         return ReferencePicture(None, source, caption, shown, None, too_large())
-    return ReferencePicture(None, source, caption, shown, bytes(data))
+    return ReferencePicture(None, source, caption, shown, data)
 
 
 def _columns(path: Path, image: str | None, caption: str | None) -> tuple[str, str | None]:
     """The columns of pictures and of captions, None where there are none."""
     shown = printable(str(path))
-    try:
+    with _readable(path):
         schema = pq.read_schema(path)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{shown}: not a Parquet file: {printable(str(error))}") from error
     for asked, option in ((image, "--image-column"), (caption, "--caption-column")):
         if asked is not None and asked not in schema.names:
             told = printable(", ".join(schema.names))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import shutil
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -20,7 +22,7 @@ from sharpaudit.images import encode_png
 from sharpaudit.matches.build import build_index
 from sharpaudit.matches.index import open_index
 from sharpaudit.matches.sources.archives import ArchiveLayout
-from sharpaudit.matches.sources.base import NotLookedAt, ReferencePicture
+from sharpaudit.matches.sources.base import NotLookedAt, ReferencePicture, Repeated
 from sharpaudit.matches.sources.folder import pictures_in
 from sharpaudit.matches.sources.parquet import TableLayout
 
@@ -158,17 +160,85 @@ def test_what_was_not_downloaded_belongs_to_the_training_set(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("keep", [0.4, 0.97])
-def test_a_cut_archive_is_refused_or_counted(tmp_path, keep):
-    path = tar(tmp_path / "set/a.tar", {f"{i}.png": png(i) for i in range(30)})
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(keep * 30 * len(png(0)))])
-    with pytest.raises(UserError, match=r"a\.tar: damaged after \d+\.png: .*--allow-unreadable"):
+def in_header(data: bytes) -> bytes:
+    """One bit of the third header."""
+    at = data.index(b"2.png")
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[: int(0.4 * len(data))],
+        lambda data: data[: int(0.97 * len(data.rstrip(b"\0")))],
+        lambda data: data[: data.index(b"7.png")],  # at the border of a member
+        lambda data: data[: data.index(b"7.png") + 100],  # within a header
+        in_header,
+        lambda data: data + data,
+        lambda data: data.rstrip(b"\0") + b"\0" * (-len(data.rstrip(b"\0")) % 512),
+    ],
+)
+def test_a_damaged_archive_is_refused_or_counted(tmp_path, damage):
+    path = tar(tmp_path / "set/a.tar", {f"{i}.png": png(i) for i in range(10)})
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=r"a\.tar: damaged after (its beginning|\d\.png): .*--allow-unreadable"):
         list(ArchiveLayout(tmp_path / "set").everything())
     items = list(ArchiveLayout(tmp_path / "set", allow_unreadable=True).everything())
     read = [i for i in items if isinstance(i, ReferencePicture)]
     assert [p.data for p in read] == [png(i) for i in range(len(read))]
     assert items[-1] == NotLookedAt("a.tar", "damaged archive")
+
+
+@pytest.mark.parametrize("end", [".tar.gz", ".tgz"])
+def test_compressed_archives_are_read(kept, tmp_path, end):
+    whole = (kept / "archives/00000.tar").read_bytes()
+    (tmp_path / f"00000{end}").write_bytes(gzip.compress(whole))
+    found = [(p.data, p.caption) for p in ArchiveLayout(tmp_path).everything()]
+    assert found == [(p.data, p.caption) for p in ArchiveLayout(kept / "archives/00000.tar").everything()]
+    (tmp_path / f"00000{end}").write_bytes(gzip.compress(whole)[:-200])
+    with pytest.raises(UserError, match="damaged after"):
+        list(ArchiveLayout(tmp_path).everything())
+
+
+def test_files_of_macos_and_texts_without_pictures_are_counted(tmp_path):
+    double = b"\0\x05\x16\x07" + bytes(40)
+    tar(
+        tmp_path / "a.tar",
+        {"._1.jpg": double, "1.png": png(1), "._1.txt": double, "1.txt": b"one", "2.txt": b"alone", "3.json": b"{"},
+    )
+    items = list(ArchiveLayout(tmp_path).everything())
+    assert [i.caption for i in items if isinstance(i, ReferencePicture)] == ["one"]
+    assert Counter(i.kind for i in items if isinstance(i, NotLookedAt)) == {"AppleDouble": 2, ".txt": 1, ".json": 1}
+
+
+@pytest.mark.parametrize(("layout", "kind"), [(ArchiveLayout, "archives"), (TableLayout, "tables")])
+def test_links_are_followed_and_what_leads_nowhere_is_said(kept, tmp_path, layout, kind):
+    place = tmp_path / "set"
+    place.mkdir()
+    (place / "linked").symlink_to(kept / kind)
+    (place / "gone.tar").symlink_to(tmp_path / "nowhere")
+    (place / "self").symlink_to(place)
+    (place / ".index-building.inprogress").mkdir()
+    pq.write_table(pa.table({"vector": [b"x"]}), place / ".index-building.inprogress/a.parquet")
+    items = list(layout(place).everything())
+    assert sum(isinstance(i, ReferencePicture) and i.problem is None for i in items) == N
+    assert [i.path for i in items if isinstance(i, ReferencePicture) and i.problem] == ["gone.tar"]
+    assert [i.path for i in items if isinstance(i, Repeated)] == ["self"]
+
+
+def test_an_index_under_the_folder_is_no_training_set(kept, tmp_path):
+    shutil.copytree(kept / "tables", tmp_path / "set")
+    build_index(tmp_path / "set/index", "pixels-16", pictures_in(kept / "files"))
+    items = list(TableLayout(tmp_path / "set").everything())
+    assert sum(isinstance(i, ReferencePicture) for i in items) == N
+    assert Counter(i.kind for i in items if isinstance(i, NotLookedAt)) == {".parquet": 1, ".npy": 1, ".json": 1}
+
+
+def test_a_text_that_is_no_unicode_ends_no_build(tmp_path):
+    odd = pa.array([b"caf\xe9"]).cast(pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"image": [png(1)], "caption": odd}), tmp_path / "a.parquet")
+    (found,) = TableLayout(tmp_path).everything()
+    assert found.caption == "caf\ufffd"
 
 
 def test_a_table_says_which_column_holds_pictures_or_is_asked_about(tmp_path):
@@ -206,10 +276,10 @@ def test_nothing_of_the_kind_is_one_line(tmp_path):
     (tmp_path / "a.png").write_bytes(png(1))
     with pytest.raises(UserError, match="holds no archive"):
         ArchiveLayout(tmp_path).everything()
-    with pytest.raises(UserError, match="holds no Parquet file"):
+    with pytest.raises(UserError, match="holds no Parquet file of training pictures"):
         TableLayout(tmp_path).everything()
     (tmp_path / "b.parquet").write_bytes(b"no table")
-    with pytest.raises(UserError, match=r"b\.parquet: not a Parquet file"):
+    with pytest.raises(UserError, match=r"b\.parquet: cannot be read"):
         TableLayout(tmp_path).everything()
 
 

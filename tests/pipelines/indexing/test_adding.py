@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +14,11 @@ from pipelines.cli import cli
 from pipelines.indexing import adding
 from pipelines.indexing.adding import add
 from pipelines.indexing.build import Asked
-from sharpaudit.config import RunConfig
+from sharpaudit.config import LAB, RunConfig
 from sharpaudit.errors import UserError
 from sharpaudit.images import encode_png
+from sharpaudit.matches import build as build_module
+from sharpaudit.matches import writing
 from sharpaudit.matches.build import build_index
 from sharpaudit.matches.checking import faults_of
 from sharpaudit.matches.index import open_index
@@ -106,8 +108,19 @@ def test_what_ended_before_the_manifest_named_it_is_done_again(
 def test_what_is_there_and_an_earlier_format_are_refused(index: Path, pictures: Path) -> None:
     with pytest.raises(UserError, match="holds vectors of pixels-16 already"):
         add(index, asked(pictures, "pixels-16"), LOCAL)
-    tree = json.loads((index / "manifest.json").read_bytes())
-    assert tree["format_version"] == 2
+    with pytest.raises(UserError, match="is of an earlier format, to which nothing is added"):
+        add(Path(shutil.copytree(LAB / "emoji/references", index.parent / "old")), asked(pictures), LOCAL)
+
+
+def test_a_part_without_vectors_is_no_obstacle(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (pictures / "zz.png").write_bytes(b"damaged as well")
+    monkeypatch.setattr(writing, "PART_ROWS", 1)
+    monkeypatch.setattr(build_module, "_ROWS_AT_ONCE", 1)
+    build_index(tmp_path / "index", "pixels-16", pictures_in(pictures), batch_size=1)
+    assert open_index(tmp_path / "index", "pixels-16").manifest.parts[-1].vectors == 0
+    add(tmp_path / "index", asked(pictures), LOCAL)
+    assert list(faults_of(tmp_path / "index")) == []
+    assert len(open_index(tmp_path / "index", "mean-colour").vectors.whole()) == 7
 
 
 def test_the_command_says_what_it_did(index: Path, pictures: Path) -> None:

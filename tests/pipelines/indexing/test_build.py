@@ -6,16 +6,23 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from pipelines.indexing import shards
 from pipelines.indexing.build import Asked, build
-from pipelines.indexing.shards import picture_worker
+from pipelines.indexing.shards import UNITS, picture_worker
+from pipelines.stages.base import Work
 from sharpaudit.config import RunConfig
+from sharpaudit.embedders.base import Embedder
 from sharpaudit.embedders.weights import Shelf
 from sharpaudit.errors import UserError
 from sharpaudit.images import encode_png, sha256_hex
@@ -25,6 +32,8 @@ from sharpaudit.matches.index import open_index
 from sharpaudit.matches.sources import folder as module
 from sharpaudit.matches.sources.folder import FolderLayout, pictures_in
 from sharpaudit.plugs import EMBEDDERS
+from sharpaudit.tables.lock import hold
+from sharpaudit.tables.shards import Manifest
 from tests.support.shells import bare
 from tests.support.toys import EMBEDDER
 
@@ -85,10 +94,11 @@ from sharpaudit.config import RunConfig
 from sharpaudit.matches.build import Kept
 from sharpaudit.matches.sources import folder
 folder.UNIT_FILES = 4
-done = shards.PictureWorker.do
+done, count = shards.PictureWorker.do, []
 def dying(self, work):
     found = done(self, work)
-    if work.shard.startswith("000003"):
+    count.append(work)
+    if len(count) == 4:
         os.kill(os.getpid(), signal.SIGKILL)
     return found
 shards.PictureWorker.do = dying
@@ -107,24 +117,31 @@ def killed(pictures: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def did(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Numbers of the units that are described."""
-    numbers: list[str] = []
+    """First files of the units that are described."""
+    first: list[str] = []
 
     def counting(root: Path, guard: object) -> object:
         worker = picture_worker(root, guard)
         do = worker.do
-        worker.do = lambda work: numbers.append(work.shard[:6]) or do(work)
+
+        def counted(work: Work) -> Manifest:
+            with (root / UNITS).open("rb") as stream:
+                stream.seek(work.payload["at"])
+                first.append(json.loads(stream.readline())["entries"][0][0])
+            return do(work)
+
+        worker.do = counted
         return worker
 
     monkeypatch.setattr("pipelines.indexing.build.picture_worker", counting)
-    return numbers
+    return first
 
 
 def test_a_killed_build_goes_on_and_nothing_is_described_twice(
     killed: Path, pictures: Path, tmp_path: Path, did: list[str]
 ) -> None:
     build(killed, asked(pictures), Kept(), LOCAL)
-    assert did == [f"{n:06d}" for n in range(4, 8)]
+    assert did == ["16.png", "20.png", "24.png", "28.txt"]
     build(tmp_path / "undisturbed", asked(pictures), Kept(), LOCAL)
     assert content(killed) == content(tmp_path / "undisturbed")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "pictures", "undisturbed"]
@@ -134,7 +151,7 @@ def test_what_changed_meanwhile_is_described_again(killed: Path, pictures: Path,
     (pictures / "05.png").write_bytes(png(99) + b"")
     os.utime(pictures / "05.png", ns=(0, 1))
     build(killed, asked(pictures), Kept(), LOCAL)
-    assert did == ["000001", *(f"{n:06d}" for n in range(4, 8))]
+    assert did == ["04.png", "16.png", "20.png", "24.png", "28.txt"]
     place = killed.parent / "whole"
     build_index(place, "pixels-16", pictures_in(pictures))
     assert ids(killed) == ids(place)
@@ -143,7 +160,7 @@ def test_what_changed_meanwhile_is_described_again(killed: Path, pictures: Path,
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"options": {"allow_unreadable": True}}, r"begun with other settings \(source, fingerprint\)"),
+        ({"options": {"allow_unreadable": True}}, r"begun with other settings \(source\)"),
         ({"paths": {"folder": "elsewhere"}}, "not a folder of training pictures"),
     ],
 )
@@ -196,11 +213,68 @@ def test_what_one_embedder_cannot_describe_is_not_in_the_index(pictures: Path, t
     assert made.statuses == {"no_descriptor": 1, "ok": 17, "unreadable_image": 4}
 
 
-def test_what_is_left_of_a_build_whose_index_has_its_name_is_removed(killed: Path, pictures: Path) -> None:
-    build_index(killed, "pixels-16", pictures_in(pictures))
-    with pytest.raises(UserError, match="exists already"):
+def test_what_is_described_is_not_removed_where_something_else_has_the_name(killed: Path, pictures: Path) -> None:
+    killed.mkdir()
+    with pytest.raises(UserError, match=r"index: exists already, and .*-building\.inprogress holds what a build"):
         build(killed, asked(pictures), Kept(), LOCAL)
+    killed.rmdir()
+    build(killed, asked(pictures), Kept(), LOCAL)
     assert sorted(path.name for path in killed.parent.iterdir()) == ["index", "pictures"]
+
+
+def test_a_worker_with_other_weights_describes_nothing(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On its machine lie weights that somebody vouches for as well, and which are others."""
+    real = shards.cards_of
+    monkeypatch.setattr(shards, "cards_of", lambda told: [replace_digest(card) for card in real(told)])
+    with pytest.raises(UserError, match="the weights of an embedder are not those that the build began with"):
+        build(tmp_path / "index", asked(pictures), Kept(), LOCAL)
+
+
+def replace_digest(card: Embedder) -> Embedder:
+    other = copy(card)
+    other.digest = "other weights"
+    return other
+
+
+def test_two_builds_of_one_index_give_way(pictures: Path, tmp_path: Path) -> None:
+    place = tmp_path / ".index-building.inprogress"
+    place.mkdir()
+    with hold(place), pytest.raises(UserError, match="already running"):
+        build(tmp_path / "index", asked(pictures, batch_size=7), Kept(), LOCAL)
+    assert not (place / "build.json").exists()
+    build(tmp_path / "index", asked(pictures), Kept(), LOCAL)
+
+
+@pytest.mark.parametrize(("layout", "name"), [("webdataset", "set.tar"), ("parquet", "set.parquet")])
+def test_archives_and_tables_are_gone_on_with(
+    pictures: Path, tmp_path: Path, layout: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "set").mkdir()
+    files = sorted(pictures.glob("*.png"))[:12]
+    for half in range(2):
+        some = files[half * 6 : half * 6 + 6]
+        if layout == "webdataset":
+            with tarfile.open(tmp_path / f"set/{half}-{name}", "w") as archive:
+                for path in some:
+                    archive.add(path, path.name)
+        else:
+            pq.write_table(pa.table({"image": [p.read_bytes() for p in some]}), tmp_path / f"set/{half}-{name}")
+    one = Asked(layout, {"place": str(tmp_path / "set")}, {}, ("pixels-16",))
+    real, done = shards.PictureWorker.do, []
+
+    def dying(self: shards.PictureWorker, work: Work) -> Manifest:
+        done.append(work)
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        return real(self, work)
+
+    monkeypatch.setattr(shards.PictureWorker, "do", dying)
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "index", one, Kept(), LOCAL)
+    assert build(tmp_path / "index", one, Kept(), LOCAL).statuses == {"ok": 12}
+    assert len(done) == 3
 
 
 def test_names_that_are_no_unicode_come_through(pictures: Path, tmp_path: Path) -> None:
