@@ -114,7 +114,7 @@ def _told(out: Path, made: IndexSummary, profiles: Sequence[str], asked: str) ->
             lines.append(f"{suffix} files may hold pictures: --layout {layout} reads them")
     if made.repeated:
         lines.append(f"{made.repeated:,} links or paths lead to folders that are read once already")
-    lines += [f"rejected: {r.count:,} for {r.text} (such as {printable(r.example)})" for r in made.reasons]
+    lines += [f"rejected: {r.count:,} for {printable(r.text)} (such as {printable(r.example)})" for r in made.reasons]
     return lines
 
 

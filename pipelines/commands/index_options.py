@@ -86,6 +86,10 @@ def asked_of(pictures: Path, profiles: tuple[str, ...], given: dict[str, Any]) -
 
     if given["device"] == "cuda" and given["executor"] == "local" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no CUDA device here; use cpu or auto")
+    if given["workers"] > 1 and given["executor"] == "local":
+        click.echo(f"note: --workers {given['workers']}: without Ray one process works alone; add --executor ray")
+    if given["executor"] == "ray" and not given["gpus_per_worker"] and torch.cuda.is_available():
+        click.echo("note: the workers of Ray see no GPU: give each its share with --gpus-per-worker")
     paths, options = _source(pictures, given)
     twice = [name for name in profiles if profiles.count(name) > 1]
     if twice:
@@ -112,4 +116,4 @@ def _source(pictures: Path, given: dict[str, Any]) -> tuple[dict[str, str], dict
     paths = {"folder" if layout == "folder" else "place": str(pictures.absolute())}
     if captions is not None:
         paths["captions"] = str(captions.absolute())
-    return paths, columns if layout == "parquet" else {"allow_unreadable": given["allow_unreadable"]}
+    return paths, {"allow_unreadable": given["allow_unreadable"]} | (columns if layout == "parquet" else {})

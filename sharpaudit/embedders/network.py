@@ -14,6 +14,7 @@ import torch
 
 from sharpaudit.batching import in_batches
 from sharpaudit.embedders.base import Describer
+from sharpaudit.embedders.preparation import MAX_ASPECT
 from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.images import Pixels
 
@@ -26,7 +27,7 @@ Network = Callable[[Sequence[Pixels]], torch.Tensor]
 class NetworkDescriber(Describer):
     """name: the embedder's. one_size: whether all pictures are of one size when prepared; else those of one size are.
 
-    Rows of length 0 or not finite become NaN: the network sees nothing there.
+    Rows of length 0 or not finite become NaN: the network sees nothing there. So do pictures that are strips.
     """
 
     name: str
@@ -37,9 +38,11 @@ class NetworkDescriber(Describer):
 
     def describe(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
         """Unit rows, float32, shape (N, D). Raises UserError where a single picture does not fit the memory."""
-        rows_ND = np.empty((len(images), self.dimension), dtype=np.float32)
+        rows_ND = np.full((len(images), self.dimension), np.nan, dtype=np.float32)
         groups: dict[tuple[int, ...], list[int]] = {}
         for i, image in enumerate(images):
+            if max(image.shape[:2]) > MAX_ASPECT * min(image.shape[:2]):
+                continue
             groups.setdefault(() if self.one_size else image.shape, []).append(i)
         for members in groups.values():
 
@@ -51,14 +54,25 @@ class NetworkDescriber(Describer):
                 if isinstance(row, Status):
                     raise UserError(
                         f'embedder "{printable(self.name)}": a picture of {images[i].shape[1]} x {images[i].shape[0]} '
-                        "pixels does not fit the memory of the device: free some, or set model.device to cpu"
+                        "pixels does not fit the memory of the device: free some, or compute on the CPU "
+                        "(model.device, --device)"
                     )
                 rows_ND[i] = row
         return rows_ND
 
     @torch.no_grad()
     def _rows(self, images: Sequence[Pixels]) -> list[Row]:
-        return list(unit(self.network(images)))
+        try:
+            found_BD = self.network(images)
+        except RuntimeError as error:
+            # TorchScript has no class of its own for it.
+            if isinstance(error, torch.OutOfMemoryError) or "out of memory" not in str(error).lower():
+                raise
+            raise torch.OutOfMemoryError(str(error)) from error
+        if found_BD.shape != (len(images), self.dimension):
+            told = f"{tuple(found_BD.shape)}, where {(len(images), self.dimension)} is expected"
+            raise UserError(f'embedder "{printable(self.name)}": its weights give {told}; they are those of another')
+        return list(unit(found_BD))
 
 
 def unit(rows_BD: torch.Tensor) -> npt.NDArray[np.float32]:

@@ -16,6 +16,8 @@ import torch
 
 from sharpaudit.images import Pixels, resized
 
+MAX_ASPECT = 20
+"""A strip that is longer than so many times its width has no descriptor: to scale it would take gigabytes."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

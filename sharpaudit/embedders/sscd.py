@@ -31,7 +31,7 @@ from sharpaudit.embedders.network import Network, NetworkDescriber
 from sharpaudit.embedders.preparation import Preparation
 from sharpaudit.embedders.weights import Shelf, Weights, find_weights
 from sharpaudit.errors import UserError, printable
-from sharpaudit.images import Pixels
+from sharpaudit.images import Pixels, sha256_hex
 from sharpaudit.tables.records import digest_of
 
 LISTED = {
@@ -140,8 +140,12 @@ def _onnx(card: Sscd, path: Path, device: torch.device) -> Network:
     there = runtime.get_available_providers()
     wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
     providers = [name for name in (*wanted, "CPUExecutionProvider") if name in there]
+    data = path.read_bytes()
+    if card.weights is not None and sha256_hex(data) != card.weights.sha256:
+        raise UserError(f"{printable(str(path))}: changed after it was hashed; give the same command again")
     try:
-        session = runtime.InferenceSession(str(path), options, providers=providers)
+        # Of bytes, so that no other file is read that the graph may name.
+        session = runtime.InferenceSession(data, options, providers=providers)
     except Exception as error:
         # The classes of its errors are not public.
         raise _other(card, path, error) from error
@@ -154,6 +158,8 @@ def _onnx(card: Sscd, path: Path, device: torch.device) -> Network:
         try:
             return torch.from_numpy(session.run(None, {asked.name: given})[0])
         except Exception as error:
+            if "memory" in str(error).lower():
+                raise torch.OutOfMemoryError(str(error)) from error
             # As above; most of all, of a network that takes pictures of one size alone.
             raise _other(card, path, error) from error
 

@@ -27,7 +27,7 @@ from sharpaudit.matches.writing import Counts, IndexWriter, Piece, Reason, Row, 
 from sharpaudit.tables.files import Files, naming
 from sharpaudit.tables.liveness import answered
 
-_ROWS_AT_ONCE = 64  # pictures described together and written as one row group, where an embedder takes no more
+_ROWS_AT_ONCE = 64  # pictures described together, where an embedder takes no more at a time
 _PIXELS_AT_ONCE = 2**25
 
 

@@ -52,11 +52,11 @@ def _contents(path: Path, manifest: IndexManifest) -> Iterator[str]:
         name = manifest.table(number)
         try:
             table = pq.ParquetFile(path / name, page_checksum_verification=True)
-            columns = ["reference_id", "source", "status", "thumbnail"]
             if table.schema_arrow.names != REFERENCES.schema.names:
                 yield f"{name}: has other columns than references have"
                 continue
-            rows = table.read(columns)
+            rows = table.read(["reference_id", "source", "status"])
+            pictures = 0 if manifest.thumbnails else _pictures(table)
         except (pa.ArrowException, OSError) as error:
             yield f"{name}: cannot be read: {printable(str(error))}"
             continue
@@ -68,7 +68,7 @@ def _contents(path: Path, manifest: IndexManifest) -> Iterator[str]:
         if (len(ids), here[Status.OK]) != (part.rows, part.vectors):
             told = f"the manifest says {part.rows} and {part.vectors}"
             yield f"{name}: {len(ids)} rows, {here[Status.OK]} of them ok; {told}"
-        if not manifest.thumbnails and rows["thumbnail"].null_count < len(ids):
+        if pictures:
             yield f"{name}: holds pictures, where the manifest says that there are none"
     if again:
         yield f"{again} references have the id of another"
@@ -76,6 +76,11 @@ def _contents(path: Path, manifest: IndexManifest) -> Iterator[str]:
         yield f"{MANIFEST}: its counts are not those of the tables"
     for profile in manifest.profiles:
         yield from _vectors(path, manifest, profile)
+
+
+def _pictures(table: pq.ParquetFile) -> int:
+    """How many thumbnails a table holds, not all of which are in memory at once."""
+    return sum(len(batch) - batch["thumbnail"].null_count for batch in table.iter_batches(1024, columns=["thumbnail"]))
 
 
 def _vectors(path: Path, manifest: IndexManifest, profile: str) -> Iterator[str]:

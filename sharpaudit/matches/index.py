@@ -15,12 +15,13 @@ Shapes: N references with a vector, D dimension.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ from sharpaudit.matches.manifest import MANIFEST, IndexManifest, parse_manifest,
 from sharpaudit.matches.search.vectors import Vectors
 
 Identity = tuple[int, int, int]
+PARTS_KEPT = 64
+"""Parts whose identifiers stay in memory."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,19 @@ class ReferenceIndex:
         return part, row - self._starts[part]
 
     def _held(self, part: int) -> tuple[pa.Array, npt.NDArray[np.int64]]:
-        with self._unchanged():
-            return _with_vectors(self.tables[part])
+        """Of the references of a part that have a vector: identifiers, and where in the table they stand."""
+        if part not in self._kept:
+            with self._unchanged():
+                held = self.tables[part].read(columns=["reference_id", "status"])
+            ok = pc.equal(held["status"], Status.OK.value)
+            if len(self._kept) >= PARTS_KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[part] = held.filter(ok)["reference_id"].combine_chunks(), np.flatnonzero(ok.to_numpy())
+        return self._kept[part]
+
+    @cached_property
+    def _kept(self) -> dict[int, tuple[pa.Array, npt.NDArray[np.int64]]]:
+        return {}
 
     @contextmanager
     def _unchanged(self) -> Iterator[None]:
@@ -120,14 +134,6 @@ class ReferenceIndex:
         except (OSError, pa.ArrowException):
             self.require_unchanged()
             raise
-
-
-@lru_cache(maxsize=16)
-def _with_vectors(table: pq.ParquetFile) -> tuple[pa.Array, npt.NDArray[np.int64]]:
-    """Of the references of a part that have a vector: identifiers, and where in the table they stand."""
-    held = table.read(columns=["reference_id", "status"])
-    ok = pc.equal(held["status"], Status.OK.value)
-    return held.filter(ok)["reference_id"].combine_chunks(), np.flatnonzero(ok.to_numpy())
 
 
 @dataclass(frozen=True)
@@ -195,6 +201,11 @@ def _known_format(path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, LookupError, EOFError, OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise UserError(
+                f"{path}: too many files are open: an index keeps two open for each of its parts; raise the limit "
+                "(ulimit -n)"
+            ) from error
         raise UserError(f"{path}: is in no known format; build the index again") from error
 
 

@@ -156,11 +156,20 @@ def _of_format_1(tree: dict[str, Any]) -> dict[str, Any]:
 
 def _require_counts(manifest: IndexManifest) -> None:
     """Raise TypeError or ValueError where something is of another kind, or sums do not agree."""
-    counts: list[object] = [*(manifest.not_looked_at or {}).values(), manifest.training_size or 0]
+    counts: list[object] = [manifest.rows, manifest.vectors, manifest.duplicates, *manifest.statuses.values()]
+    counts += manifest.sources.values()
+    counts += [n for told in manifest.profiles.values() for n in (told.version, told.dimension)]
+    counts += [*(manifest.not_looked_at or {}).values(), manifest.training_size or 0]
     counts += [n for part in manifest.parts for n in (part.rows, part.vectors)]
-    texts: list[object] = [text for told in manifest.profiles.values() for text in (told.digest, told.dtype)]
+    texts: list[object] = [*manifest.sha256.values()]
+    texts += [text for told in manifest.profiles.values() for text in (told.digest, told.dtype)]
     texts += [text for told in manifest.profiles.values() for text in (told.weights or {}).values()]
     if not all(isinstance(n, int) and n >= 0 for n in counts) or not all(isinstance(text, str) for text in texts):
         raise TypeError
-    if sum(part.vectors for part in manifest.parts) != manifest.vectors or not manifest.profiles:
+    sums = sum(part.rows for part in manifest.parts), sum(part.vectors for part in manifest.parts)
+    if sums != (manifest.rows, manifest.vectors) or not manifest.profiles:
         raise ValueError
+    for told in manifest.profiles.values():
+        known = told.weights is None or {"file", "sha256", "vouched_by"} <= told.weights.keys()
+        if told.dtype not in ("float32", "float16") or told.dimension < 1 or not known:
+            raise ValueError

@@ -28,7 +28,7 @@ from sharpaudit.matches.manifest import FORMAT_VERSION, IndexManifest, Part, Pro
 from sharpaudit.matches.sources.base import NotLookedAt, Repeated
 from sharpaudit.tables.schemas import REFERENCES
 
-PART_ROWS = 65_536
+PART_ROWS = 262_144
 """Rows of a part, but for the last batch that goes into it."""
 _MAX_KINDS = 100  # suffixes counted apart; a folder may hold as many as files
 _MAX_REASONS = 20

@@ -226,3 +226,26 @@ def test_memory_that_does_not_suffice_halves_the_batch_or_is_one_line(shelves):
     most = 0
     with pytest.raises(UserError, match=r"a picture of 70 x 90 pixels does not fit the memory of the device"):
         opened.describe(pictures(1))
+
+
+def test_a_strip_has_no_descriptor(shelves):
+    opened = open_embedder(embedder("sscd-disc-mixup-288", shelves[".torchvision.pt"]), 2, "cpu")
+    strip = np.zeros((2, 1000, 3), np.uint8)
+    rows = opened.describe([strip, pictures(1)[0], strip.swapaxes(0, 1)])
+    assert np.isnan(rows).all(axis=1).tolist() == [True, False, True]
+
+
+def test_memory_that_torchscript_lacks_is_told_from_other_faults(shelves):
+    opened = open_embedder(embedder(NAME, shelves[".torchvision.pt"]), 4, "cpu")
+    for text, expected in (("CUDA out of memory. Tried", UserError), ("size mismatch", RuntimeError)):
+        object.__setattr__(opened.inner, "network", lambda cut, text=text: (_ for _ in ()).throw(RuntimeError(text)))
+        with pytest.raises(expected):
+            opened.describe(pictures(1))
+
+
+def test_a_network_with_other_vectors_is_refused(shelves):
+    opened = open_embedder(embedder(NAME, shelves[".torchvision.pt"]), 4, "cpu")
+    for width in (1, 1024):
+        object.__setattr__(opened.inner, "network", lambda cut, width=width: torch.ones(len(cut), width))
+        with pytest.raises(UserError, match=rf"its weights give \(1, {width}\), where \(1, 512\) is expected"):
+            opened.describe(pictures(1))

@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 
 from sharpaudit.errors import UserError
 from sharpaudit.matches.exact import agrees, nearest
+from sharpaudit.matches.search import flat
+from sharpaudit.matches.search import vectors as vectors_module
 from sharpaudit.matches.search.engines import by_faiss, by_torch
 from sharpaudit.matches.search.flat import search
+from sharpaudit.matches.search.vectors import Vectors
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -81,6 +84,18 @@ def test_answers_do_not_depend_on_batch_engine_threads_or_order(seed, coarse):
     for other in others:
         assert other[0].tobytes() == similarities.tobytes()
         assert other[1].tobytes() == rows.tobytes()
+
+
+def test_ties_go_to_the_lowest_row_also_across_slices_and_queries_at_a_time(monkeypatch):
+    vectors = random_rows(11, 90, 32)
+    vectors[[7, 33, 61, 88]] = vectors[7]
+    whole = search(vectors, vectors[[7, 12, 40, 80, 3]], 6)
+    monkeypatch.setattr(vectors_module, "SLICE_BYTES", 4 * 32 * 10)
+    monkeypatch.setattr(flat, "QUERIES_AT_ONCE", 2)
+    parts = Vectors([vectors[:20], vectors[20:20], vectors[20:]], 32)
+    pieces = search(parts, vectors[[7, 12, 40, 80, 3]], 6)
+    assert whole[1][0, :4].tolist() == [7, 33, 61, 88]
+    assert all(np.array_equal(a, b) for a, b in zip(whole, pieces, strict=True))
 
 
 def test_near_ties_below_float32_are_ranked_exactly():

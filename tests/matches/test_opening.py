@@ -129,6 +129,8 @@ def test_pickled_vectors_are_never_loaded(built):
         ({"vectors": 2, "parts": [{"rows": 5, "vectors": 2}]}, "contradicts"),
         ({"profiles": {}}, "not the manifest of an index"),
         ({"parts": [{"rows": 5, "vectors": "3"}]}, "not the manifest of an index"),
+        ({"rows": 6}, "not the manifest of an index"),
+        ({"sha256": ["a"]}, "not the manifest of an index"),
         ({"parts": [{"rows": 5, "vectors": 3}, {"rows": 0, "vectors": 0}]}, r"references/00001\.parquet"),
     ],
 )
@@ -142,6 +144,15 @@ def test_counts_that_do_not_agree_are_refused(built, change, says):
 def test_a_profile_that_is_not_that_of_its_vectors_is_refused(built, change):
     rewrite_profile(built, **change)
     with pytest.raises(UserError, match="contradicts"):
+        open_index(built, "pixels-16")
+
+
+@pytest.mark.parametrize(
+    "change", [{"dtype": "foo"}, {"dtype": "float64"}, {"dimension": 0}, {"version": "1"}, {"weights": {"file": "a"}}]
+)
+def test_a_profile_that_is_none_is_refused(built, change):
+    rewrite_profile(built, **change)
+    with pytest.raises(UserError, match="not the manifest of an index"):
         open_index(built, "pixels-16")
 
 

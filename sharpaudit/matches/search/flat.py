@@ -28,6 +28,7 @@ from sharpaudit.matches.search.vectors import UNIT_TOLERANCE, Floats, Vectors, c
 
 Similarities = npt.NDArray[np.float64]
 
+QUERIES_AT_ONCE = 1024
 _SPARE_CANDIDATES = 8
 
 
@@ -47,6 +48,14 @@ def search(
     check_unit_rows("queries", _rows("queries", queries_MD))
     if vectors.dimension != queries_MD.shape[1]:
         raise ValueError(f"vectors have dimension {vectors.dimension}, queries {queries_MD.shape[1]}")
+    engine = engine or by_faiss(1)
+    firsts = range(0, max(1, len(queries_MD)), QUERIES_AT_ONCE)
+    found = [_nearest(vectors, queries_MD[first : first + QUERIES_AT_ONCE], k, engine) for first in firsts]
+    return np.concatenate([part for part, _ in found]), np.concatenate([part for _, part in found])
+
+
+def _nearest(vectors: Vectors, queries_MD: Floats, k: int, engine: Engine) -> tuple[Similarities, Rows]:
+    """Of so many queries that an engine may hold their similarities to a slice."""
     n_found = min(k, len(vectors))
     similarities_MK = np.empty((len(queries_MD), n_found), dtype=np.float64)
     rows_MK = np.empty((len(queries_MD), n_found), dtype=np.int64)
@@ -54,7 +63,6 @@ def search(
     n_candidates = n_found + _SPARE_CANDIDATES
     while len(pending):
         n_candidates = min(n_candidates, len(vectors))
-        engine = engine or by_faiss(1)
         rough_MC, rows_MC = _candidates(vectors, queries_MD[pending], n_candidates, engine)
         complete = np.zeros(len(pending), dtype=bool)
         for i, m in enumerate(pending):
