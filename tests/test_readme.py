@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 
 from tests.support.shown import (
@@ -49,6 +51,26 @@ def test_every_page_is_reached_from_the_index() -> None:
 def test_every_command_stands_in_a_page_with_its_arguments() -> None:
     texts = [entry.text for entry in shown()]
     assert [name for name in verbs() if not any(re.match(rf"{name}\b", text) for text in texts)] == []
+
+
+def test_no_command_of_the_pages_lacks_what_it_needs() -> None:
+    known, faults, seen = verbs(), list[str](), 0
+    for entry in shown():
+        for part in re.split(r"\s(?:&&|\||>)\s", entry.text):
+            named = next((name for name in known if f"{part} ".startswith(f"{name} ")), None)
+            if named is None or "--help" in part:
+                continue
+            seen += 1
+            try:
+                known[named].make_context(named, shlex.split(part.removeprefix(named)))
+            except (click.MissingParameter, click.NoSuchOption, click.BadOptionUsage) as error:
+                faults.append(f"{entry.page}: {entry.text}: {error}")
+            except click.UsageError as error:
+                # A file that only a reader has; one argument too many is told by this class alone.
+                if "unexpected extra argument" in str(error):
+                    faults.append(f"{entry.page}: {entry.text}: {error}")
+    assert seen > 50
+    assert faults == []
 
 
 def test_no_reason_and_no_smaller_form_is_of_a_command_that_is_shown_no_longer() -> None:

@@ -80,7 +80,7 @@ def build(
     """
     signals.install("what is described stays; the same command goes on")
     from pipelines.indexing.build import build as build_index
-    from sharpaudit.matches.build import Kept
+    from sharpaudit.matches.writing import Kept
 
     asked, run = asked_of(pictures, profiles, given)
     made = build_index(out.absolute(), asked, Kept(given["dtype"], thumbnails, training_size), run)

@@ -33,9 +33,9 @@ from sharpaudit.config import RunConfig
 from sharpaudit.embedders.base import Embedder
 from sharpaudit.errors import TransientError, UserError, printable
 from sharpaudit.matches.attempt import refuse_existing
-from sharpaudit.matches.build import IndexSummary, Kept, write_index
+from sharpaudit.matches.build import IndexSummary, write_index
 from sharpaudit.matches.sources.base import Unit
-from sharpaudit.matches.writing import Piece
+from sharpaudit.matches.writing import Kept, Piece
 from sharpaudit.plugs import EMBEDDERS
 from sharpaudit.tables.files import IN_PROGRESS, Files
 from sharpaudit.tables.lock import Driver, Guard, hold

@@ -9,7 +9,8 @@ from typing import Any
 
 from pipelines.flow.identity import identities, inputs_of
 from pipelines.operations import older
-from pipelines.stages.inputs import index_of
+from pipelines.stages.base import Inputs
+from pipelines.stages.inputs import hashed_for, index_of
 from pipelines.stages.search import SampleSearch
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import load_denoiser
@@ -36,10 +37,10 @@ def replay_prompt(root: Path, prompt_id: str) -> Replay:
     """Replay a prompt. Raises UserError for an unknown one, or where model or index are not those of the run."""
     run = RunFolder.open(root)
     config = run.config()
-    _require_same(run, config)
+    inputs = _require_same(run, config)
     rows = _recorded(run, prompt_id)
     lines, same = [], True
-    search = SampleSearch.of(index_of(config), config)
+    search = SampleSearch.of(index_of(config, hashed_for(inputs)), config)
     for row, picture in zip(rows, _generate(config, rows), strict=True):
         if isinstance(picture, Status):
             lines.append(f"seed {row['seed_index']}: {picture.describe()}")
@@ -60,7 +61,7 @@ def replay_prompt(root: Path, prompt_id: str) -> Replay:
     return Replay([*lines, "reproduced" if same else "NOT reproduced"], same)
 
 
-def _require_same(run: RunFolder, config: AuditConfig) -> None:
+def _require_same(run: RunFolder, config: AuditConfig) -> Inputs:
     """Refuse a model, an index or a machine that is not what the run was made with, and of this version other settings.
 
     Settings and stages of another version may be called otherwise: whether the pictures are made again shows by itself.
@@ -73,6 +74,7 @@ def _require_same(run: RunFolder, config: AuditConfig) -> None:
         other = [name for name in OUTSIDE if record["facts"][name] != getattr(found, name)]
     if other:
         raise UserError(f"{run.root}: {', '.join(other)} is not what this run was made with")
+    return found
 
 
 def _recorded(run: RunFolder, prompt_id: str) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from pipelines.stages.base import Inputs
 from pipelines.stages.calibration import allowed, fitted, wanted
 from pipelines.stages.fit import screen_config
 from pipelines.stages.ingest import require_audited, sources
-from pipelines.stages.inputs import index_of, shelf_of
+from pipelines.stages.inputs import hashed_for, index_of, shelf_of
 from pipelines.stages.search import SampleSearch
 from pipelines.stages.selection import expected_pictures
 from sharpaudit.config import AuditConfig, ModelConfig, RunConfig
@@ -86,7 +86,7 @@ def validate(config: AuditConfig, measure_s: float = MEASURE_S, *, out: Path | N
     yield from fitted(config, counts["fit"])
     yield allowed(config, *styles)
     yield from wanted(config, *styles)
-    yield f"end to end: {_one_prompt(config, denoiser, first)}"
+    yield f"end to end: {_one_prompt(config, inputs, denoiser, first)}"
     threads, at_once = at_work(config.run, here)
     use_threads(threads)
     rate = _rate(config, denoiser, first, measure_s)
@@ -118,7 +118,7 @@ def _computed_here(model: ModelConfig, inputs: Inputs) -> ModelConfig:
     return model.model_copy(update={"device": "cpu", "dtype": "float32" if model.dtype == "float32" else "auto"})
 
 
-def _one_prompt(config: AuditConfig, denoiser: Denoiser, audited: pa.Table) -> str:
+def _one_prompt(config: AuditConfig, inputs: Inputs, denoiser: Denoiser, audited: pa.Table) -> str:
     """One audited prompt scored, generated and matched."""
     first = audited.slice(0, 1).to_pylist()[0]
     scores = _Screen(config, denoiser)([first["prompt"]])[0]
@@ -127,7 +127,8 @@ def _one_prompt(config: AuditConfig, denoiser: Denoiser, audited: pa.Table) -> s
         raise UserError(
             f"prompt {first['prompt_id']} could not be evaluated: {scores if isinstance(scores, Status) else picture}"
         )
-    found = SampleSearch(index_of(config), config.matches.batch_size, denoiser.device.type).nearest([picture], 1)[0]
+    index = index_of(config, hashed_for(inputs))
+    found = SampleSearch(index, config.matches.batch_size, denoiser.device.type).nearest([picture], 1)[0]
     nearest = (
         found.describe() if isinstance(found, Status) else f"nearest training picture at {found[0].similarity:.3f}"
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipelines.stages.base import Inputs
 from sharpaudit.config import AuditConfig, MatchesConfig
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.load import load_denoiser, placement
@@ -43,6 +44,11 @@ def hashed(run: RunFolder) -> Hashed | None:
     facts = (run.record() or {}).get("facts", {})
     files = facts.get("index_files")
     return None if files is None else Hashed(facts["index_digest"], files)
+
+
+def hashed_for(inputs: Inputs) -> Hashed:
+    """The files of the index that `inputs` were taken from, so that whoever opens it next need not hash them."""
+    return Hashed(inputs.index_digest, inputs.index_files or {})
 
 
 def shelf_of(matches: MatchesConfig) -> Shelf:

@@ -23,7 +23,7 @@ from sharpaudit.images import Pixels, UnreadableImage, decode, sha256_hex, thumb
 from sharpaudit.matches.attempt import published, refuse_existing, remove_left
 from sharpaudit.matches.manifest import MANIFEST
 from sharpaudit.matches.sources.base import Item, ReferencePicture
-from sharpaudit.matches.writing import Counts, IndexWriter, Piece, Reason, Row, content_id
+from sharpaudit.matches.writing import Counts, IndexWriter, Kept, Piece, Reason, Row, content_id
 from sharpaudit.tables.files import Files, naming
 from sharpaudit.tables.liveness import answered
 
@@ -56,18 +56,6 @@ class IndexSummary:
     def rejected_share(self) -> float:
         """Of references and rejected rows."""
         return self.rejected / sum(self.statuses.values())
-
-
-@dataclass(frozen=True)
-class Kept:
-    """How an index keeps what it knows. dtype: of vectors, float32 or float16. thumbnails: whether pictures go along.
-
-    training_size: of how many pictures the training set is said to consist; UserError where there are more references.
-    """
-
-    dtype: str = "float32"
-    thumbnails: bool = True
-    training_size: int | None = None
 
 
 def build_index(
@@ -103,12 +91,7 @@ def write_index(out: Path, cards: Sequence[Embedder], kept: Kept, write: Callabl
     files.make_folder(out.parent)
     removed = remove_left(out)
     with published(out, files) as attempt:
-        with (
-            naming(attempt),
-            IndexWriter(
-                attempt, cards, dtype=kept.dtype, thumbnails=kept.thumbnails, training_size=kept.training_size
-            ) as writer,
-        ):
+        with naming(attempt), IndexWriter(attempt, cards, kept) as writer:
             write(writer)
             manifest = writer.close().to_bytes()
         files.write(attempt / MANIFEST, manifest)

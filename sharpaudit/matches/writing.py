@@ -82,19 +82,27 @@ class Counts:
             self.not_looked_at[item.kind if known else "other suffix"] += 1
 
 
-class IndexWriter:
-    """Puts an index into `folder`, a new one. Closed by `close`, or left as it is where something went wrong.
+@dataclass(frozen=True)
+class Kept:
+    """How an index keeps what it knows. dtype: of vectors, float32 or float16. thumbnails: whether pictures go along.
 
-    cards: of the embedders. dtype: of the stored vectors, of DTYPES. thumbnails: whether pictures go with the rows.
     training_size: of how many pictures the training set is said to consist; UserError where there are more references.
     """
 
-    def __init__(
-        self, folder: Path, cards: Sequence[Embedder], *, dtype: str, thumbnails: bool, training_size: int | None
-    ) -> None:
+    dtype: str = "float32"
+    thumbnails: bool = True
+    training_size: int | None = None
+
+
+class IndexWriter:
+    """Puts an index into `folder`, a new one. Closed by `close`, or left as it is where something went wrong.
+
+    cards: of the embedders.
+    """
+
+    def __init__(self, folder: Path, cards: Sequence[Embedder], kept: Kept) -> None:
         self.counts = Counts()
-        self._folder, self._cards, self._dtype, self._thumbnails = folder, cards, np.dtype(dtype), thumbnails
-        self._training_size = training_size
+        self._folder, self._cards, self._kept, self._dtype = folder, cards, kept, np.dtype(kept.dtype)
         self._parts: list[Part] = []
         self._table: pq.ParquetWriter | None = None
         self._vectors: list[BinaryIO] = []
@@ -142,13 +150,14 @@ class IndexWriter:
                 row = row | {"reference_id": sha256_hex(place.encode())[:32]}
             self.counts.seen.add(row["reference_id"])
             self.counts.count(row)
-            kept.append(row if self._thumbnails else row | {"thumbnail": None})
+            kept.append(row if self._kept.thumbnails else row | {"thumbnail": None})
             chosen += [n] * ok
         if kept:
             self._write(kept, [vectors_ND[chosen] for vectors_ND in vectors])
-        if self._training_size is not None and self.counts.statuses[Status.OK] > self._training_size:
+        most = self._kept.training_size
+        if most is not None and self.counts.statuses[Status.OK] > most:
             raise UserError(
-                f"--training-size {self._training_size:,}: the pictures given hold more than that; "
+                f"--training-size {most:,}: the pictures given hold more than that; "
                 "give the number of pictures that the model was trained on, or leave the option out"
             )
 
@@ -196,7 +205,7 @@ class IndexWriter:
             format_version=FORMAT_VERSION,
             parts=self._parts,
             profiles=profiles,
-            thumbnails=self._thumbnails,
+            thumbnails=self._kept.thumbnails,
             rows=self.counts.statuses.total(),
             vectors=self.counts.statuses[Status.OK],
             duplicates=self.counts.duplicates,
@@ -204,7 +213,7 @@ class IndexWriter:
             sources=dict(sorted(self.counts.sources.items())),
             sha256={name: sha256_of(self._folder / name) for name in names},
             not_looked_at=dict(self.counts.not_looked_at),
-            training_size=self._training_size,
+            training_size=self._kept.training_size,
         )
 
 

@@ -17,12 +17,13 @@ from sharpaudit.errors import Status, UserError
 from sharpaudit.images import decode, sha256_hex, thumbnail
 from sharpaudit.matches import build as build_module
 from sharpaudit.matches import writing
-from sharpaudit.matches.build import Kept, build_index, described, write_index
+from sharpaudit.matches.build import build_index, described, write_index
 from sharpaudit.matches.index import open_index
 from sharpaudit.matches.search import vectors as vectors_module
 from sharpaudit.matches.search.flat import search
 from sharpaudit.matches.sources.base import NotLookedAt, Repeated
 from sharpaudit.matches.sources.folder import pictures_in
+from sharpaudit.matches.writing import Kept
 from sharpaudit.tables.schemas import REFERENCES
 from tests.support.reference_pictures import FILES, TABLE, broken_picture, flat_picture, picture, pixels
 from tests.support.shells import bare

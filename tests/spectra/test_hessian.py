@@ -60,7 +60,7 @@ def test_of_a_mixture_it_is_the_closed_form(model, dtype, tolerance, t):
 
 
 def test_of_a_network_products_are_those_of_the_symmetric_part(network):
-    curvature = placed(network)
+    curvature = placed(network, batch_size=48)
     found = curvature.matrices()
     v_KD = np.random.default_rng(1).standard_normal((4, curvature.size))
     for branch in BRANCHES:

@@ -26,11 +26,12 @@ from sharpaudit.embedders.base import Embedder
 from sharpaudit.embedders.weights import Shelf
 from sharpaudit.errors import UserError
 from sharpaudit.images import encode_png, sha256_hex
-from sharpaudit.matches.build import Kept, build_index
+from sharpaudit.matches.build import build_index
 from sharpaudit.matches.checking import faults_of
 from sharpaudit.matches.index import open_index
 from sharpaudit.matches.sources import folder as module
 from sharpaudit.matches.sources.folder import FolderLayout, pictures_in
+from sharpaudit.matches.writing import Kept
 from sharpaudit.plugs import EMBEDDERS
 from sharpaudit.tables.lock import hold
 from sharpaudit.tables.shards import Manifest
@@ -91,7 +92,7 @@ from pathlib import Path
 from pipelines.indexing import shards
 from pipelines.indexing.build import Asked, build
 from sharpaudit.config import RunConfig
-from sharpaudit.matches.build import Kept
+from sharpaudit.matches.writing import Kept
 from sharpaudit.matches.sources import folder
 folder.UNIT_FILES = 4
 done, count = shards.PictureWorker.do, []
