@@ -21,6 +21,7 @@ from sharpaudit.errors import UserError
 
 CPUINFO = Path("/proc/cpuinfo")
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+MEMORY_LIMIT, MEMORY_USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -76,6 +77,19 @@ def usable_cores() -> int:
         return min(cores, max(1, int(quota) // int(period)))
     except (OSError, ValueError):  # no such file, or "max": no quota
         return cores
+
+
+def free_memory() -> int:
+    """Bytes of memory that a new use may take: what the machine has free, and no more than its container is allowed.
+
+    The limit is that of version 2 control groups.
+    """
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit, used = (int(path.read_text(encoding="utf-8")) for path in (MEMORY_LIMIT, MEMORY_USED))
+        return min(free, max(0, limit - used))
+    except (OSError, ValueError):  # no such file, or "max": no limit
+        return free
 
 
 def share_threads(

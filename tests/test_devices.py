@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -122,6 +123,18 @@ def test_cores_are_those_that_this_process_may_use(monkeypatch, tmp_path):
     for text, cores in (("max 100000", 4), ("250000 100000", 2), ("50000 100000", 1), ("6400000 100000", 4)):
         quota.write_text(text + "\n")
         assert devices.usable_cores() == cores
+
+
+def test_memory_is_what_is_free_and_what_the_container_may_still_take(monkeypatch, tmp_path):
+    limit, used = tmp_path / "memory.max", tmp_path / "memory.current"
+    monkeypatch.setattr(devices, "MEMORY_LIMIT", limit)
+    monkeypatch.setattr(devices, "MEMORY_USED", used)
+    monkeypatch.setattr(devices.psutil, "virtual_memory", lambda: SimpleNamespace(available=5000))
+    assert devices.free_memory() == 5000
+    used.write_text("900\n")
+    for text, free in (("max", 5000), ("9000", 5000), ("2000", 1100), ("100", 0)):
+        limit.write_text(text + "\n")
+        assert devices.free_memory() == free
 
 
 def test_workers_on_other_machines_may_have_the_gpus_that_this_one_lacks(machine):

@@ -110,6 +110,30 @@ def ingest(rows: int, near: int, out: Path, json_path: Path | None) -> None:
 
 
 @bench.command()
+@click.option("--rows", type=click.IntRange(10_000), default=1_000_000, show_default=True, help="Vectors in memory.")
+@click.option(
+    "--streamed", type=click.IntRange(10_000), default=10_000_000, show_default=True, help="Vectors from the disk."
+)
+@click.option("--rounds", type=click.IntRange(1), default=6, show_default=True, help="Rounds that are timed.")
+@click.option("--out", type=PATH, default=Path("runs/search"), show_default=True, help="Keeps the vectors.")
+@json_option
+def search(rows: int, streamed: int, rounds: int, out: Path, json_path: Path | None) -> None:
+    """How fast the nearest of a million vectors are found, beside plain calls of faiss, and what approximation misses.
+
+    Needs 16 GB of disk, 6 GB of memory and some 20 minutes on 2 cores. Nothing else should run beside it.
+
+    \b
+    Example: sharpaudit bench search --json search.json
+    """
+    from pipelines.bench.search import bench_lines, markdown, measure
+    from sharpaudit.devices import hardware_in_words
+
+    found = measure(out.absolute(), rows, streamed, rounds, lambda line: click.echo(line, err=True))
+    click.echo(f"{markdown(found)}\n{hardware_in_words()}")
+    finish(list(bench_lines(found)), [], json_path)
+
+
+@bench.command()
 @json_option
 def decisions(json_path: Path | None) -> None:
     """What decisions promise, simulated: false-positive and false-discovery rates, power, bounds on misses and matches.

@@ -139,6 +139,44 @@ def add(place: Path, pictures: Path, profile: str, **given: Any) -> None:
 
 @index.command()
 @click.argument("place", metavar="INDEX", type=PATH)
+@click.option("--kind", required=True, type=click.Choice(["fp16", "sq8", "ivf-sq8", "ivf-pq"]), help="See the docs.")
+@click.option("--profile", metavar="NAME", help="Over whose vectors, of an index that has those of several embedders.")
+@click.option(
+    "--recall",
+    metavar="SHARE",
+    default=0.99,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Of nearest references that an ivf kind is to find: so many lists are looked through.",
+)
+@click.option("--threads", type=click.IntRange(1), help="All cores by default.")
+def approximate(place: Path, kind: str, profile: str | None, recall: float, threads: int | None) -> None:
+    """Build a structure into INDEX that searches tens of millions of references approximately, and measure its recall.
+
+    An audit uses it with matches.search; its similarities are exact, but what it does not find is missed. The index
+    stays as it is, and so does its digest.
+
+    \b
+    Example: sharpaudit index approximate indexes/train --kind ivf-sq8
+    """
+    from sharpaudit.devices import usable_cores
+    from sharpaudit.matches.approximation import add_structure
+    from sharpaudit.matches.search.approximate import described
+
+    made = add_structure(
+        place.absolute(), kind, profile, aim=recall, threads=threads or usable_cores(), tell=_on_stderr
+    )
+    click.echo(f"{place}: {described(made)}")
+    if made.recall.found < recall * made.recall.n:
+        click.echo(f"note: that is less than --recall {recall:g}; another kind finds more", err=True)
+
+
+def _on_stderr(line: str) -> None:
+    click.echo(line, err=True)
+
+
+@index.command()
+@click.argument("place", metavar="INDEX", type=PATH)
 def info(place: Path) -> None:
     """What an index holds and how it was made, from its manifest alone.
 
@@ -147,7 +185,9 @@ def info(place: Path) -> None:
     """
     from sharpaudit.errors import Status, printable
     from sharpaudit.images import sha256_hex
+    from sharpaudit.matches.approximation import structures_of
     from sharpaudit.matches.manifest import MANIFEST, parse_manifest, read_manifest
+    from sharpaudit.matches.search.approximate import described, read_structure
 
     data = read_manifest(place)
     manifest = parse_manifest(place / MANIFEST, data)
@@ -166,6 +206,8 @@ def info(place: Path) -> None:
             words = {key: printable(value) for key, value in told.weights.items()}
             weights = ", weights {file}, SHA-256 {sha256}, vouched for by {vouched_by}".format(**words)
         click.echo(f"profile {printable(name)} version {told.version}: {told.dimension} x {told.dtype}{weights}")
+    for name, folder in structures_of(place, manifest):
+        click.echo(f"approximate search by {printable(name)}: {described(read_structure(folder)[0])}")
 
 
 @index.command()

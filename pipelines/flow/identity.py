@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.stages import flow, ingest, require_views
 from pipelines.stages.base import Inputs, identity
-from pipelines.stages.inputs import index_of
+from pipelines.stages.inputs import index_of, structure_of
 from sharpaudit import plugs
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import family_of, load_tokenizer, model_digest, model_files, placement
@@ -33,6 +33,8 @@ def inputs_of(config: AuditConfig, *, alone: bool = False, known: Hashed | None 
             'or set model.device = "cpu"'
         )
     index = index_of(config, known)
+    structure = structure_of(index, config, known)
+    opened = index.opened | ({} if structure is None else structure.opened)
     return Inputs(
         model_digest=model_digest(config.model),
         tokenizer_digest=load_tokenizer(config.model).digest,
@@ -42,7 +44,8 @@ def inputs_of(config: AuditConfig, *, alone: bool = False, known: Hashed | None 
         model_files=model_files(config.model),
         index_holds=index.holding,
         index_weights=index.weights,
-        index_files={name: list(found) for name, found in index.opened.items()},
+        index_search=None if structure is None else structure.digest,
+        index_files={name: list(found) for name, found in opened.items()},
         plugs=plugs.foreign(named_plugs(config)),
     )
 

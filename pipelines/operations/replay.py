@@ -10,7 +10,7 @@ from typing import Any
 from pipelines.flow.identity import identities, inputs_of
 from pipelines.operations import older
 from pipelines.stages.base import Inputs
-from pipelines.stages.inputs import hashed_for, index_of
+from pipelines.stages.inputs import hashed_for, index_of, structure_of
 from pipelines.stages.search import SampleSearch
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import load_denoiser
@@ -39,8 +39,10 @@ def replay_prompt(root: Path, prompt_id: str) -> Replay:
     config = run.config()
     inputs = _require_same(run, config)
     rows = _recorded(run, prompt_id)
+    known = hashed_for(inputs)
+    index = index_of(config, known)
     lines, same = [], True
-    search = SampleSearch.of(index_of(config, hashed_for(inputs)), config)
+    search = SampleSearch.of(index, structure_of(index, config, known), config)
     for row, picture in zip(rows, _generate(config, rows), strict=True):
         if isinstance(picture, Status):
             lines.append(f"seed {row['seed_index']}: {picture.describe()}")

@@ -24,7 +24,7 @@ from pipelines.stages.base import Inputs
 from pipelines.stages.calibration import allowed, fitted, wanted
 from pipelines.stages.fit import screen_config
 from pipelines.stages.ingest import require_audited, sources
-from pipelines.stages.inputs import hashed_for, index_of, shelf_of
+from pipelines.stages.inputs import hashed_for, index_of, shelf_of, structure_of
 from pipelines.stages.search import SampleSearch
 from pipelines.stages.selection import expected_pictures
 from sharpaudit.config import AuditConfig, ModelConfig, RunConfig
@@ -75,6 +75,8 @@ def validate(config: AuditConfig, measure_s: float = MEASURE_S, *, out: Path | N
     yield from (f"note: {line}" for line in not_applied)
     yield f"index: profile {config.matches.profile} agrees, digest {inputs.index_digest[:16]}"
     yield from (f"note: {line}" for line in notes(embedder(config.matches.profile, shelf_of(config.matches))))
+    search = _search(config, inputs, here)
+    yield f"search: {search.told}"
     todo = [(source, 0, config.run.limit if source.use == "audit" else None) for source in sources(config)]
     with tempfile.TemporaryDirectory() as folder, scratch(Path(folder) / "ingest") as rows:
         made = assign(todo, (), load_tokenizer(config.model), 0, rows, config.corpus.near_duplicates)
@@ -86,7 +88,7 @@ def validate(config: AuditConfig, measure_s: float = MEASURE_S, *, out: Path | N
     yield from fitted(config, counts["fit"])
     yield allowed(config, *styles)
     yield from wanted(config, *styles)
-    yield f"end to end: {_one_prompt(config, inputs, denoiser, first)}"
+    yield f"end to end: {_one_prompt(config, search, denoiser, first)}"
     threads, at_once = at_work(config.run, here)
     use_threads(threads)
     rate = _rate(config, denoiser, first, measure_s)
@@ -118,7 +120,13 @@ def _computed_here(model: ModelConfig, inputs: Inputs) -> ModelConfig:
     return model.model_copy(update={"device": "cpu", "dtype": "float32" if model.dtype == "float32" else "auto"})
 
 
-def _one_prompt(config: AuditConfig, inputs: Inputs, denoiser: Denoiser, audited: pa.Table) -> str:
+def _search(config: AuditConfig, inputs: Inputs, device: str) -> SampleSearch:
+    index = index_of(config, hashed_for(inputs))
+    here = config.model_copy(update={"model": config.model.model_copy(update={"device": device})})
+    return SampleSearch.of(index, structure_of(index, config, hashed_for(inputs)), here)
+
+
+def _one_prompt(config: AuditConfig, search: SampleSearch, denoiser: Denoiser, audited: pa.Table) -> str:
     """One audited prompt scored, generated and matched."""
     first = audited.slice(0, 1).to_pylist()[0]
     scores = _Screen(config, denoiser)([first["prompt"]])[0]
@@ -127,8 +135,7 @@ def _one_prompt(config: AuditConfig, inputs: Inputs, denoiser: Denoiser, audited
         raise UserError(
             f"prompt {first['prompt_id']} could not be evaluated: {scores if isinstance(scores, Status) else picture}"
         )
-    index = index_of(config, hashed_for(inputs))
-    found = SampleSearch(index, config.matches.batch_size, denoiser.device.type).nearest([picture], 1)[0]
+    found = search.nearest([picture], 1)[0]
     nearest = (
         found.describe() if isinstance(found, Status) else f"nearest training picture at {found[0].similarity:.3f}"
     )

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.stages.base import Inputs, Stage, Work, Worker
-from pipelines.stages.inputs import run_index
+from pipelines.stages.inputs import run_search
 from pipelines.stages.sample import sample_id
 from pipelines.stages.search import SampleSearch, stored_pictures
 from pipelines.stages.selection import selected
@@ -40,8 +40,9 @@ class BandsStage(Stage):
     whole = True
 
     def outside(self, config: AuditConfig, inputs: Inputs) -> dict[str, Any]:
-        """The reference index."""
-        return {"index digest": inputs.index_digest}
+        """The reference index and, where search is not exact, what searches in it."""
+        found = {"index digest": inputs.index_digest}
+        return found | ({} if inputs.index_search is None else {"approximate search": inputs.index_search})
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
         """One shard, named by the band samples that it learns from and the shards that hold them."""
@@ -60,8 +61,7 @@ class BandsStage(Stage):
 
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker that holds the index."""
-        search = SampleSearch.of(run_index(run, config), config)
-        return BandsWorker(search, partial(stored_pictures, run.root), config.matches)
+        return BandsWorker(run_search(run, config), partial(stored_pictures, run.root), config.matches)
 
 
 def _wanted(run: RunFolder) -> list[str]:
@@ -81,7 +81,7 @@ class BandsWorker:
 
     def process(self, rows: pa.Table) -> pa.Table:
         """The bands, as a table of one row."""
-        found = self._search.nearest(self._load(rows["image_path"].to_pylist()), 1)
+        found, recall = self._search.measured(self._load(rows["image_path"].to_pylist()), 1)
         prompts = rows["prompt_id"].to_pylist()
         best = [(p, m[0].similarity) for p, m in zip(prompts, found, strict=True) if not isinstance(m, Status)]
         if not best:
@@ -99,6 +99,9 @@ class BandsWorker:
             "n_exceptions": bands.n_exceptions,
             "copy_above": bands.copy_above,
             "near_above": bands.near_above,
+            "search": matches.search,
+            "recall_found": None if recall is None else recall.found,
+            "recall_n": None if recall is None else recall.n,
             "status": Status.OK,
             "reason": None,
         }

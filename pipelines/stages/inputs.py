@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from pipelines.stages.base import Inputs
+from pipelines.stages.search import SampleSearch
 from sharpaudit.config import AuditConfig, MatchesConfig
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.load import load_denoiser, placement
 from sharpaudit.embedders.weights import Shelf
 from sharpaudit.errors import UserError, printable
+from sharpaudit.matches.approximation import OpenStructure, open_structure
 from sharpaudit.matches.index import Hashed, ReferenceIndex, open_index
 from sharpaudit.tables.runs import RunFolder
 
@@ -32,6 +36,21 @@ def run_index(run: RunFolder, config: AuditConfig) -> ReferenceIndex:
     index = index_of(config, hashed(run))
     _require(run, "index_digest", index.digest, f"index {printable(str(config.matches.index))}")
     return index
+
+
+def run_search(run: RunFolder, config: AuditConfig) -> SampleSearch:
+    """Search in the index that the run began with. Raises UserError where it or its structure is no longer the same."""
+    index = run_index(run, config)
+    structure = structure_of(index, config, hashed(run))
+    if structure is not None:
+        _require(run, "index_search", structure.digest, f"the structure of index {printable(str(index.path))}")
+    return SampleSearch.of(index, structure, config)
+
+
+def structure_of(index: ReferenceIndex, config: AuditConfig, known: Hashed | None = None) -> OpenStructure | None:
+    """The approximate structure that a configuration names, None for exact search. Raises UserError."""
+    kind = config.matches.search
+    return None if kind == "exact" else open_structure(index, kind, known, torch.get_num_threads())
 
 
 def index_of(config: AuditConfig, known: Hashed | None = None) -> ReferenceIndex:

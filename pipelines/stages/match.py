@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.stages.base import Stage, Work, Worker
-from pipelines.stages.inputs import run_index
+from pipelines.stages.inputs import run_search
 from pipelines.stages.search import Neighbour, SampleSearch, stored_pictures
 from sharpaudit.config import AuditConfig, MatchesConfig
 from sharpaudit.errors import Status
@@ -56,7 +56,7 @@ class MatchStage(Stage):
         folder = run.table(BANDS)
         row = folder.read_all(folder.current()).to_pylist()[0]
         return MatchWorker(
-            SampleSearch.of(run_index(run, config), config),
+            run_search(run, config),
             partial(stored_pictures, run.root),
             partial(store_image, run.root, files=run.files),
             Bands(**{field.name: row[field.name] for field in fields(Bands)}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, StringConstraints
 
@@ -37,6 +37,11 @@ class MatchesConfig(Section):
     """Digests of weights that you vouch for, beside those that the embedder's own list has."""
     batch_size: int = runtime(64, ge=1, le=4096)
     """Pictures that it takes at a time; one without a network takes them one by one."""
+    search: Literal["exact", "fp16", "sq8", "ivf-sq8", "ivf-pq"] = runtime("exact")
+    """Exact, or by an approximate structure that `sharpaudit index approximate` built into the index. What such a one
+    finds counts: its digest is an identity, and the report says how much it misses."""
+    vectors: Literal["auto", "memory", "disk"] = runtime("auto")
+    """Where exact search has the vectors; "auto" takes memory if they fit. It changes nothing of the answer."""
     neighbours: int = identity(default=3, ge=1, le=100)
     """Training pictures recorded per sample."""
     near_quantile: float = identity(default=0.95, gt=0, lt=1)

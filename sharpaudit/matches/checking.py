@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sharpaudit.errors import Status, UserError, printable
+from sharpaudit.matches.approximation import faults_of_structures, structures_of
 from sharpaudit.matches.index import sha256_of
 from sharpaudit.matches.manifest import MANIFEST, IndexManifest, parse_manifest, read_manifest
 from sharpaudit.matches.search.vectors import Vectors
@@ -29,11 +30,13 @@ def faults_of(path: Path) -> Iterator[str]:
         return
     changed = list(_changed(path, manifest))
     yield from changed
-    there = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
+    structures = {file for _, place in structures_of(path, manifest) for file in place.rglob("*")}
+    there = {file.relative_to(path).as_posix() for file in set(path.rglob("*")) - structures if file.is_file()}
     strays = sorted(there - {MANIFEST, *manifest.files()})
     yield from (f"{printable(name)}: is no file of this index" for name in strays)
     if not changed:
         yield from _contents(path, manifest)
+    yield from faults_of_structures(path, manifest)
 
 
 def _changed(path: Path, manifest: IndexManifest) -> Iterator[str]:

@@ -75,7 +75,7 @@ class ReferenceIndex:
 
     def require_unchanged(self) -> None:
         """Raise UserError where a data file is no longer the one that was opened: what was read may be another's."""
-        if _identities(self.path, self.opened) != self.opened:
+        if identities(self.path, self.opened) != self.opened:
             raise UserError(
                 f"{printable(str(self.path))}: the index changed while it was in use; nothing was made with the new "
                 "one: put the old one back and give the same command, or name a new folder with --out"
@@ -99,7 +99,7 @@ class ReferenceIndex:
         while at >= table.metadata.row_group(group).num_rows:
             at -= table.metadata.row_group(group).num_rows
             group += 1
-        with self._unchanged():
+        with self.unchanged():
             held = table.read_row_group(group, columns=["thumbnail"]).column(0)[at].as_py()
         return None if held is None else bytes(held)
 
@@ -114,7 +114,7 @@ class ReferenceIndex:
     def _held(self, part: int) -> tuple[pa.Array, npt.NDArray[np.int64]]:
         """Of the references of a part that have a vector: identifiers, and where in the table they stand."""
         if part not in self._kept:
-            with self._unchanged():
+            with self.unchanged():
                 held = self.tables[part].read(columns=["reference_id", "status"])
             ok = pc.equal(held["status"], Status.OK.value)
             if len(self._kept) >= PARTS_KEPT:
@@ -127,8 +127,8 @@ class ReferenceIndex:
         return {}
 
     @contextmanager
-    def _unchanged(self) -> Iterator[None]:
-        """Of a table that cannot be read any more, say so where it was changed."""
+    def unchanged(self) -> Iterator[None]:
+        """Of files that cannot be read any more, say so where they were changed."""
         try:
             yield
         except (OSError, pa.ArrowException):
@@ -155,7 +155,7 @@ def open_index(path: Path, name: str, shelf: Shelf = NOWHERE, known: Hashed | No
     wanted = embedder(name, shelf)
     _require_profile(path, manifest, wanted)
     files = manifest.files_of(wanted.name)
-    before = _identities(path, files)
+    before = identities(path, files)
     told = known.files if known is not None and known.digest == sha256_hex(data) else {}
     for file in (file for file in files if list(told.get(file, ())) != list(before[file])):
         if sha256_of(path / file) != manifest.sha256.get(file):
@@ -166,12 +166,12 @@ def open_index(path: Path, name: str, shelf: Shelf = NOWHERE, known: Hashed | No
             tables.append(pq.ParquetFile(path / file, page_checksum_verification=True))
             n_ok = pc.sum(pc.equal(tables[-1].read(columns=["status"])["status"], Status.OK.value)).as_py() or 0
         with _known_format(path / (file := manifest.vector_file(wanted.name, number))):
-            blocks.append(np.load(path / file, mmap_mode="r", allow_pickle=False))
+            held = np.load(path / file, mmap_mode="r", allow_pickle=False)
         part, dtype = manifest.parts[number], np.dtype(manifest.profiles[wanted.name].dtype)
-        expected = (dtype, (part.vectors, wanted.dimension), part.vectors)
-        if (blocks[-1].dtype, blocks[-1].shape, n_ok) != expected:
+        if (held.dtype, held.shape, n_ok) != (dtype, (part.vectors, wanted.dimension), part.vectors):
             raise UserError(f"{path / MANIFEST}: contradicts {file} or its table; build the index again")
-    if _identities(path, files) != before:
+        blocks.append(path / file)
+    if identities(path, files) != before:
         raise UserError(f"{path}: changed while it was opened; give the same command again")
     vectors = Vectors(blocks, wanted.dimension)
     return ReferenceIndex(path, wanted, manifest, sha256_hex(data), vectors, tables, before)
@@ -203,13 +203,13 @@ def _known_format(path: Path) -> Iterator[None]:
     except (ValueError, LookupError, EOFError, OSError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             raise UserError(
-                f"{path}: too many files are open: an index keeps two open for each of its parts; raise the limit "
+                f"{path}: too many files are open: an index keeps one open for each of its parts; raise the limit "
                 "(ulimit -n)"
             ) from error
         raise UserError(f"{path}: is in no known format; build the index again") from error
 
 
-def _identities(folder: Path, files: Any) -> dict[str, Identity]:
+def identities(folder: Path, files: Any) -> dict[str, Identity]:
     """What changes when a data file of an index is replaced or written to."""
     found = {}
     for name in files:

@@ -179,8 +179,11 @@ BANDS = define(
         "n_exceptions": pa.int32(),
         "copy_above": pa.float64(),
         "near_above": pa.float64(),
+        "search": pa.string(),
+        "recall_found": pa.int32(),
+        "recall_n": pa.int32(),
     },
-    version=2,
+    version=3,
 )
 MATCHES = define(
     "matches",

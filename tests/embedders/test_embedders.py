@@ -79,7 +79,7 @@ def test_it_gets_the_device_that_there_is_and_the_batch_that_was_asked_for(index
         None,
         batch_size=7,
     )
-    SampleSearch(open_index(index, "mean-colour"), 9)
+    SampleSearch(open_index(index, "mean-colour"), 9, vectors="disk")
     device = torch.device("cuda" if cuda else "cpu")
     assert given == [(device, 64), (device, 7), (device, 9)]
 

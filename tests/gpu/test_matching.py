@@ -11,7 +11,7 @@ import torch
 from sharpaudit.embedders import sscd
 from sharpaudit.embedders.base import embedder, open_embedder
 from sharpaudit.embedders.weights import Shelf
-from sharpaudit.matches.search.engines import by_faiss, by_torch, engine_for
+from sharpaudit.matches.search.engines import ByFaiss, ByTorch, engine_for
 from sharpaudit.matches.search.flat import search
 
 pytestmark = [
@@ -25,7 +25,7 @@ def test_a_search_on_the_device_is_exact():
     drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
     drawn[[5, 19_000]] = drawn[5]
     queries = drawn[:1100]
-    one, other = search(drawn, queries, 3, by_torch(torch.device("cuda"))), search(drawn, queries, 3, by_faiss(4))
+    one, other = search(drawn, queries, 3, ByTorch(torch.device("cuda"))), search(drawn, queries, 3, ByFaiss(4))
     assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
     assert one[1][5, :2].tolist() == [5, 19_000]
     assert all(

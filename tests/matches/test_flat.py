@@ -14,7 +14,7 @@ from sharpaudit.errors import UserError
 from sharpaudit.matches.exact import agrees, nearest
 from sharpaudit.matches.search import flat
 from sharpaudit.matches.search import vectors as vectors_module
-from sharpaudit.matches.search.engines import by_faiss, by_torch
+from sharpaudit.matches.search.engines import ByFaiss, ByTorch
 from sharpaudit.matches.search.flat import search
 from sharpaudit.matches.search.vectors import Vectors
 
@@ -72,12 +72,12 @@ def test_equal_vectors_come_in_the_order_of_their_rows(copies):
 def test_answers_do_not_depend_on_batch_engine_threads_or_order(seed, coarse):
     vectors = coarse_rows(seed, 500) if coarse else random_rows(seed, 500, 96)
     queries = coarse_rows(seed + 1, 41) if coarse else random_rows(seed + 1, 41, 96)
-    similarities, rows = search(vectors, queries, 5, by_faiss(1))
+    similarities, rows = search(vectors, queries, 5, ByFaiss(1))
     order = np.random.default_rng(seed).permutation(41)
     alone = [search(vectors, queries[m : m + 1], 5) for m in range(41)]
     others = [
-        search(vectors, queries, 5, by_faiss(2)),
-        tuple(part[np.argsort(order)] for part in search(vectors, queries[order], 5, by_torch(torch.device("cpu")))),
+        search(vectors, queries, 5, ByFaiss(2)),
+        tuple(part[np.argsort(order)] for part in search(vectors, queries[order], 5, ByTorch(torch.device("cpu")))),
         tuple(np.concatenate(parts) for parts in zip(*alone, strict=True)),
         tuple(part[:, :5] for part in search(vectors, queries, 9)),
     ]

@@ -23,6 +23,9 @@ from PIL import Image
 from pipelines.cli import cli
 from sharpaudit.errors import UserError
 from sharpaudit.images import encode_png
+from sharpaudit.matches.approximation import add_structure
+from sharpaudit.matches.search import structures
+from tests.support.audits import audit, tables
 from tests.support.shells import bare
 
 
@@ -235,3 +238,27 @@ def test_what_a_killed_build_left_is_removed_and_said(pictures: Path, tmp_path: 
     (left / "vectors.npy").write_bytes(b"cut")
     assert f"removed what a terminated build had left: {left}" in build(pictures).output
     assert {path.name for path in tmp_path.iterdir()} == {"index", "pictures"}
+
+
+def test_an_audit_by_an_approximate_structure_says_so_and_is_bound_to_it(
+    config_path: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the configuration over identity and workers to the page: the whole way is what is tested."""
+    monkeypatch.setattr(structures, "LEAST_ROWS", 10)
+    index = Path(shutil.copytree(config_path.parent / "testbed/index", tmp_path / "index"))
+    asked, root = (f"matches.index={index}", "matches.search=sq8"), tmp_path / "run"
+    with pytest.raises(UserError, match=r"has no such structure .* index approximate"):
+        audit(config_path, root, *asked)
+    add_structure(index, "sq8", tell=lambda _: None)
+    audit(config_path, root, *asked)
+    facts, exact = (json.loads((folder / "report/facts.json").read_bytes()) for folder in (root, clean))
+    assert (facts["bands"]["search"], facts["bands"]["recall_found"]) == ("sq8", facts["bands"]["recall_n"])
+    assert facts["bands"]["recall_n"] == facts["bands"]["n_samples"]
+    assert (exact["bands"]["search"], exact["bands"]["recall_n"]) == ("exact", None)
+    assert "approximate (sq8): of" in (root / "report/index.html").read_text()
+    assert "approximate (" not in (clean / "report/index.html").read_text()
+    assert tables(root)["matches"] == tables(clean)["matches"]
+    assert facts["findings"] == exact["findings"]
+    assert audit(config_path, root, *asked).evaluations == 0
+    with pytest.raises(UserError, match="approximate search"):
+        audit(config_path, root, f"matches.index={index}")

@@ -40,6 +40,7 @@ NOT_HERE = {
     r"sharpaudit run .* --workers 4 --gpus-per-worker 1": "not possible here: needs GPUs",
     r"sharpaudit run .*--set run.address=auto.*": "not possible here: needs a cluster that the machine belongs to",
     r"sharpaudit index (add|build) .* --weights .*": "not possible here: needs weights that are nowhere to be had here",
+    r"sharpaudit index approximate .*": "not possible here: needs an index of 10,000 pictures",
     r"make gpu-check": "not possible here: needs a GPU",
     r"make advisories": "not possible here: asks the internet",
     r"make (test|chaos)|\.ci/run": "calls this test",
@@ -64,6 +65,7 @@ SMALLER = {
         f"sharpaudit run audits/quickstart.toml {_IN_SMALL}"
     ),
     r"sharpaudit bench sql": "sharpaudit bench sql --rows 200000",
+    r"sharpaudit bench search": "sharpaudit bench search --rows 20000 --streamed 30000 --rounds 1",
     r"sharpaudit bench ingest": "sharpaudit bench ingest --rows 3000 --near 1000",
     r"sharpaudit bench throughput": "sharpaudit bench throughput small-lab --rounds 1 --no-sd1",
     rf"sharpaudit {_OF_THE_LAB}(.*)": r"sharpaudit \1 small-lab\2",

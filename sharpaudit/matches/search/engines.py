@@ -9,55 +9,66 @@ Shapes: N vectors of a slice, M queries, D dimension, C candidates.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from sharpaudit.devices import forbid_tf32
 from sharpaudit.errors import UserError
+from sharpaudit.matches.search.order import Rows
 from sharpaudit.matches.search.vectors import Floats
 
-Rows = npt.NDArray[np.int64]
-Engine = Callable[[Floats, Floats, int], tuple[Floats, Rows]]
-"""Vectors (N, D), queries (M, D) and C, at most N: similarities and rows of C candidates of each query, (M, C)."""
+
+class Engine(Protocol):
+    def place(self, vectors_ND: Floats) -> Any:
+        """A slice where it is looked through; held vectors stay there."""
+
+    def best(self, placed: Any, queries_MD: Floats, n: int) -> tuple[Floats, Rows]:
+        """Similarities and rows within the slice of n candidates of each query, (M, n); n is at most N."""
 
 
-def by_faiss(threads: int) -> Engine:
-    """On the CPU; called, it raises UserError where faiss is not installed."""
+class ByFaiss:
+    """On the CPU. Raises UserError where faiss is not installed, once it is used."""
 
-    def engine(vectors_ND: Floats, queries_MD: Floats, n: int) -> tuple[Floats, Rows]:
-        faiss = _faiss()
-        faiss.omp_set_num_threads(threads)
-        queries_MD = np.ascontiguousarray(queries_MD)
-        rough_MC, rows_MC = faiss.knn(queries_MD, vectors_ND, n, faiss.METRIC_INNER_PRODUCT)
+    def __init__(self, threads: int = 1) -> None:
+        self._threads = threads
+
+    def place(self, vectors_ND: Floats) -> Floats:
+        return vectors_ND
+
+    def best(self, placed: Floats, queries_MD: Floats, n: int) -> tuple[Floats, Rows]:
+        faiss = load_faiss()
+        faiss.omp_set_num_threads(self._threads)
+        rough_MC, rows_MC = faiss.knn(np.ascontiguousarray(queries_MD), placed, n, faiss.METRIC_INNER_PRODUCT)
         if rows_MC.min() < 0:
             raise RuntimeError("faiss returned fewer neighbours than there are vectors")
         return rough_MC, rows_MC
 
-    return engine
 
-
-def by_torch(device: torch.device) -> Engine:
+class ByTorch:
     """By one matrix product on a device; a slice has to fit beside what lies there."""
-    forbid_tf32()  # else similarities would be off by more than float32 allows
 
-    def engine(vectors_ND: Floats, queries_MD: Floats, n: int) -> tuple[Floats, Rows]:
-        vectors, queries = (torch.from_numpy(np.array(rows)).to(device) for rows in (vectors_ND, queries_MD))
-        rough_MC, rows_MC = (queries @ vectors.T).topk(n, dim=1)
+    def __init__(self, device: torch.device) -> None:
+        forbid_tf32()  # else similarities would be off by more than float32 allows
+        self._device = device
+
+    def place(self, vectors_ND: Floats) -> torch.Tensor:
+        return torch.from_numpy(np.array(vectors_ND)).to(self._device)
+
+    def best(self, placed: torch.Tensor, queries_MD: Floats, n: int) -> tuple[Floats, Rows]:
+        queries = torch.from_numpy(np.array(queries_MD)).to(self._device)
+        rough_MC, rows_MC = (queries @ placed.T).topk(n, dim=1)
         return rough_MC.cpu().numpy(), rows_MC.cpu().numpy()
-
-    return engine
 
 
 def engine_for(device: torch.device) -> Engine:
     """PyTorch where the model is on a GPU, which holds the pictures' vectors already; else faiss."""
-    return by_torch(device) if device.type == "cuda" else by_faiss(torch.get_num_threads())
+    return ByTorch(device) if device.type == "cuda" else ByFaiss(torch.get_num_threads())
 
 
-def _faiss() -> Any:
+def load_faiss() -> Any:
+    """The module. Raises UserError where it is not installed."""
     try:
         return importlib.import_module("faiss")
     except ImportError as error:

@@ -18,15 +18,11 @@ Shapes: N vectors, M queries, D dimension, C candidates, K = min(k, N) neighbour
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
-import numpy.typing as npt
 
-from sharpaudit.matches.search.engines import Engine, Rows, by_faiss
-from sharpaudit.matches.search.vectors import UNIT_TOLERANCE, Floats, Vectors, check_unit_rows
-
-Similarities = npt.NDArray[np.float64]
+from sharpaudit.matches.search.engines import ByFaiss, Engine
+from sharpaudit.matches.search.order import Best, Rows, Similarities, exact_order, rounding
+from sharpaudit.matches.search.vectors import Floats, Vectors, check_unit_rows
 
 QUERIES_AT_ONCE = 1024
 _SPARE_CANDIDATES = 8
@@ -41,14 +37,10 @@ def search(
     changes nothing of the answer. Raises ValueError for input that is not unit float32 rows of one dimension, UserError
     where faiss is asked for and not there.
     """
-    if k < 1:
-        raise ValueError(f"k = {k}: it is at least 1")
     if not isinstance(vectors, Vectors):
-        vectors = Vectors([_rows("vectors", vectors)], vectors.shape[1])
-    check_unit_rows("queries", _rows("queries", queries_MD))
-    if vectors.dimension != queries_MD.shape[1]:
-        raise ValueError(f"vectors have dimension {vectors.dimension}, queries {queries_MD.shape[1]}")
-    engine = engine or by_faiss(1)
+        vectors = Vectors([require_rows("vectors", vectors)], vectors.shape[1])
+    require_queries(queries_MD, vectors.dimension, k)
+    engine = engine or ByFaiss()
     firsts = range(0, max(1, len(queries_MD)), QUERIES_AT_ONCE)
     found = [_nearest(vectors, queries_MD[first : first + QUERIES_AT_ONCE], k, engine) for first in firsts]
     return np.concatenate([part for part, _ in found]), np.concatenate([part for _, part in found])
@@ -64,17 +56,25 @@ def _nearest(vectors: Vectors, queries_MD: Floats, k: int, engine: Engine) -> tu
     while len(pending):
         n_candidates = min(n_candidates, len(vectors))
         rough_MC, rows_MC = _candidates(vectors, queries_MD[pending], n_candidates, engine)
-        complete = np.zeros(len(pending), dtype=bool)
-        for i, m in enumerate(pending):
-            similarities_MK[m], rows_MK[m] = _exact_order(vectors, queries_MD[m], rows_MC[i], n_found)
-            reach = float(rough_MC[i].min()) + _rounding(vectors.dimension)
-            complete[i] = n_candidates == len(vectors) or reach < similarities_MK[m, -1]
-        pending = pending[~complete]
+        similarities_MK[pending], rows_MK[pending] = exact_order(vectors, queries_MD[pending], rows_MC, n_found)
+        reach_M = rough_MC.min(axis=1).astype(np.float64) + rounding(vectors.dimension)
+        complete_M = (n_candidates == len(vectors)) | (reach_M < similarities_MK[pending, -1])
+        pending = pending[~complete_M]
         n_candidates *= 2
     return similarities_MK, rows_MK
 
 
-def _rows(name: str, rows: Floats) -> Floats:
+def require_queries(queries_MD: Floats, dimension: int, k: int) -> None:
+    """Raise ValueError for queries that are not unit float32 rows of that dimension, or for k below 1."""
+    if k < 1:
+        raise ValueError(f"k = {k}: it is at least 1")
+    check_unit_rows("queries", require_rows("queries", queries_MD))
+    if dimension != queries_MD.shape[1]:
+        raise ValueError(f"vectors have dimension {dimension}, queries {queries_MD.shape[1]}")
+
+
+def require_rows(name: str, rows: Floats) -> Floats:
+    """`rows`. Raises ValueError where they are not float32 of shape (rows, dimension)."""
     if rows.dtype != np.float32 or rows.ndim != 2:
         raise ValueError(f"{name}: expected float32 of shape (rows, dimension), got {rows.dtype} {rows.shape}")
     return rows
@@ -82,28 +82,8 @@ def _rows(name: str, rows: Floats) -> Floats:
 
 def _candidates(vectors: Vectors, queries_MD: Floats, n: int, engine: Engine) -> tuple[Floats, Rows]:
     """The n rows of each query that are nearest by the engine's arithmetic, in no order: both (M, n)."""
-    rough_MC: Floats = np.empty((len(queries_MD), 0), np.float32)
-    rows_MC: Rows = np.empty((len(queries_MD), 0), np.int64)
-    for first, slice_ND in vectors.slices():
-        rough, rows = engine(slice_ND, queries_MD, min(n, len(slice_ND)))
-        rough_MC, rows_MC = np.hstack([rough_MC, rough]), np.hstack([rows_MC, rows + first])
-        if rough_MC.shape[1] > n:
-            best = np.argpartition(-rough_MC, n - 1, axis=1)[:, :n]
-            rough_MC, rows_MC = np.take_along_axis(rough_MC, best, 1), np.take_along_axis(rows_MC, best, 1)
-    return rough_MC, rows_MC
-
-
-def _exact_order(
-    vectors: Vectors, query_D: npt.NDArray[np.floating], candidates: Rows, k: int
-) -> tuple[Similarities, Rows]:
-    """The best k candidates by (-similarity, row); a product of two float32 is exact in float64."""
-    products = vectors.rows(candidates) * query_D.astype(np.float64)
-    similarities = np.array([math.fsum(row) for row in products.tolist()])
-    order = np.lexsort((candidates, -similarities))[:k]
-    return similarities[order], candidates[order]
-
-
-def _rounding(dimension: int) -> float:
-    """The most by which a float32 inner product of two almost unit vectors differs from the true one."""
-    relative = dimension * 2.0**-24
-    return relative / (1 - relative) * (1 + UNIT_TOLERANCE) ** 2
+    found = Best(len(queries_MD), n)
+    for first, placed in vectors.slices(engine.place):
+        rough_MC, rows_MC = engine.best(placed, queries_MD, min(n, len(placed)))
+        found.add(rough_MC, rows_MC + first)
+    return found.rough_MC, found.rows_MC

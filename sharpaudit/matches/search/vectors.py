@@ -2,8 +2,8 @@
 
 Rows are numbered through all blocks. They are float32, or float16 where an index was built to be half as large; whoever
 searches gets float32, a slice at a time. A file is mapped while it is read and let go afterwards, so that a set of any
-size is passed through in the memory of one block; `held` ones stay: those of float32 mapped, which all processes of a
-machine share, those of float16 as float32 of this process.
+size is passed through in the memory of one block. Held ones stay where an engine has placed them: on the CPU those of
+float32 are mapped from their files, which all processes of a machine share, those of float16 are copies as float32.
 
 Shapes: N vectors, D dimension.
 """
@@ -11,9 +11,10 @@ Shapes: N vectors, D dimension.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,7 @@ DTYPES = (np.dtype(np.float32), np.dtype(np.float16))
 
 
 class Vectors:
-    """blocks: unit rows each, (n, D), float32 or float16, in memory or as npy files. held: whether files stay open.
+    """blocks: unit rows each, (n, D), float32 or float16, in memory or as npy files. held: whether slices stay placed.
 
     Raises ValueError for a block of another kind, OSError for a file that cannot be read.
     """
@@ -45,34 +46,40 @@ class Vectors:
             self.dtype = np.promote_types(self.dtype, block.dtype)
         self._starts = [0, *accumulate(lengths)]
         self._checked: set[int] = set()
-        self._held: dict[int, Floats] = {}
+        self._held: dict[int, Any] = {}
 
     def __len__(self) -> int:
         return self._starts[-1]
 
-    def slices(self) -> Iterator[tuple[int, Floats]]:
-        """(number of the first row, rows as float32), no more at a time than SLICE_BYTES.
+    def slices(self, place: Callable[[Floats], Any] = lambda rows: rows) -> Iterator[tuple[int, Any]]:
+        """(number of the first row, what `place` makes of rows as float32), no more at a time than SLICE_BYTES.
 
-        Each is checked when it is first read: a search engine would pass over a row that is no number. Raises
-        ValueError for a row that is not of length 1.
+        Each is checked when it is first read: a search engine would pass over a row that is no number. Held ones are
+        placed once. Raises ValueError for a row that is not of length 1.
         """
         most = max(1, SLICE_BYTES // (4 * self.dimension))
         for number, begin in enumerate(self._starts[:-1]):
-            length = self._starts[number + 1] - begin
-            firsts = range(0, length, most)
-            block = None if all(begin + first in self._held for first in firsts) else _mapped(self._blocks[number])
-            for first in firsts:
-                yield begin + first, self._slice(block, begin, first, most)
+            block = None
+            for first in range(begin, self._starts[number + 1], most):
+                if first not in self._held:
+                    block = self._block(number) if block is None else block
+                    placed = place(self._read(block, begin, first, most))
+                    if not self.held:
+                        yield first, placed
+                        continue
+                    self._held[first] = placed
+                yield first, self._held[first]
 
-    def _slice(self, block: Stored | None, begin: int, first: int, most: int) -> Floats:
-        if block is None:
-            return self._held[begin + first]
-        rows = np.ascontiguousarray(block[first : first + most], dtype=np.float32)
-        if begin + first not in self._checked:
-            check_unit_rows("vectors", rows, begin + first)
-            self._checked.add(begin + first)
+    def _block(self, number: int) -> Stored:
         if self.held:
-            self._held[begin + first] = rows
+            self._blocks[number] = _mapped(self._blocks[number])
+        return _mapped(self._blocks[number])
+
+    def _read(self, block: Stored, begin: int, first: int, most: int) -> Floats:
+        rows = np.ascontiguousarray(block[first - begin : first - begin + most], dtype=np.float32)
+        if first not in self._checked:
+            check_unit_rows("vectors", rows, first)
+            self._checked.add(first)
         return rows
 
     def rows(self, numbers: Sequence[int] | npt.NDArray[np.int64]) -> Floats:
@@ -82,7 +89,7 @@ class Vectors:
         blocks = np.searchsorted(self._starts, numbers, side="right") - 1
         for number in np.unique(blocks):
             here = np.flatnonzero(blocks == number)
-            found[here] = _mapped(self._blocks[number])[numbers[here] - self._starts[number]]
+            found[here] = self._block(number)[numbers[here] - self._starts[number]]
         return found
 
     def whole(self) -> Floats:

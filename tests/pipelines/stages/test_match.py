@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +14,10 @@ from pipelines.stages.match import MatchWorker
 from pipelines.stages.search import SampleSearch
 from sharpaudit.errors import Status, UserError
 from sharpaudit.images import Pixels
+from sharpaudit.matches.approximation import add_structure, open_structure
 from sharpaudit.matches.decide import Bands
 from sharpaudit.matches.index import ReferenceIndex
+from sharpaudit.matches.search import structures
 from tests.support.stage_tables import config, index, pixels
 
 SHOWN: dict[str, Pixels | None] = {
@@ -112,6 +115,35 @@ def test_the_line_of_a_copy_is_the_nearest_of_the_harmless_but_the_exceptions(kn
     assert line("matches.band_exceptions=0")["copy_above"] == pytest.approx(1)
     assert line()["n_exceptions"] == 1
     assert line()["near_above"] < line()["copy_above"] < 0.6
+
+
+def test_an_approximate_search_is_held_against_an_exact_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the pictures that set the line; one of them is made to be missed."""
+    monkeypatch.setattr(structures, "LEAST_ROWS", 2)
+    small = index(tmp_path, 6)
+    add_structure(small.path, "sq8", tell=lambda _: None)
+    whole = open_structure(small, "sq8")
+    rows = pa.table({"prompt_id": [f"p{i}" for i in range(5)], "image_path": [f"{i}" for i in range(5)]})
+
+    def missing(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        similarities, found = whole.search(queries, k + 1)
+        similarities[:4], found[:4] = similarities[:4, ::-1], found[:4, ::-1]
+        return similarities[:, :k], found[:, :k]
+
+    for structure, recall in ((whole, 5), (SimpleNamespace(search=missing, described="it misses"), 1)):
+        worker = BandsWorker(
+            SampleSearch(small, 8, structure=structure),
+            lambda paths: [pixels(int(path)) for path in paths],
+            config("matches.search=sq8").matches,
+        )
+        (row,) = worker.process(rows).to_pylist()
+        assert (row["search"], row["recall_found"], row["recall_n"]) == ("sq8", recall, 5)
+
+
+def test_exact_search_has_no_recall_to_tell(known: ReferenceIndex) -> None:
+    rows = pa.table({"prompt_id": ["p"], "image_path": ["a copy"]})
+    (row,) = BandsWorker(SampleSearch(known, 8), load, config().matches).process(rows).to_pylist()
+    assert (row["search"], row["recall_found"], row["recall_n"]) == ("exact", None, None)
 
 
 def test_bands_of_nothing_are_refused(known: ReferenceIndex) -> None:
