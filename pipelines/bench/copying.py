@@ -20,7 +20,7 @@ from scipy.special import ndtr, roots_hermite
 
 from pipelines.bench.decisions import FOUND, Mean, mean
 from pipelines.bench.lines import Line, table
-from sharpaudit.matches.decide import false_match_bound, false_match_rate, learn_bands
+from sharpaudit.matches.decide import Pair, false_match_bound, false_match_rate, learn_bands
 from sharpaudit.seeds import generator
 from sharpaudit.statistics.missed import LEVEL, RATES, Drawn, least_recall, missed, seen
 
@@ -110,8 +110,9 @@ def band_lines(draws: int = DRAWS) -> Iterator[Line95]:
         for _ in range(draws):
             effect_P1 = rng.standard_normal((BAND_PROMPTS, 1)) * math.sqrt(own)
             reached_PK = effect_P1 + rng.standard_normal((BAND_PROMPTS, learned)) * math.sqrt(1 - own)
-            of_each = [name for name in prompts for _ in range(learned)]
-            lines.append(learn_bands(reached_PK.ravel().tolist(), of_each, 0.95, exceptions).copy_above)
+            of_each = zip(prompts, reached_PK.tolist(), strict=True)
+            pairs = [Pair(name, f"{name}-{k}", value) for name, values in of_each for k, value in enumerate(values)]
+            lines.append(learn_bands(pairs, 0.95, exceptions).copy_above)
         above = share_above(np.array(lines), own, PICTURES)
         bound, rate = false_match_bound(BAND_PROMPTS, exceptions), false_match_rate(BAND_PROMPTS, exceptions)
         yield Line95(learned, own, exceptions, bound, rate, mean((above <= bound).astype(float)), mean(above))

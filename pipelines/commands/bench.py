@@ -134,6 +134,27 @@ def search(rows: int, streamed: int, rounds: int, out: Path, json_path: Path | N
 
 
 @bench.command()
+@click.option("--pictures", type=click.IntRange(1), default=500, show_default=True, help="That are described.")
+@click.option("--rounds", type=click.IntRange(1), default=2, show_default=True, help="Rounds that are timed.")
+@click.option("--out", type=PATH, default=Path("runs/embedding"), show_default=True, help="Keeps pictures and weights.")
+@json_option
+def embedding(pictures: int, rounds: int, out: Path, json_path: Path | None) -> None:
+    """How fast `index build` describes pictures, beside a bare loop over the same network.
+
+    Some 10 minutes on 2 cores. Nothing else should run beside it.
+
+    \b
+    Example: sharpaudit bench embedding --json embedding.json
+    """
+    from pipelines.bench.embedding import bench_lines, markdown, measure
+    from sharpaudit.devices import hardware_in_words
+
+    found = measure(out.absolute(), pictures, rounds, lambda line: click.echo(line, err=True))
+    click.echo(f"{markdown(found)}\n{hardware_in_words()}")
+    finish(list(bench_lines(found)), [], json_path)
+
+
+@bench.command()
 @json_option
 def decisions(json_path: Path | None) -> None:
     """What decisions promise, simulated: false-positive and false-discovery rates, power, bounds on misses and matches.

@@ -14,6 +14,7 @@ from pipelines.flow import signals
 
 if TYPE_CHECKING:
     from sharpaudit.matches.build import IndexSummary
+    from sharpaudit.matches.manifest import Profile
 
 REJECTED = 3
 
@@ -112,6 +113,8 @@ def _told(out: Path, made: IndexSummary, profiles: Sequence[str], asked: str) ->
     for suffix, layout in ((".tar", "webdataset"), (".tgz", "webdataset"), (".parquet", "parquet")):
         if asked == "folder" and suffix in made.not_looked_at:
             lines.append(f"{suffix} files may hold pictures: --layout {layout} reads them")
+    if made.scaled:
+        lines.append(f"{made.scaled:,} vectors were not of length 1 and were scaled to it")
     if made.repeated:
         lines.append(f"{made.repeated:,} links or paths lead to folders that are read once already")
     lines += [f"rejected: {r.count:,} for {printable(r.text)} (such as {printable(r.example)})" for r in made.reasons]
@@ -132,6 +135,8 @@ def add(place: Path, pictures: Path, profile: str, **given: Any) -> None:
     signals.install("what is described stays; the same command goes on")
     from pipelines.indexing.adding import add as add_profile
 
+    if given["layout"] == "embeddings":
+        raise click.UsageError("--layout embeddings: an index knows its references by pictures; build one of vectors")
     asked, run = asked_of(pictures, (profile,), given)
     digest = add_profile(place.absolute(), asked, run, given["dtype"])
     click.echo(f"{place}: holds vectors of {profile} too, digest {digest[:16]}")
@@ -205,7 +210,9 @@ def info(place: Path) -> None:
         if told.weights is not None:
             words = {key: printable(value) for key, value in told.weights.items()}
             weights = ", weights {file}, SHA-256 {sha256}, vouched for by {vouched_by}".format(**words)
-        click.echo(f"profile {printable(name)} version {told.version}: {told.dimension} x {told.dtype}{weights}")
+        click.echo(
+            f"profile {printable(name)} version {told.version}: {told.dimension} x {told.dtype}{weights}{_given(told)}"
+        )
     for name, folder in structures_of(place, manifest):
         click.echo(f"approximate search by {printable(name)}: {described(read_structure(folder)[0])}")
 
@@ -226,6 +233,10 @@ def verify(place: Path) -> None:
     click.echo(f"{place}: {_many(len(faults), 'fault')}" if faults else f"{place}: whole")
     if faults:
         raise click.exceptions.Exit(1)
+
+
+def _given(told: Profile) -> str:
+    return ", made by somebody else and taken as they were given" if told.given else ""
 
 
 def _counted(counts: Mapping[str, int]) -> str:

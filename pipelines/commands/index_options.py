@@ -17,15 +17,18 @@ if TYPE_CHECKING:
 _SHARED: Sequence[Callable[[Callable[..., None]], Callable[..., None]]] = (
     click.option(
         "--layout",
-        type=click.Choice(["folder", "webdataset", "parquet"]),
+        type=click.Choice(["folder", "webdataset", "parquet", "embeddings"]),
         default="folder",
         show_default=True,
-        help="What the pictures are kept in: files, tar archives, tables.",
+        help="What the pictures are kept in: files, tar archives, tables; or vectors of theirs that are there already.",
     ),
     click.option(
         "--image-column", metavar="NAME", help="Of tables, where it is not clear which one holds the pictures."
     ),
     click.option("--caption-column", metavar="NAME", help="Of tables; caption or text where nothing is said."),
+    click.option(
+        "--vector-column", metavar="NAME", help="Of tables, where it is not clear which one holds the vectors."
+    ),
     click.option(
         "--allow-unreadable",
         is_flag=True,
@@ -63,6 +66,14 @@ _SHARED: Sequence[Callable[[Callable[..., None]], Callable[..., None]]] = (
 )
 
 
+_COLUMNS = {
+    "image_column": ("parquet",),
+    "caption_column": ("parquet", "embeddings"),
+    "vector_column": ("embeddings",),
+}
+"""Options that name a column, and the layouts that have some."""
+
+
 def describing(verb: Callable[..., None]) -> Callable[..., None]:
     """The shared options, which reach the verb by their names."""
     for option in reversed(_SHARED):
@@ -94,6 +105,8 @@ def asked_of(pictures: Path, profiles: tuple[str, ...], given: dict[str, Any]) -
     twice = [name for name in profiles if profiles.count(name) > 1]
     if twice:
         raise UserError(f"--profile {twice[0]}: is given twice; name each embedder once")
+    if given["layout"] == "embeddings" and len(profiles) > 1:
+        raise UserError("--layout embeddings: the vectors are those of one embedder; name one with --profile")
     weights, vouched = given["weights"], given["weights_sha256"]
     for line in (line for name in profiles for line in notes(embedder(name, Shelf(weights, vouched)))):
         click.echo(f"note: {line}")
@@ -108,12 +121,15 @@ def _source(pictures: Path, given: dict[str, Any]) -> tuple[dict[str, str], dict
     from sharpaudit.errors import UserError
 
     layout, captions = given["layout"], given.get("captions")
-    columns = {name: given[name] for name in ("image_column", "caption_column")}
     if layout != "folder" and captions is not None:
         raise UserError(f"--captions: for files in a folder; of --layout {layout} captions stand beside the pictures")
-    if layout != "parquet" and any(columns.values()):
-        raise UserError("--image-column and --caption-column: for tables; add --layout parquet")
+    options = {"allow_unreadable": given["allow_unreadable"]}
+    for name, layouts in _COLUMNS.items():
+        if layout in layouts:
+            options[name] = given[name]
+        elif given[name] is not None:
+            raise UserError(f"--{name.replace('_', '-')}: for tables; add --layout {' or '.join(layouts)}")
     paths = {"folder" if layout == "folder" else "place": str(pictures.absolute())}
     if captions is not None:
         paths["captions"] = str(captions.absolute())
-    return paths, {"allow_unreadable": given["allow_unreadable"]} | (columns if layout == "parquet" else {})
+    return paths, options

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.stages import flow, ingest, require_views
 from pipelines.stages.base import Inputs, identity
-from pipelines.stages.inputs import index_of, structure_of
+from pipelines.stages.inputs import index_of, second_of, structure_of
 from sharpaudit import plugs
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import family_of, load_tokenizer, model_digest, model_files, placement
@@ -33,8 +33,9 @@ def inputs_of(config: AuditConfig, *, alone: bool = False, known: Hashed | None 
             'or set model.device = "cpu"'
         )
     index = index_of(config, known)
-    structure = structure_of(index, config, known)
-    opened = index.opened | ({} if structure is None else structure.opened)
+    second, structure = second_of(index, config), structure_of(index, config, known)
+    used = [index, *([] if second is None else [second])]
+    opened = [part.opened for part in used] + ([] if structure is None else [structure.opened])
     return Inputs(
         model_digest=model_digest(config.model),
         tokenizer_digest=load_tokenizer(config.model).digest,
@@ -43,9 +44,9 @@ def inputs_of(config: AuditConfig, *, alone: bool = False, known: Hashed | None 
         dtype=str(dtype).removeprefix("torch."),
         model_files=model_files(config.model),
         index_holds=index.holding,
-        index_weights=index.weights,
+        index_weights={part.embedder.name: part.weights for part in used if part.weights is not None},
         index_search=None if structure is None else structure.digest,
-        index_files={name: list(found) for name, found in opened.items()},
+        index_files={name: list(found) for files in opened for name, found in files.items()},
         plugs=plugs.foreign(named_plugs(config)),
     )
 
@@ -56,7 +57,7 @@ def named_plugs(config: AuditConfig) -> Iterator[tuple[Plugs[Any], str]]:
     yield from ((METRICS, name) for name in metrics)
     yield SOLVERS, config.samples.solver
     yield FAMILIES, family_of(config.model)
-    yield EMBEDDERS, config.matches.profile.partition(":")[0]
+    yield from ((EMBEDDERS, name.partition(":")[0]) for name in config.matches.profiles)
     yield from ((STAGES, name) for name in config.stages)
 
 

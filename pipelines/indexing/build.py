@@ -11,12 +11,13 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipelines.flow.progress import Reporter
 from pipelines.indexing.shards import (
+    LAYOUTS,
     SETTINGS,
     SHARDS,
     UNITS,
@@ -74,6 +75,7 @@ def build(out: Path, asked: Asked, kept: Kept, run: RunConfig) -> IndexSummary:
         )
     refuse_existing(out)
     with described_units(place, asked, run) as (cards, found):
+        kept = replace(kept, given=LAYOUTS[asked.layout].gives_vectors)
         summary = write_index(out, cards, kept, lambda writer: writer.take(found))
     shutil.rmtree(place)
     return summary

@@ -22,8 +22,10 @@ from sharpaudit.embedders.base import Describer, Embedder, embedder, open_embedd
 from sharpaudit.embedders.weights import Shelf
 from sharpaudit.errors import Status, UserError
 from sharpaudit.matches.build import described
+from sharpaudit.matches.given import taken
 from sharpaudit.matches.sources.archives import ArchiveLayout
 from sharpaudit.matches.sources.base import Layout, NotLookedAt, Repeated
+from sharpaudit.matches.sources.embeddings import EmbeddingLayout
 from sharpaudit.matches.sources.folder import FolderLayout
 from sharpaudit.matches.sources.parquet import TableLayout
 from sharpaudit.matches.writing import Piece, Row
@@ -33,17 +35,23 @@ from sharpaudit.tables.schemas import REFERENCES, define
 from sharpaudit.tables.shards import Manifest, TableFolder
 
 SETTINGS, UNITS = "build.json", "units.jsonl"
-LAYOUTS: dict[str, type[Layout]] = {"folder": FolderLayout, "webdataset": ArchiveLayout, "parquet": TableLayout}
+LAYOUTS: dict[str, type[Layout]] = {
+    "folder": FolderLayout,
+    "webdataset": ArchiveLayout,
+    "parquet": TableLayout,
+    "embeddings": EmbeddingLayout,
+}
 OWN = ("status", "reason")
 COLUMNS = {field.name: field.type for field in REFERENCES.schema if field.name not in OWN}
 SHARDS = define(
     "pictures",
     "index",
     ("number",),
-    {"number": pa.int64(), "item": pa.string(), "kind": pa.string(), "vector": pa.binary()} | COLUMNS,
+    {"number": pa.int64(), "item": pa.string(), "kind": pa.string(), "vector": pa.binary(), "scaled": pa.bool_()}
+    | COLUMNS,
 )
 """item: picture, passed or repeated. kind: of what is no picture. vector: float32, those of all embedders one after
-another, of a picture that has them."""
+another, of a picture that has them. scaled: see matches/given.py."""
 
 
 def layout_of(told: dict[str, Any]) -> Layout:
@@ -72,6 +80,7 @@ class PictureWorker:
         require(self._told["plugs"], same=True)
         self._layout = layout_of(self._told["source"])
         self._folder = TableFolder(root, SHARDS, self._told["fingerprint"], guard=guard)
+        self._cards: list[Embedder] | None = None
         self._describers: list[Describer] = []
 
     def do(self, work: Work) -> Manifest:
@@ -80,23 +89,33 @@ class PictureWorker:
         if done is not None:
             return done
         begun = time.monotonic()
-        if not self._describers:
-            cards = cards_of(self._told)
-            if fingerprint_of(cards, self._told["source"]) != self._told["fingerprint"]:
-                raise UserError(
-                    "the weights of an embedder are not those that the build began with: put the same files on every "
-                    "machine, and give the same command again"
-                )
-            self._describers = [open_embedder(c, self._told["batch_size"], self._told["device"]) for c in cards]
+        if self._cards is None:
+            self._cards = self._opened()
         with (self._root / UNITS).open("rb") as stream:
             stream.seek(work.payload["at"])
             payload = json.loads(stream.readline())
-        items, at_once = self._layout.items(payload), self._told["batch_size"]
-        rows = list(_rows(described(items, self._describers, at_once=at_once)))
+        items = self._layout.items(payload)
+        if self._layout.gives_vectors:
+            found = taken(items, self._cards[0])
+        else:
+            found = described(items, self._describers, at_once=self._told["batch_size"])
+        rows = list(_rows(found))
         made = pa.Table.from_pylist([{"number": i} | row for i, row in enumerate(rows)], SHARDS.schema)
         return self._folder.commit(
             work.shard, made, input_digest=work.input_digest, duration_s=time.monotonic() - begun
         )
+
+    def _opened(self) -> list[Embedder]:
+        """The embedders' cards; what describes pictures is opened beside them."""
+        cards = cards_of(self._told)
+        if fingerprint_of(cards, self._told["source"]) != self._told["fingerprint"]:
+            raise UserError(
+                "the weights of an embedder are not those that the build began with: put the same files on every "
+                "machine, and give the same command again"
+            )
+        if not self._layout.gives_vectors:
+            self._describers = [open_embedder(c, self._told["batch_size"], self._told["device"]) for c in cards]
+        return cards
 
 
 def picture_worker(root: Path, guard: Callable[[], None]) -> Doer:
@@ -133,7 +152,7 @@ def pieces(shard: pa.Table, dimensions: Sequence[int]) -> Iterator[Piece]:
             else:
                 if row["vector"] is not None:
                     vectors.append(row["vector"])
-                rows.append({name: row[name] for name in REFERENCES.schema.names})
+                rows.append({name: row[name] for name in (*REFERENCES.schema.names, "scaled")})
         if rows:
             together = np.frombuffer(b"".join(vectors), dtype=np.float32).reshape(-1, sum(dimensions))
             yield rows, np.split(together, np.cumsum(dimensions)[:-1], axis=1)

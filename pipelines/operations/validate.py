@@ -24,7 +24,7 @@ from pipelines.stages.base import Inputs
 from pipelines.stages.calibration import allowed, fitted, wanted
 from pipelines.stages.fit import screen_config
 from pipelines.stages.ingest import require_audited, sources
-from pipelines.stages.inputs import hashed_for, index_of, shelf_of, structure_of
+from pipelines.stages.inputs import hashed_for, index_of, second_of, shelf_of, structure_of
 from pipelines.stages.search import SampleSearch
 from pipelines.stages.selection import expected_pictures
 from sharpaudit.config import AuditConfig, ModelConfig, RunConfig
@@ -73,8 +73,10 @@ def validate(config: AuditConfig, measure_s: float = MEASURE_S, *, out: Path | N
     if ignored:
         yield f"model: not read: {', '.join(printable(name) for name in ignored)}"
     yield from (f"note: {line}" for line in not_applied)
-    yield f"index: profile {config.matches.profile} agrees, digest {inputs.index_digest[:16]}"
-    yield from (f"note: {line}" for line in notes(embedder(config.matches.profile, shelf_of(config.matches))))
+    asked, shelf = config.matches.profiles, shelf_of(config.matches)
+    agree = f"profile {asked[0]} agrees" if len(asked) == 1 else f"profiles {' and '.join(asked)} agree"
+    yield f"index: {agree}, digest {inputs.index_digest[:16]}"
+    yield from (f"note: {line}" for name in asked for line in notes(embedder(name, shelf)))
     search = _search(config, inputs, here)
     yield f"search: {search.told}"
     todo = [(source, 0, config.run.limit if source.use == "audit" else None) for source in sources(config)]
@@ -123,7 +125,7 @@ def _computed_here(model: ModelConfig, inputs: Inputs) -> ModelConfig:
 def _search(config: AuditConfig, inputs: Inputs, device: str) -> SampleSearch:
     index = index_of(config, hashed_for(inputs))
     here = config.model_copy(update={"model": config.model.model_copy(update={"device": device})})
-    return SampleSearch.of(index, structure_of(index, config, hashed_for(inputs)), here)
+    return SampleSearch.of(index, second_of(index, config), structure_of(index, config, hashed_for(inputs)), here)
 
 
 def _one_prompt(config: AuditConfig, search: SampleSearch, denoiser: Denoiser, audited: pa.Table) -> str:

@@ -21,7 +21,7 @@ from pipelines.stages.selection import selected
 from sharpaudit.config import AuditConfig, MatchesConfig
 from sharpaudit.errors import Status, UserError
 from sharpaudit.images import Pixels
-from sharpaudit.matches.decide import learn_bands
+from sharpaudit.matches.decide import Pair, learn_bands
 from sharpaudit.tables.records import digest_of
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import BANDS, SAMPLES
@@ -34,7 +34,7 @@ class BandsStage(Stage):
     table = BANDS
     scope = "corpus"
     upstream = ("sample",)
-    reads = ("matches.profile", "matches.near_quantile", "matches.band_exceptions")
+    reads = ("matches.profiles", "matches.neighbours", "matches.near_quantile", "matches.band_exceptions")
     uses = ("embedder",)
     tells = ("matches",)
     whole = True
@@ -81,16 +81,22 @@ class BandsWorker:
 
     def process(self, rows: pa.Table) -> pa.Table:
         """The bands, as a table of one row."""
-        found, recall = self._search.measured(self._load(rows["image_path"].to_pylist()), 1)
-        prompts = rows["prompt_id"].to_pylist()
-        best = [(p, m[0].similarity) for p, m in zip(prompts, found, strict=True) if not isinstance(m, Status)]
-        if not best:
+        matches = self._matches
+        # As many neighbours as match looks at: with two instruments any of them may be the copy.
+        k = matches.neighbours if matches.verified_by else 1
+        found, recall = self._search.measured(self._load(rows["image_path"].to_pylist()), k)
+        pairs = [
+            Pair(prompt, f"{i}", neighbour.similarity, neighbour.verified)
+            for i, (prompt, near) in enumerate(zip(rows["prompt_id"].to_pylist(), found, strict=True))
+            for neighbour in ([] if isinstance(near, Status) else near)
+        ]
+        if not pairs:
             raise UserError(
                 "no band sample could be matched, so no similarity can be called a copy: "
                 f"{rows.num_rows} band samples were made (samples.band_prompts, samples.per_prompt)"
             )
-        matches = self._matches
-        bands = learn_bands([s for _, s in best], [p for p, _ in best], matches.near_quantile, matches.band_exceptions)
+        verifying = matches.verified_by is not None
+        bands = learn_bands(pairs, matches.near_quantile, matches.band_exceptions, verifying=verifying)
         row = {
             "profile": matches.profile,
             "index_digest": self._search.index.digest,
@@ -99,6 +105,8 @@ class BandsWorker:
             "n_exceptions": bands.n_exceptions,
             "copy_above": bands.copy_above,
             "near_above": bands.near_above,
+            "verified_by": matches.verified_by,
+            "verified_above": bands.verified_above,
             "search": matches.search,
             "recall_found": None if recall is None else recall.found,
             "recall_n": None if recall is None else recall.n,

@@ -61,7 +61,8 @@ class Inputs:
 
     model_files: what the model's digest covers, relative to its folder; none in the record of an older run.
     index_holds: what part of the training set the index says it holds (matches.index.IndexManifest.holding); no
-    identity names it, since the digest covers it. index_weights: of its embedder, as the index tells them.
+    identity names it, since the digest covers it. index_weights: of its embedders, by their
+    names, as the index tells them.
     index_search: digest of the approximate structure that searches in it, None for exact search.
     index_files: what its files were when they were hashed. plugs: the foreign ones that the configuration names, as
     `plugs.foreign` tells them.
@@ -74,7 +75,7 @@ class Inputs:
     dtype: str
     model_files: Sequence[str] = ()
     index_holds: dict[str, Any] | None = None
-    index_weights: dict[str, str] | None = None
+    index_weights: dict[str, dict[str, str]] | None = None
     index_search: str | None = None
     index_files: Mapping[str, Sequence[int]] | None = None
     plugs: Sequence[Mapping[str, str]] = ()

@@ -44,7 +44,15 @@ def run_search(run: RunFolder, config: AuditConfig) -> SampleSearch:
     structure = structure_of(index, config, hashed(run))
     if structure is not None:
         _require(run, "index_search", structure.digest, f"the structure of index {printable(str(index.path))}")
-    return SampleSearch.of(index, structure, config)
+    second = second_of(index, config)
+    return SampleSearch.of(index, second, structure, config)
+
+
+def second_of(index: ReferenceIndex, config: AuditConfig) -> ReferenceIndex | None:
+    """An open index with the vectors of the embedder that verifies; None where none does. Raises UserError."""
+    name, matches = config.matches.verified_by, config.matches
+    known = Hashed(index.digest, index.opened)
+    return None if name is None else open_index(index.path, name, shelf_of(matches), known)
 
 
 def structure_of(index: ReferenceIndex, config: AuditConfig, known: Hashed | None = None) -> OpenStructure | None:

@@ -107,7 +107,9 @@ class MatchWorker:
                 "rank": rank,
                 "reference_id": neighbour.reference_id,
                 "similarity": neighbour.similarity,
-                "band": band_of(neighbour.similarity, self._bands),
+                "verified_by": self._matches.verified_by,
+                "verified_similarity": neighbour.verified,
+                "band": band_of(neighbour.similarity, self._bands, neighbour.verified),
                 "thumbnail_path": self._thumbnail(neighbour),
                 "status": Status.OK,
             }

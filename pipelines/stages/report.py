@@ -91,7 +91,9 @@ def _told(run: RunFolder, config: AuditConfig, quarantined: Sequence[dict[str, A
         "index": {
             "digest": facts["index_digest"],
             "profile": config.matches.profile,
+            "verified_by": config.matches.verified_by,
             "pictures": len(index),
+            "given": index.manifest.profiles[config.matches.profile].given,
             "holds": facts.get("index_holds"),
             "weights": facts.get("index_weights"),
         },

@@ -18,7 +18,7 @@ from sharpaudit.matches.index import ReferenceIndex
 from sharpaudit.matches.search.approximate import Recall, recall_of
 from sharpaudit.matches.search.engines import engine_for
 from sharpaudit.matches.search.flat import search
-from sharpaudit.matches.search.order import Rows, Similarities
+from sharpaudit.matches.search.order import Rows, Similarities, similarities
 from sharpaudit.matches.search.placing import place
 from sharpaudit.matches.search.vectors import Floats
 from sharpaudit.tables.image_store import read_image
@@ -28,16 +28,21 @@ Outcome = list["Neighbour"] | Status
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A training picture and its similarity to a sample, a cosine in [-1, 1]. row: of its vector in the index."""
+    """A training picture and its similarity to a sample, a cosine in [-1, 1]. row: of its vector in the index.
+
+    verified: the same by the second instrument; None without one, or where it cannot describe the sample.
+    """
 
     reference_id: str
     similarity: float
     row: int
+    verified: float | None = None
 
 
 class SampleSearch:
     """Holds the index and its embedder. batch_size: of pictures. device: as `model.device` names it.
 
+    second: the same index with the vectors of the embedder that verifies what the first finds, None for none.
     structure: that of `matches.search`, None for exact search. vectors, workers: see search/placing.py. told: how it
     searches, for people.
     """
@@ -48,25 +53,30 @@ class SampleSearch:
         batch_size: int,
         device: str = "auto",
         *,
+        second: ReferenceIndex | None = None,
         structure: OpenStructure | None = None,
         vectors: str = "auto",
         workers: int = 1,
     ) -> None:
-        self.index, self.structure = index, structure
+        self.index, self.second, self.structure = index, second, structure
         self._describer = open_embedder(index.embedder, batch_size, device)
+        self._verifier = None if second is None else open_embedder(second.embedder, batch_size, device)
         self._engine = engine_for(choose_device(device))
         placing = place(vectors, index.vectors, choose_device(device), workers)
         index.vectors.held = placing.held
         self.told = f"exact; {placing.told}" if structure is None else structure.described
 
     @staticmethod
-    def of(index: ReferenceIndex, structure: OpenStructure | None, config: AuditConfig) -> SampleSearch:
+    def of(
+        index: ReferenceIndex, second: ReferenceIndex | None, structure: OpenStructure | None, config: AuditConfig
+    ) -> SampleSearch:
         """As an audit computes: on the device of its model."""
         matches, workers = config.matches, config.run.workers if config.run.executor == "ray" else 1
         return SampleSearch(
             index,
             matches.batch_size,
             config.model.device,
+            second=second,
             structure=structure,
             vectors=matches.vectors,
             workers=workers,
@@ -96,16 +106,28 @@ class SampleSearch:
         if usable.any():
             # The vectors are read from files: changed meanwhile, they would be another index's.
             with self.index.unchanged():
-                similarities, references = self._search(vectors[usable], k)
+                values_MK, references = self._search(vectors[usable], k)
                 if measured:
-                    recall = recall_of(similarities, search(self.index.vectors, vectors[usable], 1, self._engine)[0])
-            for row, values, names in zip(rows[usable], similarities, references, strict=True):
+                    recall = recall_of(values_MK, search(self.index.vectors, vectors[usable], 1, self._engine)[0])
+            verified = self._verified([images[row] for row in rows[usable]], references)
+            for row, *told in zip(rows[usable], values_MK, references, verified, strict=True):
                 found[row] = [
-                    Neighbour(self.index.reference_id(int(name)), float(value), int(name))
-                    for value, name in zip(values, names, strict=True)
+                    Neighbour(self.index.reference_id(int(name)), float(value), int(name), also)
+                    for value, name, also in zip(*told, strict=True)
                 ]
         self.index.require_unchanged()
         return found, recall
+
+    def _verified(self, images: list[Pixels], rows_MK: Rows) -> list[list[float | None]]:
+        """What the second instrument sees of each picture and its neighbours, (M, K)."""
+        if self.second is None or self._verifier is None:
+            return [[None] * rows_MK.shape[1]] * len(images)
+        vectors_MD = self._verifier.describe(images)
+        usable_M: list[bool] = np.isfinite(vectors_MD.sum(axis=1)).tolist()
+        with self.second.unchanged():
+            seen_MK = similarities(self.second.vectors, np.nan_to_num(vectors_MD), rows_MK)
+        self.second.require_unchanged()
+        return [row if able else [None] * len(row) for row, able in zip(seen_MK.tolist(), usable_M, strict=True)]
 
     def _search(self, queries: Floats, k: int) -> tuple[Similarities, Rows]:
         if self.structure is not None:

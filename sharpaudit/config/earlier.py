@@ -11,9 +11,13 @@ RENAMED = {
     "samples.per_flagged": "samples.per_prompt",
     "samples.per_control": "samples.per_prompt",
     "samples.per_band": "samples.per_prompt",
+    "matches.profile": "matches.profiles",
 }
 """By dotted name. Of several that became one, the first gives the value."""
 
+
+MADE_LISTS = ("matches.profile",)
+"""Of these such as hold several values today."""
 
 ADDED = {4: {"samples.solver": "ddim"}}
 """Keys that change results and came after runs of a version, with what such runs were made with: a default of today may
@@ -27,7 +31,8 @@ def under_todays_names(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[s
         (section, key), (place, name) = old.split("."), new.split(".")
         if key in found.get(section, {}):
             earlier[old] = found[section].pop(key)
-            found.setdefault(place, {}).setdefault(name, earlier[old])
+            told = earlier[old]
+            found.setdefault(place, {}).setdefault(name, [told] if old in MADE_LISTS else told)
     return found, earlier
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, StringConstraints
+from pydantic import AfterValidator, StringConstraints, field_validator
 
 from sharpaudit.config.base import Section, identity, runtime
 from sharpaudit.errors import UserError
@@ -26,10 +26,28 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$")]
 class MatchesConfig(Section):
     """Comparison of samples with the training pictures."""
 
+    @field_validator("profiles")
+    @classmethod
+    def _of_two_kinds(cls, names: list[str]) -> list[str]:
+        if len(set(names)) < len(names):
+            raise ValueError(f"{names[0]} cannot verify itself: name another embedder, or one alone")
+        return names
+
+    @property
+    def profile(self) -> str:
+        """Of the embedder that finds."""
+        return self.profiles[0]
+
+    @property
+    def verified_by(self) -> str | None:
+        """The embedder that verifies, where there is one."""
+        return self.profiles[1] if len(self.profiles) > 1 else None
+
     index: str = runtime()
     """Folder of the reference index. Its content counts (its digest is an identity), not its place."""
-    profile: EmbedderName = identity(default="pixels-16")
-    """Embedder that describes pictures; the index must have been built with the same one."""
+    profiles: list[EmbedderName] = identity(default=["pixels-16"], min_length=1, max_length=2)
+    """Embedder that describes pictures and finds the nearest; the index must have been built with the same one. A
+    second, of another making, verifies what the first finds: a copy lies above the lines of both."""
     weights: str | None = runtime(None)
     """Folder with the weights of an embedder that has some, under the names that their makers give. Their content
     counts (the digest of the index covers it), not their place."""

@@ -22,7 +22,7 @@ from sharpaudit.errors import Status
 from sharpaudit.images import Pixels, UnreadableImage, decode, sha256_hex, thumbnail
 from sharpaudit.matches.attempt import published, refuse_existing, remove_left
 from sharpaudit.matches.manifest import MANIFEST
-from sharpaudit.matches.sources.base import Item, ReferencePicture
+from sharpaudit.matches.sources.base import GivenVector, Item, ReferencePicture
 from sharpaudit.matches.writing import Counts, IndexWriter, Kept, Piece, Reason, Row, content_id
 from sharpaudit.tables.files import Files, naming
 from sharpaudit.tables.liveness import answered
@@ -36,6 +36,7 @@ class IndexSummary:
     """What became of the pictures: pictures = duplicates + the sum of statuses.
 
     not_looked_at: files by kind. repeated: folders reached again. removed: folders that a terminated build had left.
+    scaled: given vectors that were not of length 1.
     """
 
     pictures: int
@@ -46,6 +47,7 @@ class IndexSummary:
     repeated: int
     reasons: list[Reason]
     removed: list[str]
+    scaled: int = 0
 
     @property
     def rejected(self) -> int:
@@ -108,6 +110,7 @@ def _summary(counts: Counts, digest: str, removed: list[str]) -> IndexSummary:
         repeated=counts.repeated,
         reasons=sorted(counts.reasons.values(), key=lambda reason: -reason.count),
         removed=removed,
+        scaled=counts.scaled,
     )
 
 
@@ -128,6 +131,8 @@ def described(
     batch: list[_Decoded] = []
     pixels = 0
     for item in items:
+        if isinstance(item, GivenVector):
+            raise TypeError(f"{item.path}: a vector among pictures")
         if not isinstance(item, ReferencePicture):
             yield item
             continue

@@ -11,6 +11,11 @@ How often a harmless prompt has a sample in `copy` is bounded by `false_match_bo
 `false_match_rate`. A draw is the best of all samples of a prompt, whose samples are not independent. So both are rates
 of prompts with as many samples as the band prompts had, and of no others: of prompts with more samples more exceed. n
 counts the band prompts that have all of theirs; another one can only raise the line.
+
+With two instruments a copy lies above a line of each. Both lines are learned together from the same harmless samples,
+so that the rate is that of the joint rule; each of them then lies lower than the instrument's line alone.
+
+Shapes: P pairs of a sample and a training picture, N band prompts, I instruments, 1 or 2.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from sharpaudit.errors import UserError
 from sharpaudit.statistics.intervals import upper_bound
@@ -34,9 +40,8 @@ PROMPTS_PER_EXCEPTION = 50
 
 @dataclass(frozen=True)
 class Bands:
-    """copy: similarity > copy_above. near: similarity >= near_above. n_samples, n_prompts: behind both.
-
-    n_exceptions: band prompts that copy_above leaves out.
+    """copy: similarity > copy_above and, with a second instrument, verified > verified_above. near: similarity >=
+    near_above. n_samples, n_prompts: behind both. n_exceptions: band prompts that are left out.
     """
 
     copy_above: float
@@ -44,31 +49,54 @@ class Bands:
     n_samples: int
     n_prompts: int
     n_exceptions: int
+    verified_above: float | None = None
 
 
-def learn_bands(
-    best_similarities: Sequence[float], prompts: Sequence[str], near_quantile: float, exceptions: int = 0
-) -> Bands:
-    """The bands from the best similarity of each band sample; the quantile is one of the values, rounded up.
+@dataclass(frozen=True)
+class Pair:
+    """A band sample and a training picture: similar by the instrument that found it, and by the one that verifies it,
+    None where there is none or it cannot describe the sample. The pairs of a sample are its nearest, best first."""
 
-    prompts: of each sample. exceptions: how many prompts may lie above the copy line, the most similar ones; at most
-    one for every 50 band prompts.
+    prompt: str
+    sample: str
+    similarity: float
+    verified: float | None = None
+
+
+def learn_bands(pairs: Sequence[Pair], near_quantile: float, exceptions: int = 0, *, verifying: bool = False) -> Bands:
+    """The bands from the pairs of the band samples; the quantile, of each sample's best, is one of the values.
+
+    exceptions: how many prompts may lie above the lines of a copy, the most similar ones; at most one for every 50 band
+    prompts. verifying: whether there is a second instrument.
     """
-    values = np.asarray(best_similarities, dtype=np.float64)
-    if values.size == 0:
+    best: dict[str, float] = {}
+    for pair in pairs:
+        best[pair.sample] = max(pair.similarity, best.get(pair.sample, pair.similarity))
+    if not best:
         raise UserError(
             "no band sample has a descriptor, so no match can be told from chance; "
             "give more fit prompts, or a larger samples.band_prompts"
         )
+    values = np.array(list(best.values()), dtype=np.float64)
     if not np.isfinite(values).all():
         raise ValueError("a band sample's similarity is NaN or infinite")
-    best: dict[str, float] = {}
-    for prompt, value in zip(prompts, values.tolist(), strict=True):
-        best[prompt] = max(value, best.get(prompt, value))
-    allowed = min(exceptions, granted(len(best)))
-    copy_above = copy_lines(list(best.values()))[allowed]
-    near_above = min(copy_above, float(np.quantile(values, near_quantile, method="higher")))
-    return Bands(copy_above, near_above, int(values.size), len(best), allowed)
+    prompts = [pair.prompt for pair in pairs]
+    seen_PI = seen(pairs, verifying)
+    n_prompts = len(set(prompts))
+    allowed = min(exceptions, granted(n_prompts))
+    lines = copy_lines(seen_PI, prompts)[allowed].tolist()
+    near_above = min(lines[0], float(np.quantile(values, near_quantile, method="higher")))
+    return Bands(lines[0], near_above, int(values.size), n_prompts, allowed, *lines[1:])
+
+
+def seen(pairs: Sequence[Pair], verifying: bool) -> npt.NDArray[np.float64]:
+    """What the instruments saw of each pair, (P, I); what cannot be described is infinitely unlike."""
+    found = [[pair.similarity, *([_or_unlike(pair.verified)] if verifying else [])] for pair in pairs]
+    return np.array(found, dtype=np.float64).reshape(len(pairs), 2 if verifying else 1)
+
+
+def _or_unlike(value: float | None) -> float:
+    return -math.inf if value is None else value
 
 
 def granted(n_prompts: int) -> int:
@@ -76,16 +104,29 @@ def granted(n_prompts: int) -> int:
     return n_prompts // PROMPTS_PER_EXCEPTION
 
 
-def copy_lines(best: Sequence[float]) -> list[float]:
-    """Where `copy` begins at 0, 1, ... exceptions. best: of each band prompt, its highest similarity."""
-    return sorted(best, reverse=True)
+def copy_lines(seen_PI: npt.NDArray[np.float64], prompts: Sequence[str]) -> npt.NDArray[np.float64]:
+    """The lines above which `copy` begins at 0, 1, ... exceptions, one for each instrument: (prompts, I).
+
+    seen_PI: see `seen`; prompts: of each pair. With one instrument a line is the similarity of the prompt that is the
+    first not to be excepted. With two, both lines are lowered together, each to the next band prompt's best by that
+    instrument, until one more prompt has a pair above both: how far is read off the pair's lower rank.
+    """
+    names, of_P = np.unique(np.asarray(prompts), return_inverse=True)
+    best_NI = np.full((len(names), seen_PI.shape[1]), -np.inf)
+    np.maximum.at(best_NI, of_P, seen_PI)
+    best_NI.sort(axis=0)
+    ranks_PI = [np.searchsorted(best_N, seen_P) for best_N, seen_P in zip(best_NI.T, seen_PI.T, strict=True)]
+    rank_N = np.zeros(len(names), dtype=np.int64)
+    np.maximum.at(rank_N, of_P, np.min(ranks_PI, axis=0))
+    return best_NI[np.sort(rank_N)[::-1]]
 
 
-def band_of(similarity: float, bands: Bands) -> Band:
-    """The band of a match."""
+def band_of(similarity: float, bands: Bands, verified: float | None = None) -> Band:
+    """The band of a match. verified: what the second instrument saw of it, None where it cannot describe the sample."""
     if not math.isfinite(similarity):
         raise ValueError(f"similarity is {similarity}")
-    if similarity > bands.copy_above:
+    also = bands.verified_above is None or (verified is not None and verified > bands.verified_above)
+    if similarity > bands.copy_above and also:
         return "copy"
     return "near" if similarity >= bands.near_above else "none"
 

@@ -27,13 +27,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Profile:
-    """Vectors of one embedder. weights: file, sha256 and who vouched for it, of an embedder that has some."""
+    """Vectors of one embedder. weights: file, sha256 and who vouched for it, of an embedder that has some.
+
+    given: whether somebody else made them, and said that it was this embedder.
+    """
 
     version: int
     digest: str
     dimension: int
     dtype: str = "float32"
     weights: dict[str, str] | None = None
+    given: bool = False
 
 
 @dataclass(frozen=True)

@@ -48,13 +48,14 @@ class Reason:
 
 @dataclass
 class Counts:
-    """What became of what was given. seen: ids that are taken."""
+    """What became of what was given. seen: ids that are taken. scaled: given vectors that were not of length 1."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     sources: Counter[str] = field(default_factory=Counter)
     not_looked_at: Counter[str] = field(default_factory=Counter)
     repeated: int = 0
     duplicates: int = 0
+    scaled: int = 0
     seen: set[str] = field(default_factory=set)
     reasons: dict[str, Reason] = field(default_factory=dict)
 
@@ -62,6 +63,7 @@ class Counts:
         """A row that is written."""
         self.statuses[row["status"]] += 1
         self.sources[row["source"]] += 1
+        self.scaled += bool(row.get("scaled"))
         if row["reason"] is None:
             return
         # Sizes and places in a reason differ from picture to picture.
@@ -87,11 +89,13 @@ class Kept:
     """How an index keeps what it knows. dtype: of vectors, float32 or float16. thumbnails: whether pictures go along.
 
     training_size: of how many pictures the training set is said to consist; UserError where there are more references.
+    given: whether the vectors were made by somebody else.
     """
 
     dtype: str = "float32"
     thumbnails: bool = True
     training_size: int | None = None
+    given: bool = False
 
 
 class IndexWriter:
@@ -200,7 +204,7 @@ class IndexWriter:
         self._end_part()
         numbers = range(len(self._parts))
         names = [*map(table_name, numbers), *(vectors_name(c.name, part) for c in self._cards for part in numbers)]
-        profiles = {card.name: profile_of(card, self._dtype.name) for card in self._cards}
+        profiles = {card.name: profile_of(card, self._dtype.name, self._kept.given) for card in self._cards}
         return IndexManifest(
             format_version=FORMAT_VERSION,
             parts=self._parts,
@@ -217,10 +221,10 @@ class IndexWriter:
         )
 
 
-def profile_of(card: Embedder, dtype: str) -> Profile:
-    """What a manifest says of an embedder. dtype: of the stored vectors."""
+def profile_of(card: Embedder, dtype: str, given: bool = False) -> Profile:
+    """What a manifest says of an embedder. dtype: of the stored vectors. given: whether somebody else made them."""
     weights = None if card.weights is None else card.weights.told()
-    return Profile(card.version, card.digest, card.dimension, dtype, weights)
+    return Profile(card.version, card.digest, card.dimension, dtype, weights, given)
 
 
 def content_id(row: Row) -> str | None:

@@ -53,6 +53,7 @@ FINDING_COLUMNS = (
     "n_samples",
     "n_copies",
     "best_similarity",
+    "best_verified",
     "best_seed_index",
     "best_sample_id",
     "best_image_path",

@@ -179,6 +179,8 @@ BANDS = define(
         "n_exceptions": pa.int32(),
         "copy_above": pa.float64(),
         "near_above": pa.float64(),
+        "verified_by": pa.string(),
+        "verified_above": pa.float64(),
         "search": pa.string(),
         "recall_found": pa.int32(),
         "recall_n": pa.int32(),
@@ -197,9 +199,12 @@ MATCHES = define(
         "reference_id": pa.string(),
         "similarity": pa.float64(),
         "index_digest": pa.string(),
+        "verified_by": pa.string(),
+        "verified_similarity": pa.float64(),
         "band": pa.string(),
         "thumbnail_path": pa.string(),
     },
+    version=2,
 )
 REFERENCES = define(
     "references",

@@ -1,7 +1,8 @@
 """The views and macros over a run's tables: what people ask of an audit, written once.
 
+judged             one row for each sample: its match that decides, the first that is a copy, else the nearest
 generated          one row for each prompt with samples: how many, how many copies, and its best sample's match
-findings           audited prompts with at least one sample whose best match is a copy, one row a prompt
+findings           audited prompts with at least one sample that is a copy, one row a prompt
 risk               every audited prompt with its decision and its strongest evidence, one row a prompt
 prompt_metrics     every scored prompt with one column a metric; of later tiers METRIC_tier_2 and so on
 prompt_ranks       the same columns with the place of the value among the prompts of its role, 1 for the largest
@@ -42,6 +43,7 @@ VIEWS = (
     "coverage",
     "errors",
     "generated",
+    "judged",
     "copies",
     "indistinguishable",
     "outcomes",
@@ -50,6 +52,12 @@ VIEWS = (
 
 # One sample is the best one, with all that belongs to it: ties go to the smallest seed, so that evidence is stable.
 _VIEWS = {
+    "judged": """
+        SELECT * EXCLUDE (place) FROM (
+            SELECT m.*, row_number() OVER (PARTITION BY m.sample_id
+                                           ORDER BY m.band = 'copy' DESC NULLS LAST, m.rank) AS place
+            FROM matches m
+        ) WHERE place = 1""",
     "generated": """
         WITH placed AS (
             SELECT s.prompt_id, s.sample_id, s.seed_index, s.image_path, s.image_sha256, m.band, m.similarity,
@@ -57,7 +65,7 @@ _VIEWS = {
                    row_number() OVER (PARTITION BY s.prompt_id
                                       ORDER BY m.band = 'copy' DESC NULLS LAST, m.similarity DESC NULLS LAST,
                                                s.seed_index) AS place
-            FROM samples s LEFT JOIN matches m ON m.sample_id = s.sample_id AND m.rank = 1
+            FROM samples s LEFT JOIN judged m ON m.sample_id = s.sample_id
         ), told AS (
             SELECT prompt_id, count(*) AS n_samples, count(*) FILTER (band = 'copy') AS n_copies
             FROM placed GROUP BY prompt_id

@@ -74,7 +74,7 @@ per_prompt = 2
 band_prompts = 8
 [matches]
 index = "index"
-profile = "mean-colour"
+profiles = ["mean-colour"]
 [stages.brightness]
 dark_below = 0.45
 """
@@ -213,7 +213,7 @@ def test_its_settings_are_its_identity_and_what_they_made_is_pruned(config_path:
         ("stages.brightnes.dark_below=1", r'no stage is called "brightnes" \(did you mean "brightness"\?\)'),
         ("stages.score.step=1", "score is part of every audit"),
         ('samples.solver="cliped-ddim"', r'no solver is called "cliped-ddim" \(did you mean "clipped-ddim"\?\)'),
-        ('matches.profile="mean-color"', r'no embedder is called "mean-color" \(did you mean "mean-colour"\?\)'),
+        ('matches.profiles=["mean-color"]', r'no embedder is called "mean-color" \(did you mean "mean-colour"\?\)'),
         ('scores.metrics=["gap_half"]', r'no metric is called "gap_half" \(did you mean "gap_halfway"\?\)'),
     ],
 )

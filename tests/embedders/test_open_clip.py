@@ -132,7 +132,7 @@ def test_a_folder_without_config_and_a_name_without_model_are_one_line(shelf, tm
     with pytest.raises(UserError, match=r"needs weights: put open_clip/toy/open_clip_model\.safetensors into"):
         embedder(NAME)
     for name in ("open_clip", "open_clip:", "open_clip:../toy", "open_clip:a/b"):
-        for use in (embedder, lambda profile: MatchesConfig(index="i", profile=profile)):
+        for use in (embedder, lambda profile: MatchesConfig(index="i", profiles=[profile])):
             with pytest.raises((UserError, ValueError), match='for instance "open_clip:ViT-B-32"'):
                 use(name)
     with pytest.raises(UserError, match=r'embedder "pixels-16" comes in one form: leave out ":8"'):

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -27,6 +28,7 @@ from sharpaudit.matches.search.structures import disturbed
 from sharpaudit.matches.search.vectors import Vectors
 from sharpaudit.matches.writing import IndexWriter, Kept, Row
 from sharpaudit.tables.records import checksummed
+from tests.support.shown import verbs
 
 N, D = 1500, 768
 PLACE = "approximate/pixels-16"
@@ -79,8 +81,11 @@ def silent(_: str) -> None:
     pass
 
 
-def test_the_configuration_knows_these_kinds() -> None:
+def test_the_configuration_and_the_command_know_these_kinds() -> None:
     assert MatchesConfig.model_json_schema()["properties"]["search"]["enum"] == ["exact", *KINDS]
+    (kind,) = [option for option in verbs()["sharpaudit index approximate"].params if option.name == "kind"]
+    assert isinstance(kind.type, click.Choice)
+    assert list(kind.type.choices) == list(KINDS)
 
 
 @pytest.mark.parametrize("kind", KINDS)

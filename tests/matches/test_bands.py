@@ -8,12 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sharpaudit.errors import UserError
-from sharpaudit.matches.decide import Bands, band_of, false_match_bound, learn_bands
+from sharpaudit.matches.decide import Bands, Pair, band_of, copy_lines, false_match_bound, learn_bands, seen
 
 
 def learned(values, quantile, exceptions=0):
     """Each value from a prompt of its own."""
-    return learn_bands(values, [f"p{value}-{i}" for i, value in enumerate(values)], quantile, exceptions)
+    return learn_bands(pairs(values, [f"p{value}-{i}" for i, value in enumerate(values)]), quantile, exceptions)
+
+
+def pairs(values, prompts):
+    """A sample each."""
+    return [Pair(prompt, str(i), value) for i, (value, prompt) in enumerate(zip(values, prompts, strict=True))]
 
 
 similarities = st.lists(st.floats(-1, 1), min_size=1, max_size=40)
@@ -80,14 +85,14 @@ def test_a_prompt_that_copies_hides_no_other_copy_and_its_samples_go_together():
     """One of a hundred harmless prompts was memorised after all: two samples at .95, the others below .6."""
     rng = np.random.default_rng(0)
     values, prompts = [*rng.uniform(0.2, 0.6, 198), 0.95, 0.94], [f"p{i // 2}" for i in range(200)]
-    believed, robust = (learn_bands(values, prompts, 0.95, exceptions) for exceptions in (0, 1))
+    believed, robust = (learn_bands(pairs(values, prompts), 0.95, exceptions) for exceptions in (0, 1))
     assert believed.copy_above == 0.95
     assert (robust.copy_above, robust.n_exceptions) == (max(values[:198]), 1)
     assert band_of(0.9, robust) == "copy"
     assert robust.near_above <= robust.copy_above
     # More exceptions than one in fifty are not granted.
-    assert learn_bands(values, prompts, 0.95, 10).n_exceptions == 2
-    assert learn_bands(values[-98:], prompts[-98:], 0.95, 1).n_exceptions == 0
+    assert learn_bands(pairs(values, prompts), 0.95, 10).n_exceptions == 2
+    assert learn_bands(pairs(values[-98:], prompts[-98:]), 0.95, 1).n_exceptions == 0
 
 
 @pytest.mark.parametrize("exceptions", [0, 1, 2])
@@ -96,3 +101,67 @@ def test_the_bound_covers_at_its_level_with_exceptions(exceptions):
     draws = np.sort(np.random.default_rng(1).random((rounds, n)), axis=1)
     covered = np.mean(1 - draws[:, -1 - exceptions] <= false_match_bound(n, exceptions))
     assert abs(covered - 0.95) < 4 * np.sqrt(0.95 * 0.05 / rounds)
+
+
+def two(n, samples, neighbours, correlation, seed):
+    """Pairs of harmless prompts whose similarities by two instruments go together, to a degree."""
+    rng = np.random.default_rng(seed)
+    shared = rng.standard_normal((n, samples, neighbours))
+    noise = rng.standard_normal((2, n, samples, neighbours))
+    first, second = (np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * own for own in noise)
+    return [
+        Pair(f"p{i}", f"{i}-{j}", float(first[i, j, k]), float(second[i, j, k]))
+        for i in range(n)
+        for j in range(samples)
+        for k in range(neighbours)
+    ]
+
+
+def copies(found, bands):
+    return {pair.prompt for pair in found if band_of(pair.similarity, bands, pair.verified) == "copy"}
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("exceptions", [0, 1, 2])
+def test_above_both_lines_lie_no_more_harmless_prompts_than_are_excepted(correlation, exceptions):
+    found = two(120, 3, 2, correlation, 1)
+    bands = learn_bands(found, 0.95, exceptions, verifying=True)
+    # Two prompts may be the next by one instrument each, and are left out together.
+    assert exceptions - 1 <= len(copies(found, bands)) <= exceptions == bands.n_exceptions
+    assert (bands.n_samples, bands.n_prompts) == (360, 120)
+    # Each line lies no higher than the instrument's own.
+    prompts = [pair.prompt for pair in found]
+    alone = [copy_lines(seen(found, True)[:, [i]], prompts)[exceptions, 0] for i in (0, 1)]
+    assert bands.copy_above <= alone[0]
+    assert bands.verified_above <= alone[1]
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
+def test_the_rate_of_the_joint_rule_is_that_of_one_instrument(correlation):
+    """Of further harmless prompts (e + 1) / (n + 1) lie above both lines, however the instruments go together."""
+    n, exceptions, rounds, rates = 60, 1, 150, []
+    for seed in range(rounds):
+        bands = learn_bands(two(n, 2, 2, correlation, 2 * seed), 0.95, exceptions, verifying=True)
+        rates.append(len(copies(two(400, 2, 2, correlation, 2 * seed + 1), bands)) / 400)
+    error = np.std(rates) / np.sqrt(rounds)
+    assert abs(np.mean(rates) - (bands.n_exceptions + 1) / (n + 1)) < 4 * error
+    assert np.mean(np.array(rates) <= false_match_bound(n, bands.n_exceptions)) > 0.9
+
+
+def test_equal_instruments_give_the_line_of_one():
+    found = [Pair(p.prompt, p.sample, p.similarity, p.similarity) for p in two(100, 2, 1, 0.0, 3)]
+    both, one = (learn_bands(found, 0.9, 1, verifying=verifying) for verifying in (True, False))
+    assert both.copy_above == both.verified_above == one.copy_above
+    assert one.verified_above is None
+    assert both.near_above == one.near_above
+
+
+def test_what_cannot_be_verified_is_no_copy_and_lowers_nobody_s_line():
+    found = two(60, 1, 1, 0.5, 4)
+    bands = learn_bands(found, 0.9, 0, verifying=True)
+    assert band_of(9.0, bands, None) == "near"
+    assert band_of(9.0, bands, 9.0) == "copy"
+    assert band_of(9.0, bands, bands.verified_above) == "near"
+    assert band_of(-9.0, bands, 9.0) == "none"
+    blind = [*found, Pair("flat", "flat", 9.0, None)]
+    assert learn_bands(blind, 0.9, 0, verifying=True).verified_above >= bands.verified_above

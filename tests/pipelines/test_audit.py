@@ -179,7 +179,7 @@ ELSEWHERE = {
     "scores.then",  # test_cascade.py
     "stages",  # contracts/test_plugs.py
     # This machine and this release know one of each; another index of the same profile: test_changed_inputs.py.
-    *("model.device", "matches.profile"),
+    *("model.device", "matches.profiles"),
 }
 
 
@@ -199,6 +199,7 @@ RUNTIME = {
     "name": "other",
     "model.batch_size": 5,
     "matches.batch_size": 7,
+    "matches.vectors": "disk",
     "report.max_findings": 3,
     "report.show_images": True,
     "run.executor": "ray",
@@ -216,6 +217,7 @@ RUNTIME_ELSEWHERE = {
     # Where things lie: their content is known by digest (tests of copied runs, of snapshots and of indexes).
     *("model.path", "model.repo", "model.revision", "matches.index", "matches.weights"),
     "matches.weights_sha256",  # vouches for weights, whose digest is in that of the index (test_sscd.py)
+    "matches.search",  # needs a structure, whose digest is an identity (test_index.py)
     "run.address",  # a running cluster (test_ray.py)
     "run.limit",  # audits more or fewer rows (below)
 }

@@ -203,7 +203,7 @@ CASES = {
     "unknown key": (["scores.seeds=1"], ['unknown key "scores.seeds"', "n_seeds"]),
     "missing model": (["model.path=nothing.json"], ["nothing.json"]),
     "missing index": (["matches.index=nowhere"], ["nowhere"]),
-    "unknown profile": (["matches.profile=pixels-61"], ["pixels-61", "pixels-16"]),
+    "unknown profile": (['matches.profiles=["pixels-61"]'], ["pixels-61", "pixels-16"]),
     "too few calibration prompts": (["triage.alpha=0.0001"], ["alpha"]),
     "calibration file without column": (["calibration.column=text"], ["text"]),
 }

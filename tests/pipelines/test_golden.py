@@ -15,7 +15,7 @@ import pytest
 
 from sharpaudit.tables.runs import RunFolder
 from tests.support.audits import audit, tables
-from tests.support.golden import FIRST, unpacked
+from tests.support.golden import FIRST, todays, unpacked
 
 Rows = list[dict[str, Any]]
 BYTES = ("image_sha256", "image_path", "image_bytes", "thumbnail_path")
@@ -43,7 +43,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(kept: Path) -> Path:
-    audit(kept / "audit.toml", kept / "again")
+    audit(todays(kept / "audit.toml"), kept / "again")
     return kept / "again"
 
 

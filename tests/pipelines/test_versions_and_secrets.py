@@ -113,8 +113,10 @@ def test_a_run_made_under_earlier_names_is_held_against_what_it_was_made_with(tm
     """Its settings are read under today's names, and a changed one is still seen."""
     root = Path(shutil.copytree(GOLDEN / "run-version-4", tmp_path / "run"))
     run = RunFolder.open(root)
-    assert run.earlier() == {"samples.per_flagged": 2, "samples.per_control": 1, "samples.per_band": 1}
+    numbers = {"samples.per_flagged": 2, "samples.per_control": 1, "samples.per_band": 1}
+    assert run.earlier() == numbers | {"matches.profile": "pixels-16"}
     assert run.config().samples.per_prompt == 2
+    assert run.config().matches.profiles == ["pixels-16"]
     settings = root / "config.toml"
     settings.write_text(settings.read_text().replace("per_control = 1", "per_control = 2"))
     (fault,) = settings_faults(run)

@@ -279,7 +279,7 @@ def test_what_the_index_holds_is_told_as_the_run_has_it(known: dict[str, Any], r
 
 def test_the_page_names_the_weights_of_the_descriptor(rows: Rows, facts: Facts) -> None:
     run = told()
-    run["index"] |= {"weights": {"file": "sscd.pt", "sha256": "ab" * 32, "vouched_by": "the user"}}
+    run["index"] |= {"weights": {"px": {"file": "sscd.pt", "sha256": "ab" * 32, "vouched_by": "the user"}}}
     page = html.unescape(render(facts(rows, run), no_picture))
     assert f"(weights sscd.pt, <code>sha256 {'ab' * 32}</code>, vouched for by the user)" in page
     run["index"] |= {"weights": None}

@@ -27,6 +27,14 @@ def unpacked(number: int, folder: Path) -> Path:
     return folder / "audits"
 
 
+def todays(config: Path) -> Path:
+    """The configuration beside it, with a key under the name that it has today."""
+    text = config.read_text(encoding="utf-8")
+    written = config.with_name("todays.toml")
+    written.write_text(text.replace('profile = "pixels-16"', 'profiles = ["pixels-16"]'), encoding="utf-8")
+    return written
+
+
 def make(folder: Path) -> None:
     """Run the audit at another level of flags, then at its own, as a signer does; pack what a reader gets."""
     from sharpaudit.tables.runs import RUN_VERSION
@@ -36,6 +44,7 @@ def make(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as first:
         for source in map(unpacked(FIRST, Path(first)).joinpath, INPUTS):
             (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / source.name)
+    todays(folder / "audit.toml").replace(folder / "audit.toml")
     config, key = folder / "audit.toml", folder / "auditor.pem"
     for call in (
         ("key", "make", key),

@@ -117,7 +117,14 @@ def told(show_images: bool = False, max_findings: int = 200) -> dict[str, Any]:
             "report": {"show_images": show_images, "max_findings": max_findings},
         },
         "inputs": [{"use": "audit", "source": "audit:p.csv", "rows": 12, "sha256": "e" * 64}],
-        "index": {"pictures": 3, "profile": "px", "digest": "f" * 64},
+        "index": {
+            "pictures": 3,
+            "profile": "px",
+            "given": False,
+            "verified_by": None,
+            "weights": {},
+            "digest": "f" * 64,
+        },
         "hardware": {
             "cpu": "x",
             "cpu_has_bf16": True,

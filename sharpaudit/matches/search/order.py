@@ -64,6 +64,13 @@ def exact_order(vectors: Vectors, queries_MD: Floats, rows_MC: Rows, k: int) -> 
     return similarities_MK, rows_MK
 
 
+def similarities(vectors: Vectors, queries_MD: Floats, rows_MK: Rows) -> Similarities:
+    """Of each query and some rows, (M, K), rounded once."""
+    held_MKD = vectors.rows(rows_MK.ravel()).reshape(*rows_MK.shape, vectors.dimension)
+    products_MKD = held_MKD.astype(np.float64) * queries_MD[:, None, :]
+    return np.array([[math.fsum(row) for row in rows] for rows in products_MKD.tolist()]).reshape(rows_MK.shape)
+
+
 def rounding(dimension: int) -> float:
     """The most by which a float32 inner product of two almost unit vectors differs from the true one."""
     relative = dimension * 2.0**-24

@@ -11,7 +11,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
 
 SUFFIXES = frozenset(
     (
@@ -45,6 +48,20 @@ class ReferencePicture:
 
 
 @dataclass(frozen=True)
+class GivenVector:
+    """A training picture of which only a vector is there, made by somebody else. reference_id, path: as of a picture.
+
+    vector_D: (D,) float32 of any length; None where there is none.
+    """
+
+    reference_id: str
+    source: str
+    caption: str | None
+    path: str
+    vector_D: npt.NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
 class NotLookedAt:
     """A file that is taken for no picture, by its kind."""
 
@@ -59,7 +76,7 @@ class Repeated:
     path: str
 
 
-Item = ReferencePicture | NotLookedAt | Repeated
+Item = ReferencePicture | GivenVector | NotLookedAt | Repeated
 
 
 def kind_of(suffix: str) -> str:
@@ -92,7 +109,12 @@ class Unit:
 
 
 class Layout(ABC):
-    """What a training set is kept in, where it is and how it is to be read. Its fields are JSON, but for paths."""
+    """What a training set is kept in, where it is and how it is to be read. Its fields are JSON, but for paths.
+
+    gives_vectors: whether its items are vectors, of one embedder, in place of pictures.
+    """
+
+    gives_vectors: ClassVar[bool] = False
 
     @abstractmethod
     def units(self) -> Iterator[Unit]:

@@ -11,6 +11,7 @@ band prompts.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -65,17 +66,19 @@ def bands(connection: Connection) -> Entry | None:
     )
     counts = dict(
         connection.sql(
-            "SELECT band, count(*) FROM matches JOIN triage USING (prompt_id) "
-            "WHERE rank = 1 AND role = 'audit' AND band IS NOT NULL GROUP BY band"
+            "SELECT band, count(*) FROM judged JOIN triage USING (prompt_id) "
+            "WHERE role = 'audit' AND band IS NOT NULL GROUP BY band"
         ).fetchall()
     )
     rate, high = _rates(connection) or (1.0, 1.0)
+    seen = _Seen.of(connection, verifying=rows[0]["verified_by"] is not None)
     return rows[0] | {
         "false_match_rate": rate,
         "false_match_high": high,
         "set_aside": aside,
         "samples": {band: counts.get(band, 0) for band in ("copy", "near", "none")},
-        "lines": _lines(connection, rows[0]),
+        "lines": _lines(seen, rows[0]),
+        "alone": _alone(seen, rows[0]),
     }
 
 
@@ -95,28 +98,71 @@ def _rates(connection: Connection) -> tuple[float, float] | None:
     return false_match_rate(whole, exceptions), false_match_bound(whole, exceptions)
 
 
-def _lines(connection: Connection, band: Mapping[str, Any]) -> list[Entry]:
-    """The line and the findings of each group at 0, 1 and 2 exceptions, where so many are granted, and as in force."""
-    found = connection.sql(
-        """
-        SELECT t.selected_for AS purpose, g.best_similarity AS best FROM generated g JOIN triage t USING (prompt_id)
-        WHERE g.best_similarity IS NOT NULL AND (t.role = 'audit' OR t.selected_for = 'band')"""
-    ).fetchnumpy()
-    purpose, best = np.asarray(found["purpose"]).astype(str), np.asarray(found["best"], dtype=np.float64)
-    by_prompt, in_force = copy_lines(best[purpose == "band"].tolist()), band["n_exceptions"] or 0
+@dataclass(frozen=True)
+class _Seen:
+    """Pairs of samples and training pictures: what triage selected the prompt for, the prompt, what the instruments saw
+    of the pair (P, I)."""
 
-    def line(exceptions: int) -> float:
-        # Not from the matches: those were searched in other batches, and a last digit may differ.
-        return float(band["copy_above"]) if exceptions == in_force else by_prompt[exceptions]
+    purpose_P: npt.NDArray[np.str_]
+    prompt_P: npt.NDArray[np.str_]
+    seen_PI: npt.NDArray[np.float64]
 
-    def above(group: str, at: float) -> int:
-        chosen: npt.NDArray[np.bool_] = (purpose == group) & (best > at)
-        return int(chosen.sum())
+    @staticmethod
+    def of(connection: Connection, *, verifying: bool) -> _Seen:
+        """With one instrument of each sample the nearest, else all neighbours."""
+        found = connection.sql(
+            f"""
+            SELECT t.selected_for AS purpose, m.prompt_id AS prompt, m.similarity AS first,
+                   coalesce({"m.verified_similarity" if verifying else "NULL"}, '-inf'::DOUBLE) AS second
+            FROM matches m JOIN triage t USING (prompt_id)
+            WHERE m.similarity IS NOT NULL AND (t.role = 'audit' OR t.selected_for = 'band')
+                  AND ({verifying} OR m.rank = 1)"""  # noqa: S608 - constants
+        ).fetchnumpy()
+        columns = [np.asarray(found[name], dtype=np.float64) for name in ("first", "second")[: 1 + verifying]]
+        purpose, prompt = (np.asarray(found[name]).astype(str) for name in ("purpose", "prompt"))
+        return _Seen(purpose, prompt, np.stack(columns, axis=1))
 
-    allowed = min(granted(len(by_prompt)), len(by_prompt) - 1)
+    def alone(self, instrument: int) -> _Seen:
+        """As one of the instruments sees the same pairs."""
+        return _Seen(self.purpose_P, self.prompt_P, self.seen_PI[:, [instrument]])
+
+    def copy_lines(self) -> npt.NDArray[np.float64]:
+        """The lines at 0, 1, ... exceptions among the band prompts, (N, I)."""
+        band: npt.NDArray[np.bool_] = self.purpose_P == "band"
+        return copy_lines(self.seen_PI[band], self.prompt_P[band].tolist())
+
+    def above(self, lines_I: npt.NDArray[np.float64]) -> dict[str, int]:
+        """Prompts of each group with a pair above the lines of all instruments."""
+        copy_P: npt.NDArray[np.bool_] = np.asarray(np.all(self.seen_PI > lines_I, axis=1))
+        return {
+            name: len(set(self.prompt_P[copy_P & (self.purpose_P == purpose)].tolist()))
+            for name, purpose in GROUPS.items()
+        }
+
+
+def _lines(seen: _Seen, band: Mapping[str, Any]) -> list[Entry]:
+    """The lines and the findings of each group at 0, 1 and 2 exceptions, where so many are granted, and as in force."""
+    lines_NI, in_force = seen.copy_lines(), band["n_exceptions"] or 0
+    # Not from the matches: those were searched in other batches, and a last digit may differ.
+    stored = [band["copy_above"], *([] if band["verified_by"] is None else [band["verified_above"]])]
+    allowed = min(granted(len(lines_NI)), len(lines_NI) - 1)
     asked = sorted({in_force, *(n for n in EXCEPTIONS if n <= allowed)})
-    return [
-        {"exceptions": n, "copy_above": line(n), "in_force": n == in_force}
-        | {name: above(group, line(n)) for name, group in GROUPS.items()}
-        for n in asked
-    ]
+    found = []
+    for n in asked:
+        lines_I = np.array(stored, dtype=np.float64) if n == in_force else lines_NI[n]
+        told = {"exceptions": n, "copy_above": float(lines_I[0]), "in_force": n == in_force}
+        also = {} if len(lines_I) == 1 else {"verified_above": float(lines_I[1])}
+        found.append(told | also | seen.above(lines_I))
+    return found
+
+
+def _alone(seen: _Seen, band: Mapping[str, Any]) -> list[Entry]:
+    """What each of two instruments would find by itself, with as many exceptions, of the pairs that the first finds."""
+    if band["verified_by"] is None:
+        return []
+    found = []
+    for instrument, name in enumerate((band["profile"], band["verified_by"])):
+        one = seen.alone(instrument)
+        line_I = one.copy_lines()[band["n_exceptions"] or 0]
+        found.append({"profile": name, "copy_above": float(line_I[0])} | one.above(line_I))
+    return found

@@ -117,7 +117,7 @@ def calibration_check(connection: Connection, triage: Mapping[str, Any]) -> Entr
         """
         SELECT t.prompt_id, coalesce(bool_or(m.band = 'copy'), false) AS copied
         FROM triage t LEFT JOIN samples s USING (prompt_id)
-        LEFT JOIN matches m ON m.sample_id = s.sample_id AND m.rank = 1
+        LEFT JOIN judged m ON m.sample_id = s.sample_id
         WHERE t.selected_for = 'calibration_check' GROUP BY ALL ORDER BY ALL""",
     )
     copied = [row["prompt_id"] for row in checked if row["copied"]]

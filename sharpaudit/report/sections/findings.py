@@ -11,10 +11,10 @@ def findings(connection: Connection) -> Entry:
     rows = rows_of(
         connection,
         """
-        SELECT f.*, coalesce(c.n_copies, 0) AS source_rows,
+        SELECT f.*, j.verified_similarity AS best_verified, coalesce(c.n_copies, 0) AS source_rows,
                (SELECT list(o.external_id ORDER BY o.source, o.source_row) FROM origins o
                 WHERE o.prompt_id = f.prompt_id AND o.external_id IS NOT NULL) AS external_ids
-        FROM findings f LEFT JOIN copies c USING (prompt_id)
+        FROM findings f LEFT JOIN copies c USING (prompt_id) LEFT JOIN judged j ON j.sample_id = f.best_sample_id
         ORDER BY best_similarity DESC, prompt_id""",
     )
     return {"total": len(rows), "rows": rows}

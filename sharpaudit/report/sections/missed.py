@@ -69,7 +69,7 @@ def positive_controls(connection: Connection) -> Entry:
         connection,
         """
         SELECT count(*) AS n, count(*) FILTER (flagged) AS flagged, count(*) FILTER (prompt_id IN (
-            SELECT s.prompt_id FROM samples s JOIN matches m USING (sample_id) WHERE m.rank = 1 AND m.band = 'copy'
+            SELECT s.prompt_id FROM samples s JOIN judged m USING (sample_id) WHERE m.band = 'copy'
         )) AS copied FROM triage WHERE role = 'positive_control'""",
     )[0]
     return {

@@ -32,7 +32,7 @@ def config(tmp_path: Path) -> Iterator[AuditConfig]:
         "model": {"path": str(tmp_path / "model.json")},
         "corpus": {"audit": "audit.csv"},
         "calibration": {"file": "harmless.csv"},
-        "matches": {"index": "index", "profile": "mean-colour"},
+        "matches": {"index": "index", "profiles": ["mean-colour"]},
     }
     for kind, toy in TOYS.items():
         kind.add(toy)

@@ -33,7 +33,7 @@ from sharpaudit.tables.reading import current_files, open_connection
 from sharpaudit.tables.records import checksummed, read_checksummed
 from sharpaudit.tables.runs import RUN_VERSION, RunFolder
 from sharpaudit.tables.schemas import RUN_TABLES, SCORES, schema_of
-from tests.support.golden import FIRST, unpacked
+from tests.support.golden import FIRST, todays, unpacked
 from tests.support.stranger import ADDED, MISTAKEN
 
 VERSIONS = range(FIRST, RUN_VERSION + 1)
@@ -132,8 +132,8 @@ def test_it_also_opens_where_a_stage_a_table_and_a_column_were_added_since(audit
 def test_going_on_with_it_is_one_line_and_changes_nothing(audits: Path, later: None) -> None:
     root, record = audits / "run", (audits / "run/run.json").read_bytes()
     for call in (
-        ("run", audits / "audit.toml", "--out", root),
-        ("run", audits / "audit.toml", "--out", root, "--update"),
+        ("run", todays(audits / "audit.toml"), "--out", root),
+        ("run", todays(audits / "audit.toml"), "--out", root, "--update"),
         ("extend", root, audits / "testbed/prompts/known.csv"),
     ):
         told = command(*call)
@@ -382,4 +382,5 @@ def test_a_strangers_mistake_in_a_view_keeps_nobody_from_a_run(older: Path, monk
     assert rows(older, FINDINGS) == told_findings(older)
     assert len(rows(older, "from risk")) == 38
     assert faults(older) == []
-    materialise(current_files(RunFolder.open(older)), older.with_name("a.duckdb"), tables=RUN_TABLES, others=others)
+    run = RunFolder.open(older)
+    materialise(current_files(run), older.with_name("a.duckdb"), tables=run.tables(), others=others)

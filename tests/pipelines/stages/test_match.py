@@ -12,13 +12,18 @@ import pytest
 from pipelines.stages.bands import BandsWorker
 from pipelines.stages.match import MatchWorker
 from pipelines.stages.search import SampleSearch
+from sharpaudit.embedders.base import open_embedder
 from sharpaudit.errors import Status, UserError
-from sharpaudit.images import Pixels
+from sharpaudit.images import Pixels, encode_png
 from sharpaudit.matches.approximation import add_structure, open_structure
+from sharpaudit.matches.build import build_index
 from sharpaudit.matches.decide import Bands
-from sharpaudit.matches.index import ReferenceIndex
+from sharpaudit.matches.index import ReferenceIndex, open_index
 from sharpaudit.matches.search import structures
+from sharpaudit.matches.sources.base import ReferencePicture
+from sharpaudit.plugs import EMBEDDERS
 from tests.support.stage_tables import config, index, pixels
+from tests.support.toys import EMBEDDER
 
 SHOWN: dict[str, Pixels | None] = {
     "a copy": pixels(2),
@@ -150,3 +155,62 @@ def test_bands_of_nothing_are_refused(known: ReferenceIndex) -> None:
     rows = pa.table({"prompt_id": ["p"], "image_path": ["grey"]})
     with pytest.raises(UserError, match="no band sample could be matched"):
         BandsWorker(SampleSearch(known, 8), load, config().matches).process(rows)
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[ReferenceIndex, ReferenceIndex]:
+    """The same pictures by pixels and by their mean colour."""
+    EMBEDDERS.add(EMBEDDER)
+    try:
+        folder = tmp_path_factory.mktemp("twice") / "index"
+        pictures = [ReferencePicture(f"r{i}", "a set", "", f"{i}.png", encode_png(pixels(i))) for i in range(6)]
+        build_index(folder, ["pixels-16", "mean-colour"], pictures)
+        return open_index(folder, "pixels-16"), open_index(folder, "mean-colour")
+    finally:
+        EMBEDDERS.remove(EMBEDDER.name)
+
+
+TWO = 'matches.profiles=["pixels-16", "sscd-disc-mixup-320"]'
+"""What the configuration names is no matter of a worker."""
+
+
+def test_a_second_instrument_verifies_the_pairs_of_the_first(twice: tuple[ReferenceIndex, ReferenceIndex]) -> None:
+    index, second = twice
+    bands = Bands(0.95, 0.5, n_samples=20, n_prompts=10, n_exceptions=0, verified_above=0.999)
+    search = SampleSearch(index, 2, second=second)
+    rows = MatchWorker(search, load, str, bands, config(TWO).matches).process(samples().slice(0, 1)).to_pylist()
+    assert [(row["rank"], row["band"]) for row in rows] == [(1, "copy"), (2, "none"), (3, "none")]
+    assert {row["verified_by"] for row in rows} == {"sscd-disc-mixup-320"}
+    query = open_embedder(second.embedder).describe([pixels(2)])[0]
+    ids = list(second.reference_ids())
+    for row in rows:
+        other = second.vectors.rows([ids.index(row["reference_id"])])[0]
+        assert row["verified_similarity"] == pytest.approx(float(query @ other), abs=1e-6)
+
+
+def test_what_the_second_cannot_describe_or_sees_otherwise_is_no_copy(
+    twice: tuple[ReferenceIndex, ReferenceIndex], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, second = twice
+    search = SampleSearch(index, 2, second=second)
+    blind = np.full((1, 4), np.nan, np.float32)
+    for seen, above, verified in ((blind, 0.0, None), (-second.vectors.rows([2]), 0.5, pytest.approx(-1, abs=1e-6))):
+        bands = Bands(0.95, 0.5, n_samples=20, n_prompts=10, n_exceptions=0, verified_above=above)
+        monkeypatch.setattr(search, "_verifier", SimpleNamespace(describe=lambda _, seen=seen: seen))
+        rows = MatchWorker(search, load, str, bands, config(TWO).matches).process(samples().slice(0, 1)).to_pylist()
+        assert (rows[0]["band"], rows[0]["verified_similarity"]) == ("near", verified)
+
+
+def test_the_lines_of_two_instruments_are_learned_from_all_neighbours(
+    twice: tuple[ReferenceIndex, ReferenceIndex],
+) -> None:
+    rows = pa.table({"prompt_id": [f"p{i}" for i in range(8)], "image_path": [f"{i}" for i in range(100, 108)]})
+    search = SampleSearch(twice[0], 8, second=twice[1])
+    worker = BandsWorker(search, lambda paths: [pixels(int(path)) for path in paths], config(TWO).matches)
+    (row,) = worker.process(rows).to_pylist()
+    found = search.nearest([pixels(seed) for seed in range(100, 108)], 3)
+    pairs = [(n.similarity, n.verified) for near in found if isinstance(near, list) for n in near]
+    assert row["verified_by"] == "sscd-disc-mixup-320"
+    assert not any(first > row["copy_above"] and also > row["verified_above"] for first, also in pairs)
+    assert row["copy_above"] in [first for first, _ in pairs]
+    assert row["verified_above"] in [also for _, also in pairs]
