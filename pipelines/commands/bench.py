@@ -110,7 +110,9 @@ def ingest(rows: int, near: int, out: Path, json_path: Path | None) -> None:
 
 
 @bench.command()
-@click.option("--rows", type=click.IntRange(10_000), default=1_000_000, show_default=True, help="Vectors in memory.")
+@click.option(
+    "--rows", type=click.IntRange(10_000, 4_000_000), default=1_000_000, show_default=True, help="Vectors in memory."
+)
 @click.option(
     "--streamed", type=click.IntRange(10_000), default=10_000_000, show_default=True, help="Vectors from the disk."
 )

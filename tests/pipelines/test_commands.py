@@ -31,7 +31,7 @@ from tests.support.shells import bare
 
 VERBS = {"run", "extend", "validate", "status", "query", "replay", "verify", "sign", "prune", "init", "spectrum"}
 GROUPS = {
-    "index": {"build", "add", "info", "verify"},
+    "index": {"add", "approximate", "build", "info", "verify"},
     "key": {"make"},
     "lab": {"train", "label", "pictures", "detectors", "card", "compare"},
     "calibration": {"make"},
@@ -50,6 +50,8 @@ GROUPS = {
         "intervals",
         "directions",
         "figures",
+        "search",
+        "embedding",
     },
 }
 
