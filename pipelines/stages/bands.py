@@ -96,6 +96,11 @@ class BandsWorker:
                 f"{rows.num_rows} band samples were made (samples.band_prompts, samples.per_prompt)"
             )
         verifying = matches.verified_by is not None
+        if verifying and all(pair.verified is None for pair in pairs):
+            raise UserError(
+                f"{matches.verified_by} can describe no band sample, so that nothing could be verified: name another "
+                "second embedder in matches.profiles, or one alone"
+            )
         bands = learn_bands(pairs, matches.near_quantile, matches.band_exceptions, verifying=verifying)
         row = {
             "profile": matches.profile,

@@ -115,7 +115,9 @@ class SampleSearch:
                     Neighbour(self.index.reference_id(int(name)), float(value), int(name), also)
                     for value, name, also in zip(*told, strict=True)
                 ]
-        self.index.require_unchanged()
+        for part in (self.index, self.structure):
+            if part is not None:
+                part.require_unchanged()
         return found, recall
 
     def _verified(self, images: list[Pixels], rows_MK: Rows) -> list[list[float | None]]:

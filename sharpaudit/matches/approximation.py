@@ -30,8 +30,10 @@ from sharpaudit.tables.records import digest_of
 
 @dataclass(frozen=True)
 class OpenStructure:
-    """digest: SHA-256 of its record. opened: what its files were then, by their paths within the index."""
+    """index: its folder. digest: SHA-256 of its record. opened: what its files were then, by their paths within the
+    index."""
 
+    index: Path
     search: ApproximateSearch
     digest: str
     opened: dict[str, Identity]
@@ -40,6 +42,14 @@ class OpenStructure:
     def described(self) -> str:
         """What it is and what it misses, for people."""
         return f"approximate, {described(self.search.structure)}"
+
+    def require_unchanged(self) -> None:
+        """Raise UserError where a file of it is no longer the one that was opened."""
+        if identities(self.index, self.opened) != self.opened:
+            raise UserError(
+                f"{printable(str(self.index))}: its approximate structure changed in use; nothing was made with the "
+                "new one: put the old one back and give the same command, or name a new folder with --out"
+            )
 
 
 def add_structure(
@@ -110,7 +120,7 @@ def open_structure(index: ReferenceIndex, kind: str, known: Hashed | None = None
     search = ApproximateSearch(place, told, index.vectors, threads)
     if identities(index.path, before) != before:
         raise UserError(f"{printable(str(place))}: changed while it was opened; give the same command again")
-    return OpenStructure(search, digest, before)
+    return OpenStructure(index.path, search, digest, before)
 
 
 def kinds_of(index: Path, profile: str) -> list[Path]:

@@ -194,6 +194,16 @@ def test_a_structure_that_was_changed_cut_or_is_of_others_is_refused_and_is_a_fa
     assert any("other vectors" in fault for fault in faults_of(tmp_path / "other"))
 
 
+def test_a_structure_that_changes_in_use_is_refused(place: Path) -> None:
+    add_structure(place, "sq8", tell=silent)
+    opened = open_structure(open_index(place, "pixels-16"), "sq8")
+    opened.require_unchanged()
+    file = place / PLACE / "sq8/000000000000.faiss"
+    file.write_bytes(file.read_bytes() + b"more")
+    with pytest.raises(UserError, match="approximate structure changed in use"):
+        opened.require_unchanged()
+
+
 def test_a_record_of_other_files_is_refused(place: Path) -> None:
     made = add_structure(place, "sq8", tell=silent)
     record = place / PLACE / "sq8" / RECORD

@@ -158,7 +158,7 @@ def _lines(seen: _Seen, band: Mapping[str, Any]) -> list[Entry]:
 
 def _alone(seen: _Seen, band: Mapping[str, Any]) -> list[Entry]:
     """What each of two instruments would find by itself, with as many exceptions, of the pairs that the first finds."""
-    if band["verified_by"] is None:
+    if band["verified_by"] is None or "band" not in seen.purpose_P:
         return []
     found = []
     for instrument, name in enumerate((band["profile"], band["verified_by"])):

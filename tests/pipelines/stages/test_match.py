@@ -135,7 +135,10 @@ def test_an_approximate_search_is_held_against_an_exact_one(tmp_path: Path, monk
         similarities[:4], found[:4] = similarities[:4, ::-1], found[:4, ::-1]
         return similarities[:, :k], found[:, :k]
 
-    for structure, recall in ((whole, 5), (SimpleNamespace(search=missing, described="it misses"), 1)):
+    for structure, recall in (
+        (whole, 5),
+        (SimpleNamespace(search=missing, described="it misses", require_unchanged=lambda: None), 1),
+    ):
         worker = BandsWorker(
             SampleSearch(small, 8, structure=structure),
             lambda paths: [pixels(int(path)) for path in paths],
@@ -214,3 +217,14 @@ def test_the_lines_of_two_instruments_are_learned_from_all_neighbours(
     assert not any(first > row["copy_above"] and also > row["verified_above"] for first, also in pairs)
     assert row["copy_above"] in [first for first, _ in pairs]
     assert row["verified_above"] in [also for _, also in pairs]
+
+
+def test_a_second_instrument_that_sees_nothing_is_refused(
+    twice: tuple[ReferenceIndex, ReferenceIndex], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = SampleSearch(twice[0], 8, second=twice[1])
+    blind = SimpleNamespace(describe=lambda images: np.full((len(images), 4), np.nan, np.float32))
+    monkeypatch.setattr(search, "_verifier", blind)
+    rows = pa.table({"prompt_id": ["p"], "image_path": ["a copy"]})
+    with pytest.raises(UserError, match="can describe no band sample"):
+        BandsWorker(search, load, config(TWO).matches).process(rows)
