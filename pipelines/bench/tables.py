@@ -70,7 +70,6 @@ TABLES = {
     "recombined": Made((("bench", "recombined"),), 4),
     "sql": Made((("bench", "sql"),), 3),
     "ingest": Made((("bench", "ingest"),), 25),
-    "embedding": Made((("bench", "embedding"),), 10),
     "search": Made((("bench", "search"),), 20),
     "compare": Made((AUDIT, ("lab", "compare", "runs/quickstart", "--markdown")), 10),
     "card": Made(

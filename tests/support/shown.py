@@ -66,7 +66,7 @@ SMALLER = {
     ),
     r"sharpaudit bench sql": "sharpaudit bench sql --rows 200000",
     r"sharpaudit bench search": "sharpaudit bench search --rows 20000 --streamed 30000 --rounds 1",
-    r"sharpaudit bench embedding": "sharpaudit bench embedding --pictures 20 --rounds 1",
+    r"sharpaudit bench embedding": "sharpaudit bench embedding --pictures 4 --rounds 1",
     r"sharpaudit bench ingest": "sharpaudit bench ingest --rows 3000 --near 1000",
     r"sharpaudit bench throughput": "sharpaudit bench throughput small-lab --rounds 1 --no-sd1",
     rf"sharpaudit {_OF_THE_LAB}(.*)": r"sharpaudit \1 small-lab\2",
@@ -80,7 +80,7 @@ SMALLER = {
         "sharpaudit bench figures small-lab --few 1 --out figures --only identities --only generalised"
     ),
     r"sharpaudit bench tables": (
-        f"cp -r {shlex.quote(str(ROOT))}/docs docs && sharpaudit bench tables --only decisions"
+        f"cp -r {shlex.quote(str(ROOT))}/docs docs && sharpaudit bench tables --only intervals"
     ),
     r"sharpaudit lab (train|pictures) (.*)": r"sharpaudit lab \1 \2 --miniature",
     r"sharpaudit lab card \S+": r"sharpaudit lab card small-lab",
