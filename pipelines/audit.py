@@ -91,13 +91,7 @@ def run_audit(
             if retry:
                 retry_failed(run, stages.values(), reporter.say)
             added = ingest.ingest(run, config, load_tokenizer(config.model))
-        if config.run.executor == "local" and config.run.workers > 1:
-            reporter.say(f"run.workers = {config.run.workers}: without Ray one process works alone; add --executor ray")
-        if added:
-            reporter.say(f"ingest: {added:,} source rows read")
-        # Without styles of their own the audited prompts need not be read here: there may be ten million.
-        audited = _styles(run, "audit") if config.corpus.style_column else ONE_STYLE
-        reporter.say(allowed(config, _styles(run, "calibration"), audited))
+        _tell(run, config, added, reporter)
         # The executor starts with its first piece of work, so that a finished run starts none.
         start = cache(lambda: stack.enter_context(executor(root, config.run, driver, shard_worker)))
         wanted = list(stages.values())[: None if until is None else list(stages).index(until) + 1]
@@ -109,6 +103,17 @@ def run_audit(
         evaluations = sum(made for made, _ in results)
         facts = write_report(run, config, quarantined) if until is None else {}
     return Outcome(evaluations, quarantined, facts, late=bool(deadline.left))
+
+
+def _tell(run: RunFolder, config: AuditConfig, added: int, reporter: Reporter) -> None:
+    """What is to be known of the prompts before the first stage. added: source rows that were read."""
+    if config.run.executor == "local" and config.run.workers > 1:
+        reporter.say(f"run.workers = {config.run.workers}: without Ray one process works alone; add --executor ray")
+    if added:
+        reporter.say(f"ingest: {added:,} source rows read")
+    # Without styles of their own the audited prompts need not be read here: there may be ten million.
+    audited = _styles(run, "audit") if config.corpus.style_column else ONE_STYLE
+    reporter.say(allowed(config, _styles(run, "calibration"), audited))
 
 
 def _run_stage(

@@ -75,7 +75,8 @@ def build(out: Path, asked: Asked, kept: Kept, run: RunConfig) -> IndexSummary:
         )
     refuse_existing(out)
     with described_units(place, asked, run) as (cards, found):
-        kept = replace(kept, given=LAYOUTS[asked.layout].gives_vectors)
+        if LAYOUTS[asked.layout].gives_vectors:
+            kept = replace(kept, given=True, thumbnails=False)
         summary = write_index(out, cards, kept, lambda writer: writer.take(found))
     shutil.rmtree(place)
     return summary

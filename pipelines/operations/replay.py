@@ -56,13 +56,21 @@ def replay_prompt(root: Path, prompt_id: str) -> Replay:
             continue
         # The match that decided may be any of the neighbours, where a second instrument verifies.
         neighbour = next((n for n in found if n.reference_id == row["reference_id"]), found[0])
-        agrees = row["similarity"] is not None and abs(neighbour.similarity - row["similarity"]) <= TOLERANCE
+        agrees = _alike(neighbour.similarity, row["similarity"]) and _alike(
+            neighbour.verified, row["verified_similarity"]
+        )
         same = same and agrees and neighbour.reference_id == row["reference_id"]
         lines.append(
             f"seed {row['seed_index']}: {printable(neighbour.reference_id)} at {neighbour.similarity:.6f}, recorded "
             f"{row['similarity']}; the picture is {'the same byte for byte' if identical else 'not the same bytes'}"
         )
     return Replay([*lines, "reproduced" if same else "NOT reproduced"], same)
+
+
+def _alike(found: float | None, recorded: float | None) -> bool:
+    if found is None or recorded is None:
+        return found is recorded
+    return abs(found - recorded) <= TOLERANCE
 
 
 def _require_same(run: RunFolder, config: AuditConfig) -> Inputs:
@@ -84,8 +92,9 @@ def _require_same(run: RunFolder, config: AuditConfig) -> Inputs:
 def _recorded(run: RunFolder, prompt_id: str) -> list[dict[str, Any]]:
     """The run's samples of a prompt with their best match."""
     sql = (
-        "SELECT c.prompt, s.*, m.similarity, m.reference_id FROM samples s JOIN corpus c USING (prompt_id) "
-        "LEFT JOIN judged m ON m.sample_id = s.sample_id WHERE s.prompt_id = $id ORDER BY s.seed_index"
+        "SELECT c.prompt, s.*, m.similarity, m.verified_similarity, m.reference_id "
+        "FROM samples s JOIN corpus c USING (prompt_id) LEFT JOIN judged m ON m.sample_id = s.sample_id "
+        "WHERE s.prompt_id = $id ORDER BY s.seed_index"
     )
     with open_connection(run) as connection:
         relation = connection.sql(sql, params={"id": prompt_id})

@@ -115,7 +115,7 @@ class SampleSearch:
                     Neighbour(self.index.reference_id(int(name)), float(value), int(name), also)
                     for value, name, also in zip(*told, strict=True)
                 ]
-        for part in (self.index, self.structure):
+        for part in (self.index, self.second, self.structure):
             if part is not None:
                 part.require_unchanged()
         return found, recall
@@ -128,7 +128,6 @@ class SampleSearch:
         usable_M: list[bool] = np.isfinite(vectors_MD.sum(axis=1)).tolist()
         with self.second.unchanged():
             seen_MK = similarities(self.second.vectors, np.nan_to_num(vectors_MD), rows_MK)
-        self.second.require_unchanged()
         return [row if able else [None] * len(row) for row, able in zip(seen_MK.tolist(), usable_M, strict=True)]
 
     def _search(self, queries: Floats, k: int) -> tuple[Similarities, Rows]:

@@ -15,7 +15,6 @@ RENAMED = {
 }
 """By dotted name. Of several that became one, the first gives the value."""
 
-
 MADE_LISTS = ("matches.profile",)
 """Of these such as hold several values today."""
 

@@ -13,14 +13,13 @@ from pathlib import Path
 from sharpaudit.errors import UserError, printable
 from sharpaudit.matches.attempt import published, remove_left
 from sharpaudit.matches.index import Hashed, Identity, ReferenceIndex, identities, sha256_of
-from sharpaudit.matches.manifest import MANIFEST, IndexManifest, parse_manifest, read_manifest
+from sharpaudit.matches.manifest import MANIFEST, IndexManifest, folder_name, parse_manifest, read_manifest
 from sharpaudit.matches.search.approximate import (
     RECORD,
     ApproximateSearch,
     Structure,
     described,
     read_structure,
-    structures_folder,
 )
 from sharpaudit.matches.search.structures import AIM, Tell, build_structure
 from sharpaudit.matches.search.vectors import Vectors
@@ -62,10 +61,10 @@ def add_structure(
     """
     manifest = parse_manifest(path / MANIFEST, read_manifest(path))
     profile = _only(path, manifest, profile)
-    out = _place(path, profile, kind)
+    out = _place(path, profile) / kind
     if out.exists():
         raise UserError(f"{printable(str(out))}: is there already; remove it, and give the same command again")
-    names = [manifest.vector_file(profile, part) for part in range(len(manifest.parts))]
+    names = manifest.vector_files(profile)
     before = identities(path, names)
     for name in names:
         if sha256_of(path / name) != manifest.sha256.get(name):
@@ -98,7 +97,7 @@ def open_structure(index: ReferenceIndex, kind: str, known: Hashed | None = None
 
     known: as of `index.open_index`. Raises UserError where there is none, or it was made of other vectors or changed.
     """
-    place = _place(index.path, index.embedder.name, kind)
+    place = _place(index.path, index.embedder.name) / kind
     if not place.is_dir():
         there = ", ".join(sorted(path.name for path in kinds_of(index.path, index.embedder.name))) or "none"
         raise UserError(
@@ -125,7 +124,7 @@ def open_structure(index: ReferenceIndex, kind: str, known: Hashed | None = None
 
 def kinds_of(index: Path, profile: str) -> list[Path]:
     """The folders of the structures over an embedder's vectors."""
-    place = structures_folder(index, profile)
+    place = _place(index, profile)
     return sorted(path for path in place.iterdir() if not path.name.startswith(".")) if place.is_dir() else []
 
 
@@ -150,11 +149,10 @@ def faults_of_structures(path: Path, manifest: IndexManifest) -> Iterator[str]:
             yield str(error)
 
 
-def _place(index: Path, profile: str, kind: str) -> Path:
-    return structures_folder(index, profile) / kind
+def _place(index: Path, profile: str) -> Path:
+    return index / "approximate" / folder_name(profile)
 
 
 def _digest_of_vectors(manifest: IndexManifest, profile: str) -> str:
     """Of the files that hold an embedder's vectors."""
-    parts = range(len(manifest.parts))
-    return digest_of([manifest.sha256[manifest.vector_file(profile, part)] for part in parts])
+    return digest_of([manifest.sha256[name] for name in manifest.vector_files(profile)])

@@ -36,6 +36,8 @@ Band = Literal["copy", "near", "none"]
 
 PROMPTS_PER_EXCEPTION = 50
 """Fewer band prompts than this are all believed."""
+UNLIKE = -1.0
+"""What the second instrument is taken to see of a sample that it cannot describe: the least that a cosine can be."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +92,9 @@ def learn_bands(pairs: Sequence[Pair], near_quantile: float, exceptions: int = 0
 
 
 def seen(pairs: Sequence[Pair], verifying: bool) -> npt.NDArray[np.float64]:
-    """What the instruments saw of each pair, (P, I); what cannot be described is infinitely unlike."""
-    found = [[pair.similarity, *([_or_unlike(pair.verified)] if verifying else [])] for pair in pairs]
-    return np.array(found, dtype=np.float64).reshape(len(pairs), 2 if verifying else 1)
-
-
-def _or_unlike(value: float | None) -> float:
-    return -math.inf if value is None else value
+    """What the instruments saw of each pair, (P, I)."""
+    found = [[pair.similarity, UNLIKE if pair.verified is None else pair.verified] for pair in pairs]
+    return np.array(found, dtype=np.float64).reshape(-1, 2)[:, : 2 if verifying else 1]
 
 
 def granted(n_prompts: int) -> int:

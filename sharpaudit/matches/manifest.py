@@ -70,10 +70,13 @@ class IndexManifest:
         """The vectors of a part by an embedder, within the folder."""
         return vectors_name(profile, part) if self.format_version > 1 else "vectors.npy"
 
+    def vector_files(self, profile: str) -> list[str]:
+        """The vectors of all parts by an embedder."""
+        return [self.vector_file(profile, part) for part in range(len(self.parts))]
+
     def files_of(self, profile: str) -> list[str]:
         """The data files that hold an embedder's vectors and what they belong to."""
-        numbers = range(len(self.parts))
-        return [*(self.table(part) for part in numbers), *(self.vector_file(profile, part) for part in numbers)]
+        return [*(self.table(part) for part in range(len(self.parts))), *self.vector_files(profile)]
 
     def files(self) -> list[str]:
         """All data files."""
@@ -103,8 +106,12 @@ def table_name(part: int) -> str:
 
 def vectors_name(profile: str, part: int) -> str:
     """Of a part by an embedder, within the folder."""
-    folder = re.sub(r"[^\w.+-]", "_", profile, flags=re.ASCII)
-    return f"vectors/{folder}/{part:05d}.npy"
+    return f"vectors/{folder_name(profile)}/{part:05d}.npy"
+
+
+def folder_name(profile: str) -> str:
+    """What folders of an embedder are called within an index."""
+    return re.sub(r"[^\w.+-]", "_", profile, flags=re.ASCII)
 
 
 def read_manifest(folder: Path) -> bytes:

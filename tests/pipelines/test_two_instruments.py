@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.operations.replay import replay_prompt
+from pipelines.stages.search import SampleSearch
 from sharpaudit.errors import UserError
 from sharpaudit.matches.build import build_index
 from sharpaudit.matches.sources.base import ReferencePicture
@@ -65,6 +66,13 @@ def test_every_copy_lies_above_both_lines_and_every_finding_is_one(run: Path, cl
 def test_a_finding_is_replayed_with_both(run: Path) -> None:
     found = json.loads((run / "report/facts.json").read_bytes())["findings"]["rows"]
     assert replay_prompt(run, found[0]["prompt_id"]).same
+
+
+def test_a_replay_sees_another_verdict_of_the_second(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = json.loads((run / "report/facts.json").read_bytes())["findings"]["rows"]
+    whole = SampleSearch._verified
+    monkeypatch.setattr(SampleSearch, "_verified", lambda *given: [[v - 0.01 for v in row] for row in whole(*given)])
+    assert not replay_prompt(run, found[0]["prompt_id"]).same
 
 
 def test_an_index_without_the_second_is_refused(config_path: Path, tmp_path: Path) -> None:

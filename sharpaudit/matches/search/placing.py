@@ -16,7 +16,6 @@ import torch
 from sharpaudit.devices import free_memory
 from sharpaudit.matches.search.vectors import Vectors
 
-PLACES = ("auto", "memory", "disk")
 _GIB = 2**30
 
 
@@ -29,7 +28,7 @@ class Placing:
 
 
 def place(asked: str, vectors: Vectors, device: torch.device, workers: int = 1) -> Placing:
-    """Where vectors are to be, one of PLACES being asked for. workers: processes that share this machine's memory."""
+    """Where vectors are to be. asked: by `matches.vectors`. workers: processes that share the machine's memory."""
     size = 4 * len(vectors) * vectors.dimension
     on_gpu = device.type == "cuda"
     copies = 1 if on_gpu or vectors.dtype == np.float32 else workers

@@ -33,14 +33,14 @@ from sharpaudit.matches.sources.base import (
     SUCCESS,
     SUFFIXES,
     Item,
-    Layout,
     NotLookedAt,
     ReferencePicture,
     Unit,
     kind_of,
     state_of,
 )
-from sharpaudit.matches.sources.walk import Entry, beside, listed, told
+from sharpaudit.matches.sources.containers import ContainerLayout, others
+from sharpaudit.matches.sources.walk import Entry
 
 ENDS = (".tar", ".tar.gz", ".tgz")
 TABLE, STATS = ".parquet", "_stats.json"
@@ -48,40 +48,30 @@ TABLE, STATS = ".parquet", "_stats.json"
 
 
 @dataclass(frozen=True)
-class ArchiveLayout(Layout):
-    """The archives under a folder, or one archive. allow_unreadable: count damaged ones, instead of refusing them.
+class ArchiveLayout(ContainerLayout):
+    """Archives. allow_unreadable: count damaged ones too.
 
     `units` raises UserError where there is none.
     """
 
-    place: Path
-    allow_unreadable: bool = False
-
     def units(self) -> Iterator[Unit]:
-        root, entries = listed(self.place, self.allow_unreadable)
-        archives = [e for e in entries if e.kind == "file" and e.path.endswith(ENDS)]
+        entries = self.listed()
+        archives = [e.path for e in entries if e.kind == "file" and e.path.endswith(ENDS)]
         if not archives:
             raise UserError(f"{printable(str(self.place))}: holds no archive ({', '.join(ENDS)})")
-        return self._units(root, entries, archives)
+        return self._units(entries, archives)
 
-    def _units(self, root: Path, entries: Sequence[Entry], archives: Sequence[Entry]) -> Iterator[Unit]:
-        for entry in archives:
-            path = root / entry.path
+    def _units(self, entries: Sequence[Entry], archives: Sequence[str]) -> Iterator[Unit]:
+        for shown in archives:
+            path = self.root / shown
             table = path.with_name(_stem(path.name) + TABLE)
-            yield Unit({"archive": entry.path}, [entry.path, state_of(path), state_of(table)], _successes(table))
-        read = {e.path for e in archives} | {_stem(e.path) + end for e in archives for end in (TABLE, STATS)}
-        others = told(entry for entry in entries if entry.path not in read)
-        if others:
-            yield Unit({"others": others}, others, 0)
+            yield Unit({"archive": shown}, [shown, state_of(path), state_of(table)], _successes(table))
+        yield from others(entries, {*archives, *(_stem(shown) + end for shown in archives for end in (TABLE, STATS))})
 
-    def items(self, payload: dict[str, Any]) -> Iterator[Item]:
-        root = self.place.parent if self.place.is_file() else self.place
-        source = root.resolve().name
-        yield from beside(payload.get("others", ()), source)
-        if "archive" in payload:
-            path = root / payload["archive"]
-            yield from _pictures(path, payload["archive"], source, self.allow_unreadable)
-            yield from _lost(path.with_name(_stem(path.name) + TABLE), payload["archive"])
+    def held(self, payload: dict[str, Any], source: str) -> Iterator[Item]:
+        path = self.root / payload["archive"]
+        yield from _pictures(path, payload["archive"], source, self.allow_unreadable)
+        yield from _lost(path.with_name(_stem(path.name) + TABLE), payload["archive"])
 
 
 def _stem(name: str) -> str:

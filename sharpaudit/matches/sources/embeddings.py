@@ -15,7 +15,6 @@ Shapes: N rows, D dimension.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sharpaudit.errors import UserError, printable
-from sharpaudit.matches.sources.base import GivenVector, Item, Layout, Unit, state_of
-from sharpaudit.matches.sources.walk import Entry, beside, listed, told
+from sharpaudit.matches.sources.base import GivenVector, Item, Unit, state_of
+from sharpaudit.matches.sources.containers import CAPTIONS, ContainerLayout, groups, others, readable, texts
+from sharpaudit.matches.sources.walk import Entry
 
 CLIP_RETRIEVAL, METADATA = "img_emb/img_emb_", "metadata/metadata_"
-CAPTIONS, PLACES = ("caption", "text"), ("image_path", "url", "key")
+PLACES = ("image_path", "url", "key")
 ROWS_AT_ONCE = 2**14
 """Rows of a unit of .npy files: so many vectors of 1,024 numbers are 64 MiB."""
 _BATCH = 1024
@@ -38,76 +38,61 @@ _NONE = "neither img_emb/img_emb_*.npy, nor a table with a column of vectors, no
 
 
 @dataclass(frozen=True)
-class EmbeddingLayout(Layout):
-    """The vectors under a folder, or in one file. vector_column: of tables, where it is not clear which one it is.
+class EmbeddingLayout(ContainerLayout):
+    """Vectors. vector_column: of tables, where it is not clear which one it is.
 
     `units` raises UserError where there is none, where a file cannot be read, and where metadata are of other rows.
     """
 
     gives_vectors = True
 
-    place: Path
     vector_column: str | None = None
     caption_column: str | None = None
-    allow_unreadable: bool = False
 
     def units(self) -> Iterator[Unit]:
-        root, entries = listed(self.place, self.allow_unreadable)
+        entries = self.listed()
         files = [entry.path for entry in entries if entry.kind == "file"]
         arrays = [path for path in files if path.endswith(".npy")]
         clip = [path for path in arrays if path.startswith(CLIP_RETRIEVAL)]
-        tables = [path for path in files if path.endswith(".parquet")]
-        columns = {} if clip else {path: self._column(root / path) for path in tables}
-        held = {path: column for path, column in columns.items() if column is not None}
         if clip:
-            return self._of_arrays(root, entries, clip, {path: _metadata(path, files) for path in clip})
+            return self._of_arrays(entries, {path: _metadata(path, files) for path in clip})
+        columns = {path: self._column(self.root / path) for path in files if path.endswith(".parquet")}
+        held = {path: column for path, column in columns.items() if column is not None}
         if held:
-            return self._of_tables(root, entries, held)
+            return self._of_tables(entries, held)
         if arrays:
-            return self._of_arrays(root, entries, arrays, {})
+            return self._of_arrays(entries, dict.fromkeys(arrays))
         raise UserError(f"{printable(str(self.place))}: holds no vectors: {_NONE}")
 
-    def _of_arrays(
-        self, root: Path, entries: Sequence[Entry], arrays: Sequence[str], metadata: dict[str, str | None]
-    ) -> Iterator[Unit]:
-        for path in arrays:
-            n, beside_it = len(_array(root / path)), metadata.get(path)
+    def _of_arrays(self, entries: Sequence[Entry], metadata: dict[str, str | None]) -> Iterator[Unit]:
+        """metadata: of each file of vectors."""
+        for path, beside_it in metadata.items():
+            n = len(_array(self.root / path))
             if beside_it is not None:
-                with _readable(root / beside_it):
-                    rows = pq.read_metadata(root / beside_it).num_rows
+                with readable(self.root / beside_it):
+                    rows = pq.read_metadata(self.root / beside_it).num_rows
                 if rows != n:
-                    shown = printable(str(root / path))
+                    shown = printable(str(self.root / path))
                     raise UserError(f"{shown}: {n:,} vectors, but {rows:,} rows in {printable(beside_it)}")
-            state = [state_of(root / path), None if beside_it is None else state_of(root / beside_it)]
+            state = [state_of(self.root / path), None if beside_it is None else state_of(self.root / beside_it)]
             for first in range(0, n, ROWS_AT_ONCE):
                 payload = {"array": path, "metadata": beside_it, "first": first, "caption": self.caption_column}
                 yield Unit(payload, [payload, state], min(ROWS_AT_ONCE, n - first))
-        yield from _others(entries, {*arrays, *filter(None, metadata.values())})
+        yield from others(entries, {*metadata, *filter(None, metadata.values())})
 
-    def _of_tables(self, root: Path, entries: Sequence[Entry], columns: dict[str, str]) -> Iterator[Unit]:
+    def _of_tables(self, entries: Sequence[Entry], columns: dict[str, str]) -> Iterator[Unit]:
         for path, column in columns.items():
-            with _readable(root / path):
-                groups, first = pq.read_metadata(root / path), 0
-            for group in range(groups.num_row_groups):
-                n = groups.row_group(group).num_rows
-                payload = {"table": path, "group": group, "first": first, "vectors": column}
-                payload |= {"caption": self.caption_column}
-                yield Unit(payload, [payload, state_of(root / path)], n)
-                first += n
-        yield from _others(entries, set(columns))
+            yield from groups(self.root, path, {"vectors": column, "caption": self.caption_column})
+        yield from others(entries, columns)
 
-    def items(self, payload: dict[str, Any]) -> Iterator[Item]:
-        root = self.place.parent if self.place.is_file() else self.place
-        source = root.resolve().name
-        yield from beside(payload.get("others", ()), source)
+    def held(self, payload: dict[str, Any], source: str) -> Iterator[Item]:
         if "array" in payload:
-            yield from _of_array(root, payload, source)
-        if "table" in payload:
-            yield from _of_table(root / payload["table"], payload, source)
+            return _of_array(self.root, payload, source)
+        return _of_table(self.root / payload["table"], payload, source)
 
     def _column(self, path: Path) -> str | None:
         """The column of vectors; None where a table has none."""
-        with _readable(path):
+        with readable(path):
             schema = pq.read_schema(path)
         able = [field.name for field in schema if _holds_vectors(field.type)]
         wanted = self.vector_column
@@ -123,12 +108,6 @@ class EmbeddingLayout(Layout):
 def _metadata(path: str, files: Sequence[str]) -> str | None:
     wanted = METADATA + path.removeprefix(CLIP_RETRIEVAL).removesuffix(".npy") + ".parquet"
     return wanted if wanted in files else None
-
-
-def _others(entries: Sequence[Entry], read: set[str]) -> Iterator[Unit]:
-    others = told(entry for entry in entries if entry.path not in read)
-    if others:
-        yield Unit({"others": others}, others, 0)
 
 
 def _array(path: Path) -> npt.NDArray[np.floating]:
@@ -153,7 +132,7 @@ def _of_array(root: Path, payload: dict[str, Any], source: str) -> Iterator[Item
 
 def _of_table(path: Path, payload: dict[str, Any], source: str) -> Iterator[Item]:
     number = payload["first"]
-    with _readable(path), pq.ParquetFile(path) as table:
+    with readable(path), pq.ParquetFile(path) as table:
         names = table.schema_arrow.names
         caption, place = _columns(names, payload["caption"])
         wanted = [payload["vectors"], *filter(None, (caption, place))]
@@ -173,7 +152,7 @@ def _given(
 
 def _told(path: Path, payload: dict[str, Any], first: int, n: int) -> tuple[list[str | None], list[str | None]]:
     """Captions and places of rows of the metadata, of which a group is read at a time."""
-    with _readable(path), pq.ParquetFile(path) as table:
+    with readable(path), pq.ParquetFile(path) as table:
         chosen = _columns(table.schema_arrow.names, payload["caption"])
         found: tuple[list[str | None], list[str | None]] = ([], [])
         begin = 0
@@ -183,8 +162,8 @@ def _told(path: Path, payload: dict[str, Any], first: int, n: int) -> tuple[list
             if low < high:
                 columns = [name for name in chosen if name]
                 held = table.read_row_group(group, columns=columns).slice(low, high - low) if columns else None
-                for texts, name in zip(found, chosen, strict=True):
-                    texts += _texts(held, name) if held is not None and name else [None] * (high - low)
+                for told, name in zip(found, chosen, strict=True):
+                    told += _texts(held, name) if held is not None and name else [None] * (high - low)
             begin += rows
         return found
 
@@ -204,19 +183,9 @@ def _nothing(n: int) -> tuple[list[str | None], list[str | None]]:
 
 
 def _texts(rows: pa.Table | pa.RecordBatch, name: str | None) -> list[str | None]:
-    if name is None:
-        return [None] * rows.num_rows
-    return [None if value is None else str(value) for value in rows[name].to_pylist()]
+    return [None] * rows.num_rows if name is None else texts(rows[name])
 
 
 def _holds_vectors(kind: pa.DataType) -> bool:
     lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     return any(is_list(kind) for is_list in lists) and bool(pa.types.is_floating(kind.value_type))
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{printable(str(path))}: cannot be read: {printable(str(error))}") from error

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,64 +23,47 @@ from sharpaudit.matches.sources.base import (
     STATUS,
     SUCCESS,
     Item,
-    Layout,
     NotLookedAt,
     ReferencePicture,
     Unit,
-    state_of,
 )
-from sharpaudit.matches.sources.walk import Entry, beside, listed, told
+from sharpaudit.matches.sources.containers import CAPTIONS, ContainerLayout, groups, others, readable, texts
+from sharpaudit.matches.sources.walk import Entry
 
-CAPTIONS = ("caption", "text")
 ROWS_AT_ONCE, BUFFER_BYTES = 16, 2**20
 
 
 @dataclass(frozen=True)
-class TableLayout(Layout):
-    """The rows of the Parquet files under a folder, or of one, a group of rows at a time.
+class TableLayout(ContainerLayout):
+    """The rows of Parquet files, a group of rows at a time.
 
     `units` raises UserError, before any picture is read, where there is none, where one cannot be read or lacks a
     column, and where it is not clear which column holds the pictures.
     """
 
-    place: Path
     image_column: str | None = None
     caption_column: str | None = None
-    allow_unreadable: bool = False
 
     def units(self) -> Iterator[Unit]:
-        root, entries = listed(self.place, self.allow_unreadable)
-        tables = [e for e in entries if e.kind == "file" and e.path.endswith(".parquet") and not _ours(root / e.path)]
+        entries, root = self.listed(), self.root
+        tables = [
+            e.path for e in entries if e.kind == "file" and e.path.endswith(".parquet") and not _ours(root / e.path)
+        ]
         if not tables:
             raise UserError(f"{printable(str(self.place))}: holds no Parquet file of training pictures")
-        columns = {e.path: _columns(root / e.path, self.image_column, self.caption_column) for e in tables}
-        return self._units(root, entries, columns)
+        columns = {path: _columns(root / path, self.image_column, self.caption_column) for path in tables}
+        return self._units(entries, columns)
 
-    def _units(
-        self, root: Path, entries: Sequence[Entry], columns: dict[str, tuple[str, str | None]]
-    ) -> Iterator[Unit]:
+    def _units(self, entries: Sequence[Entry], columns: dict[str, tuple[str, str | None]]) -> Iterator[Unit]:
         for shown, (image, caption) in columns.items():
-            first = 0
-            with _readable(root / shown):
-                groups = pq.read_metadata(root / shown)
-            for group in range(groups.num_row_groups):
-                n = groups.row_group(group).num_rows
-                payload = {"table": shown, "group": group, "first": first, "image": image, "caption": caption}
-                yield Unit(payload, [payload, state_of(root / shown)], n)
-                first += n
-        others = told(entry for entry in entries if entry.path not in columns)
-        if others:
-            yield Unit({"others": others}, others, 0)
+            yield from groups(self.root, shown, {"image": image, "caption": caption})
+        yield from others(entries, columns)
 
-    def items(self, payload: dict[str, Any]) -> Iterator[Item]:
-        root = self.place.parent if self.place.is_file() else self.place
-        source = root.resolve().name
-        yield from beside(payload.get("others", ()), source)
-        if "table" in payload:
-            path = root / payload["table"]
-            # Read as it is asked for: of a large group all pictures would be in memory at once.
-            with _readable(path), pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES) as table:
-                yield from _rows(table, payload, source)
+    def held(self, payload: dict[str, Any], source: str) -> Iterator[Item]:
+        path = self.root / payload["table"]
+        # Read as it is asked for: of a large group all pictures would be in memory at once.
+        with readable(path), pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES) as table:
+            yield from _rows(table, payload, source)
 
 
 def _rows(table: pq.ParquetFile, payload: dict[str, Any], source: str) -> Iterator[Item]:
@@ -90,9 +72,9 @@ def _rows(table: pq.ParquetFile, payload: dict[str, Any], source: str) -> Iterat
     for batch in table.iter_batches(ROWS_AT_ONCE, row_groups=[payload["group"]], columns=wanted):
         n = batch.num_rows
         paths, pictures = _files(batch[image])
-        texts = _texts(batch[caption]) if caption else [None] * n
-        states = _texts(batch[STATUS]) if STATUS in wanted else [SUCCESS] * n
-        for data, path, text, state in zip(pictures, paths, texts, states, strict=True):
+        captions = texts(batch[caption]) if caption else [None] * n
+        states = texts(batch[STATUS]) if STATUS in wanted else [SUCCESS] * n
+        for data, path, text, state in zip(pictures, paths, captions, states, strict=True):
             at = f"{payload['table']}#{number}"
             if state != SUCCESS and not data:
                 yield NotLookedAt(at, "not downloaded")
@@ -107,30 +89,13 @@ def _files(column: pa.Array) -> tuple[list[str | None], list[bytes | None]]:
     if not pa.types.is_struct(column.type):
         return none, column.to_pylist()
     held = dict(zip([field.name for field in column.type], column.flatten(), strict=True))
-    return _texts(held["path"]) if "path" in held else none, held["bytes"].to_pylist()
-
-
-def _texts(column: pa.Array) -> list[str | None]:
-    """A column of texts, whose bytes may be no Unicode."""
-    large = pa.types.is_large_string(column.type)
-    if not (large or pa.types.is_string(column.type)):
-        return [None if value is None else str(value) for value in column.to_pylist()]
-    held = column.cast(pa.large_binary() if large else pa.binary()).to_pylist()
-    return [None if value is None else value.decode("utf-8", "replace") for value in held]
+    return texts(held["path"]) if "path" in held else none, held["bytes"].to_pylist()
 
 
 def _ours(path: Path) -> bool:
     """Whether a table is one of this program's, such as that of an index, whose thumbnails are no training pictures."""
-    with _readable(path):
+    with readable(path):
         return b"sharpaudit.table" in (pq.read_schema(path).metadata or {})
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{printable(str(path))}: cannot be read: {printable(str(error))}") from error
 
 
 def _picture(data: bytes | None, path: str | None, caption: str | None, source: str, place: str) -> ReferencePicture:
@@ -146,7 +111,7 @@ def _picture(data: bytes | None, path: str | None, caption: str | None, source: 
 def _columns(path: Path, image: str | None, caption: str | None) -> tuple[str, str | None]:
     """The columns of pictures and of captions, None where there are none."""
     shown = printable(str(path))
-    with _readable(path):
+    with readable(path):
         schema = pq.read_schema(path)
     for asked, option in ((image, "--image-column"), (caption, "--caption-column")):
         if asked is not None and asked not in schema.names:
@@ -158,8 +123,8 @@ def _columns(path: Path, image: str | None, caption: str | None) -> tuple[str, s
     if len(found) != 1 or found[0] not in able:
         told = f"columns {printable(', '.join(able))} could" if able else "none of its columns could"
         raise UserError(f"{shown}: {told} hold pictures; name the one that does with --image-column")
-    texts = [name for name in CAPTIONS if name in schema.names and _is_text(schema.field(name).type)]
-    return found[0], caption or next(iter(texts), None)
+    named = [name for name in CAPTIONS if name in schema.names and _is_text(schema.field(name).type)]
+    return found[0], caption or next(iter(named), None)
 
 
 def _holds_files(kind: pa.DataType) -> bool:

@@ -85,15 +85,6 @@ def _told(entry: os.DirEntry[str], path: str) -> Entry | None:
         return Entry(path, "lost", f"{what}: {error.strerror}")
 
 
-def listed(place: Path, allow_unreadable: bool) -> tuple[Path, list[Entry]]:
-    """A folder and what lies under it; of a file the folder that it lies in, and itself."""
-    if place.is_file():
-        return place.parent, [Entry(place.name, "file")]
-    if not place.is_dir():
-        raise UserError(f"{printable(str(place))}: not a folder of training pictures, nor a file")
-    return place, list(walk(place, allow_unreadable))
-
-
 def told(entries: Iterable[Entry]) -> list[list[Any]]:
     """Entries as JSON, for `beside`."""
     return [[entry.path, entry.kind, entry.problem] for entry in entries]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sharpaudit.matches.decide import copy_lines, false_match_bound, false_match_rate, granted
+from sharpaudit.matches.decide import UNLIKE, copy_lines, false_match_bound, false_match_rate, granted
 from sharpaudit.report.reading import Entry, rows_of
 from sharpaudit.tables.query import Connection
 
@@ -113,7 +113,7 @@ class _Seen:
         found = connection.sql(
             f"""
             SELECT t.selected_for AS purpose, m.prompt_id AS prompt, m.similarity AS first,
-                   coalesce({"m.verified_similarity" if verifying else "NULL"}, '-inf'::DOUBLE) AS second
+                   coalesce({"m.verified_similarity" if verifying else "NULL"}, {UNLIKE}) AS second
             FROM matches m JOIN triage t USING (prompt_id)
             WHERE m.similarity IS NOT NULL AND (t.role = 'audit' OR t.selected_for = 'band')
                   AND ({verifying} OR m.rank = 1)"""  # noqa: S608 - constants

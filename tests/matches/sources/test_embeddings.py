@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -66,11 +67,11 @@ def build(place: Path, out: Path, *options: str) -> Result:
 
 @pytest.mark.parametrize("write", [clip_retrieval, as_table, arrays])
 def test_vectors_and_captions_are_those_that_were_written(
-    own: ReferenceIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: object
+    own: ReferenceIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[..., None]
 ) -> None:
     monkeypatch.setattr(embeddings, "ROWS_AT_ONCE", 3)
     texts = [str(caption) for caption in captions(own.path)]
-    write(tmp_path / "set", own.vectors.whole(), texts)  # type: ignore[operator]
+    write(tmp_path / "set", own.vectors.whole(), texts)
     made = build(tmp_path / "set", tmp_path / "index")
     assert made.exit_code == 0, made.output
     index = open_index(tmp_path / "index", "pixels-16")
@@ -80,6 +81,7 @@ def test_vectors_and_captions_are_those_that_were_written(
     assert (index.thumbnail(0), index.manifest.profiles["pixels-16"].given) == (None, True)
     told = CliRunner().invoke(cli, ["index", "info", str(tmp_path / "index")]).output
     assert "made by somebody else and taken as they were given" in told
+    assert "pictures: none" in told
     assert "scaled" not in made.output
     assert (".npy" in index.manifest.not_looked_at) == (write is clip_retrieval)
 
@@ -103,6 +105,21 @@ def test_float16_is_taken_as_it_is(own: ReferenceIndex, tmp_path: Path) -> None:
     assert build(tmp_path / "set", tmp_path / "index").exit_code == 0
     found = open_index(tmp_path / "index", "pixels-16").vectors.whole()
     assert np.array_equal(found, own.vectors.whole().astype(np.float16).astype(np.float32))
+
+
+@pytest.mark.parametrize("write", [clip_retrieval, as_table])
+def test_captions_whose_bytes_are_no_unicode_are_kept_as_far_as_they_are(
+    own: ReferenceIndex, tmp_path: Path, write: Callable[..., None]
+) -> None:
+    write(tmp_path / "set", own.vectors.whole(), ["plain"] * N)
+    for path in (tmp_path / "set").rglob("*.parquet"):
+        rows = pq.read_table(path)
+        name = "caption" if "caption" in rows.column_names else "text"
+        odd = pa.array([b"an \xff odd one"] * len(rows), pa.binary()).view(pa.string())
+        pq.write_table(rows.set_column(rows.column_names.index(name), name, odd), path)
+    made = build(tmp_path / "set", tmp_path / "index")
+    assert made.exit_code == 0, made.output
+    assert set(captions(tmp_path / "index")) == {"an \ufffd odd one"}
 
 
 def refused(place: Path, says: str, **options: str) -> None:
@@ -133,7 +150,8 @@ def test_vectors_of_another_dimension_end_the_build(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     np.save(tmp_path / "set/0.npy", np.eye(4, dtype=np.float32))
     made = build(tmp_path / "set", tmp_path / "index")
-    assert made.exit_code != 0
+    assert isinstance(made.exception, UserError)
+    assert "0.npy#0: its vector has 4 numbers, those of pixels-16 have 768" in str(made.exception)
     assert not (tmp_path / "index").exists()
 
 
