@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 import numpy as np
@@ -16,6 +17,7 @@ from sharpaudit.matches.search import flat
 from sharpaudit.matches.search import vectors as vectors_module
 from sharpaudit.matches.search.engines import ByFaiss, ByTorch
 from sharpaudit.matches.search.flat import search
+from sharpaudit.matches.search.order import exact_order
 from sharpaudit.matches.search.vectors import Vectors
 
 
@@ -107,6 +109,20 @@ def test_near_ties_below_float32_are_ranked_exactly():
     oracle = nearest(vectors, base[None], 300)[0][0, :3]
     similarities, _ = search(vectors, base[None], 3)
     assert np.allclose(similarities[0], oracle, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_of_candidates_that_float32_cannot_tell_apart_the_best_is_found(seed):
+    rng = np.random.default_rng(seed)
+    base = random_rows(seed, 1, 256)[0]
+    vectors = np.repeat(base[None], 40, axis=0)
+    for row in vectors:
+        some = rng.choice(256, 30, replace=False)
+        row[some] = np.nextafter(row[some], rng.choice(np.array([-2, 2], np.float32), 30))
+    exact = [math.fsum((row.astype(np.float64) * base).tolist()) for row in vectors]
+    similarities, rows = exact_order(Vectors([vectors], 256), base[None], np.arange(40)[None], 1)
+    assert similarities[0, 0] == max(exact)
+    assert rows[0, 0] == exact.index(max(exact))
 
 
 def test_k_beyond_the_index_is_clipped_and_no_row_is_negative():

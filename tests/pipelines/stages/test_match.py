@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.stages.bands import BandsWorker
 from pipelines.stages.match import MatchWorker
-from pipelines.stages.search import SampleSearch
+from pipelines.stages.search import Neighbour, SampleSearch
 from sharpaudit.embedders.base import open_embedder
 from sharpaudit.errors import Status, UserError
 from sharpaudit.images import Pixels, encode_png
@@ -228,3 +228,18 @@ def test_a_second_instrument_that_sees_nothing_is_refused(
     rows = pa.table({"prompt_id": ["p"], "image_path": ["a copy"]})
     with pytest.raises(UserError, match="can describe no band sample"):
         BandsWorker(search, load, config(TWO).matches).process(rows)
+
+
+@pytest.mark.parametrize(("overrides", "k"), [((), 1), ((TWO,), 3), ((TWO, "matches.neighbours=5"), 5)])
+def test_the_line_is_set_by_as_many_neighbours_as_are_judged(overrides: tuple[str, ...], k: int) -> None:
+    """With one instrument the nearest decides, with two any neighbour may."""
+    asked: list[int] = []
+
+    def measured(pictures: list[Pixels], k: int) -> tuple[list[list[Neighbour]], None]:
+        asked.append(k)
+        return [[Neighbour("r", 0.5, 0, 0.5)] * k for _ in pictures], None
+
+    search = SimpleNamespace(measured=measured, index=SimpleNamespace(digest="d"))
+    rows = pa.table({"prompt_id": ["p", "q"], "image_path": ["a copy", "another"]})
+    BandsWorker(search, load, config(*overrides).matches).process(rows)
+    assert asked == [k]
