@@ -12,8 +12,9 @@ How often a harmless prompt has a sample in `copy` is bounded by `false_match_bo
 of prompts with as many samples as the band prompts had, and of no others: of prompts with more samples more exceed. n
 counts the band prompts that have all of theirs; another one can only raise the line.
 
-With two instruments a copy lies above a line of each. Both lines are learned together from the same harmless samples,
-so that the rate is that of the joint rule; each of them then lies lower than the instrument's line alone.
+With two instruments a copy lies above the line of each, learned from what each saw of the same pairs. Whoever is above
+both is above the first, so that the rate and bound of one line hold for both together; how far below them the true rate
+is depends on how much the instruments agree, and is not claimed.
 
 Shapes: P pairs of a sample and a training picture, N band prompts, I instruments, 1 or 2.
 """
@@ -103,20 +104,15 @@ def granted(n_prompts: int) -> int:
 
 
 def copy_lines(seen_PI: npt.NDArray[np.float64], prompts: Sequence[str]) -> npt.NDArray[np.float64]:
-    """The lines above which `copy` begins at 0, 1, ... exceptions, one for each instrument: (prompts, I).
+    """The lines above which `copy` begins at 0, 1, ... exceptions, one for each instrument: (N, I), falling.
 
-    seen_PI: see `seen`; prompts: of each pair. With one instrument a line is the similarity of the prompt that is the
-    first not to be excepted. With two, both lines are lowered together, each to the next band prompt's best by that
-    instrument, until one more prompt has a pair above both: how far is read off the pair's lower rank.
+    Each is what an instrument saw at most of the prompt that is the first not to be excepted. seen_PI: see `seen`.
+    prompts: of each pair.
     """
     names, of_P = np.unique(np.asarray(prompts), return_inverse=True)
     best_NI = np.full((len(names), seen_PI.shape[1]), -np.inf)
     np.maximum.at(best_NI, of_P, seen_PI)
-    best_NI.sort(axis=0)
-    ranks_PI = [np.searchsorted(best_N, seen_P) for best_N, seen_P in zip(best_NI.T, seen_PI.T, strict=True)]
-    rank_N = np.zeros(len(names), dtype=np.int64)
-    np.maximum.at(rank_N, of_P, np.min(ranks_PI, axis=0))
-    return best_NI[np.sort(rank_N)[::-1]]
+    return np.sort(best_NI, axis=0)[::-1]
 
 
 def band_of(similarity: float, bands: Bands, verified: float | None = None) -> Band:

@@ -66,6 +66,7 @@ def test_the_page_says_what_each_saw(both: Rows, facts: Facts) -> None:
     told["run"]["index"]["verified_by"] = "other"
     page = page_of(told)
     assert "exceeds 0.7 by px, which found that picture, and 0.5 by other, which verifies it" in page
+    assert "Of 2 harmless prompts, 2 pictures of each, none lie above the line of either." in page
     assert "Verified above" in page
     assert "descriptor px, verified by other" in page
     assert "0.99 (cosine, px); 0.9 (other)" in page

@@ -160,9 +160,8 @@ def _alone(seen: _Seen, band: Mapping[str, Any]) -> list[Entry]:
     """What each of two instruments would find by itself, with as many exceptions, of the pairs that the first finds."""
     if band["verified_by"] is None or "band" not in seen.purpose_P:
         return []
-    found = []
-    for instrument, name in enumerate((band["profile"], band["verified_by"])):
-        one = seen.alone(instrument)
-        line_I = one.copy_lines()[band["n_exceptions"] or 0]
-        found.append({"profile": name, "copy_above": float(line_I[0])} | one.above(line_I))
-    return found
+    lines_I, names = seen.copy_lines()[band["n_exceptions"] or 0], (band["profile"], band["verified_by"])
+    return [
+        {"profile": name, "copy_above": float(lines_I[i])} | seen.alone(i).above(lines_I[[i]])
+        for i, name in enumerate(names)
+    ]
