@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pyarrow as pa
@@ -19,7 +19,7 @@ from sharpaudit.config import AuditConfig, MatchesConfig
 from sharpaudit.errors import Status
 from sharpaudit.images import Pixels
 from sharpaudit.matches.decide import Bands, band_of
-from sharpaudit.tables.image_store import store_image
+from sharpaudit.tables.image_store import ImageStore
 from sharpaudit.tables.records import digest_of
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import BANDS, MATCHES, SAMPLES
@@ -58,25 +58,25 @@ class MatchStage(Stage):
         return MatchWorker(
             run_search(run, config),
             partial(stored_pictures, run.root),
-            partial(store_image, run.root, files=run.files),
+            partial(ImageStore, run.root, run.files),
             Bands(**{field.name: row[field.name] for field in fields(Bands)}),
             config.matches,
         )
 
 
 class MatchWorker:
-    """load: pictures by their paths within the run, None for one that cannot be read. store: puts a thumbnail away and
-    gives its path."""
+    """load: pictures by their paths within the run, None for one that cannot be read. storing: opens a place for the
+    thumbnails of a shard."""
 
     def __init__(
         self,
         search: SampleSearch,
         load: Callable[[list[str]], list[Pixels | None]],
-        store: Callable[[bytes], str],
+        storing: Callable[[], ImageStore],
         bands: Bands,
         matches: MatchesConfig,
     ) -> None:
-        self._search, self._load, self._store, self._bands, self._matches = search, load, store, bands, matches
+        self._search, self._load, self._storing, self._bands, self._matches = search, load, storing, bands, matches
 
     def process(self, rows: pa.Table) -> pa.Table:
         """One row a sample and rank; a sample without a picture or a descriptor has one row that says why."""
@@ -85,14 +85,19 @@ class MatchWorker:
         pictures = self._load([sample["image_path"] for sample in made])
         found = iter(self._search.nearest(pictures, self._matches.neighbours))
         matched: list[dict[str, Any]] = []
-        for sample in samples:
-            outcome = next(found) if sample["status"] == Status.OK else Status(sample["status"])
-            matched += self._rows(sample, outcome)
+        with self._storing() as store:
+            # Many samples have the same neighbours.
+            thumbnail = cache(partial(self._thumbnail, store))
+            for sample in samples:
+                outcome = next(found) if sample["status"] == Status.OK else Status(sample["status"])
+                matched += self._rows(sample, outcome, thumbnail)
         # And thumbnails were read since.
         self._search.index.require_unchanged()
         return pa.Table.from_pylist(matched, MATCHES.schema)
 
-    def _rows(self, sample: dict[str, Any], outcome: list[Neighbour] | Status) -> list[dict[str, Any]]:
+    def _rows(
+        self, sample: dict[str, Any], outcome: list[Neighbour] | Status, thumbnail: Callable[[int], str | None]
+    ) -> list[dict[str, Any]]:
         common = {
             "sample_id": sample["sample_id"],
             "prompt_id": sample["prompt_id"],
@@ -110,16 +115,16 @@ class MatchWorker:
                 "verified_by": self._matches.verified_by,
                 "verified_similarity": neighbour.verified,
                 "band": band_of(neighbour.similarity, self._bands, neighbour.verified),
-                "thumbnail_path": self._thumbnail(neighbour),
+                "thumbnail_path": thumbnail(neighbour.row),
                 "status": Status.OK,
             }
             for rank, neighbour in enumerate(outcome, 1)
         ]
 
-    def _thumbnail(self, neighbour: Neighbour) -> str | None:
+    def _thumbnail(self, store: ImageStore, row: int) -> str | None:
         """Where the run keeps the picture; None where the index has none."""
-        held = self._search.index.thumbnail(neighbour.row)
-        return None if held is None else self._store(held)
+        held = self._search.index.thumbnail(row)
+        return None if held is None else store.put(held)
 
 
 STAGE = MatchStage()

@@ -21,7 +21,7 @@ from sharpaudit.errors import Status
 from sharpaudit.images import encode_png
 from sharpaudit.plugs import SOLVERS
 from sharpaudit.samples.generate import Generator
-from sharpaudit.tables.image_store import store_image
+from sharpaudit.tables.image_store import ImageStore
 from sharpaudit.tables.records import digest_of
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import SAMPLES
@@ -88,28 +88,29 @@ class SampleStage(Stage):
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker that holds the model."""
         generator = Generator.of(config, run_model(run, config))
-        return SampleWorker(generator, partial(store_image, run.root, files=run.files))
+        return SampleWorker(generator, partial(ImageStore, run.root, run.files))
 
 
 class SampleWorker:
-    """store: puts the bytes of a picture away and gives its path within the run."""
+    """storing: opens a place for the pictures of a shard."""
 
-    def __init__(self, generator: Generator, store: Callable[[bytes], str]) -> None:
-        self._generator, self._store = generator, store
+    def __init__(self, generator: Generator, storing: Callable[[], ImageStore]) -> None:
+        self._generator, self._storing = generator, storing
 
     def process(self, rows: pa.Table) -> pa.Table:
         """One row a sample; its picture is stored by digest."""
         columns = rows.to_pydict()
         keys = list(zip(columns["prompt_id"], columns["seed_index"], strict=True))
         pictures = self._generator.pictures(columns["prompt"], keys)
-        made = [self._row(picture) for picture in pictures]
+        with self._storing() as store:
+            made = [self._row(picture, store) for picture in pictures]
         outcomes = pa.Table.from_pylist(made, pa.schema([SAMPLES.schema.field(name) for name in made[0]]))
         table = rows.drop_columns("prompt")
         for name in outcomes.column_names:
             table = table.append_column(name, outcomes[name])
         return table
 
-    def _row(self, picture: Any) -> dict[str, Any]:
+    def _row(self, picture: Any, store: ImageStore) -> dict[str, Any]:
         evaluations = self._generator.evaluations
         if isinstance(picture, Status):
             absent = dict.fromkeys(("image_sha256", "image_path", "image_bytes", "width_px", "height_px"))
@@ -117,7 +118,7 @@ class SampleWorker:
         data = encode_png(picture)
         return {
             "image_sha256": hashlib.sha256(data).hexdigest(),
-            "image_path": self._store(data),
+            "image_path": store.put(data),
             "image_bytes": len(data),
             "width_px": picture.shape[1],
             "height_px": picture.shape[0],

@@ -19,7 +19,8 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
@@ -29,6 +30,8 @@ from sharpaudit.errors import TransientError
 IN_PROGRESS = ".inprogress"
 PLAIN = re.compile(r"[\w./ @+,=:~-]*")
 CRASH = "SHARPAUDIT_CRASH"
+WAITING_AT_ONCE = 16
+"""Threads that wait for a disk; more gain nothing on a local one."""
 _passages: Counter[str] = Counter()
 
 
@@ -40,8 +43,12 @@ class Files:
         if path.is_dir():
             return
         self.make_folder(path.parent)
-        path.mkdir(mode, exist_ok=True)
+        self.add_folder(path, mode)
         self.sync_folder(path.parent)
+
+    def add_folder(self, path: Path, mode: int = 0o777) -> None:
+        """Create a folder if it is not there; its name lasts once the one above it is synced."""
+        path.mkdir(mode, exist_ok=True)
 
     def write(self, path: Path, data: bytes, mode: int = 0o600) -> None:
         """Create `path`, which must not exist, with this mode less the umask."""
@@ -61,6 +68,12 @@ class Files:
     def sync_folder(self, path: Path) -> None:
         """Make the names in a folder durable."""
         self._fsync(path, os.O_RDONLY | os.O_DIRECTORY)
+
+    def at_once(self, operation: Callable[[Path], object], paths: Iterable[Path]) -> None:
+        """Do what waits for the disk for many paths side by side, which a disk does nearly as fast as one."""
+        with ThreadPoolExecutor(WAITING_AT_ONCE) as pool:
+            for _ in pool.map(operation, paths):
+                pass
 
     def rename(self, source: Path, target: Path) -> None:
         """Replace `target` by `source` in one step."""

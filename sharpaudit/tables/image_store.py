@@ -5,28 +5,70 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from types import TracebackType
 
 from sharpaudit.errors import IntegrityError
 from sharpaudit.tables.files import Files, crash_point
-from sharpaudit.tables.records import replace_file
+from sharpaudit.tables.records import attempt_at, called
 
 IMAGES = "images"
 MEND = "sharpaudit run --repair makes its shard again"
 
 
-def store_image(root: Path, data: bytes, files: Files | None = None) -> str:
-    """Keep a PNG under its SHA-256 and return its path within the run; the same picture is kept once."""
-    files = files or Files()
-    sha256 = hashlib.sha256(data).hexdigest()
-    path = root / IMAGES / sha256[:2] / f"{sha256}.png"
-    if path.exists() and path.stat().st_size == len(data):
-        # Whoever stored it may not have come to that yet.
-        files.sync_folder(path.parent)
-    else:
-        files.make_folder(path.parent)
-        replace_file(path, data, files)
-        crash_point("image.stored")
-    return path.relative_to(root).as_posix()
+class ImageStore:
+    """Puts the pictures of a shard away, each under its SHA-256, the same one once.
+
+    `put` writes what is not there yet beside its place. When the `with` block ends, all are made durable, get their
+    names, and their folders are synced, side by side: a disk takes as long for one picture as for many. A block that
+    raises leaves nothing that was not there before.
+    """
+
+    def __init__(self, root: Path, files: Files | None = None) -> None:
+        self._root, self._files = root, files or Files()
+        self._attempts: dict[Path, Path] = {}
+        self._folders: dict[Path, None] = {}
+
+    def put(self, data: bytes) -> str:
+        """The path within the run that the PNG has once the block has ended."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        path = self._root / IMAGES / sha256[:2] / f"{sha256}.png"
+        # Whoever stored it, or made its folder, may not have come to syncing that yet.
+        self._folders |= {path.parent: None}
+        if path not in self._attempts and not (path.exists() and path.stat().st_size == len(data)):
+            self._files.make_folder(self._root / IMAGES)
+            self._files.add_folder(path.parent)
+            self._attempts[path] = attempt_at(path)
+            with called(path, self._attempts[path]):
+                self._files.write(self._attempts[path], data)
+        return path.relative_to(self._root).as_posix()
+
+    def __enter__(self) -> ImageStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._keep()
+        finally:
+            for attempt in self._attempts.values():
+                self._files.remove(attempt)
+            self._attempts, self._folders = {}, {}
+
+    def _keep(self) -> None:
+        self._files.at_once(self._sync, list(self._attempts))
+        for path, attempt in list(self._attempts.items()):
+            self._files.rename(attempt, path)
+            del self._attempts[path]
+            crash_point("image.stored")
+        self._files.at_once(self._files.sync_folder, list(self._folders))
+        if self._folders:
+            self._files.sync_folder(self._root / IMAGES)
+
+    def _sync(self, path: Path) -> None:
+        with called(path, self._attempts[path]):
+            self._files.sync(self._attempts[path])
 
 
 def read_image(root: Path, name: str) -> bytes:

@@ -9,7 +9,8 @@ import os
 import re
 import stat
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,19 +87,33 @@ def _is_opened(path: Path) -> bool:
 
 def _replace(path: Path, data: bytes, files: Files, mode: int, like: os.stat_result | None = None) -> None:
     """like: the file that is replaced, whose mode and, as far as this user may, owner are kept."""
-    attempt = path.with_name(f".{path.name}-{uuid.uuid4().hex}{IN_PROGRESS}")
+    attempt = attempt_at(path)
     try:
-        files.write(attempt, data, mode)
-        if like is not None:
-            with suppress(PermissionError):
-                os.chown(attempt, like.st_uid, like.st_gid)
-            attempt.chmod(stat.S_IMODE(like.st_mode))
-        files.sync(attempt)
-        files.rename(attempt, path)
-    except BaseException as error:
+        with called(path, attempt):
+            files.write(attempt, data, mode)
+            if like is not None:
+                with suppress(PermissionError):
+                    os.chown(attempt, like.st_uid, like.st_gid)
+                attempt.chmod(stat.S_IMODE(like.st_mode))
+            files.sync(attempt)
+            files.rename(attempt, path)
+    except BaseException:
         files.remove(attempt)
-        if isinstance(error, OSError) and error.filename == str(attempt):
-            # The name that somebody gave, not the one that nobody has seen.
-            error.filename = str(path)
         raise
     files.sync_folder(path.parent)
+
+
+def attempt_at(path: Path) -> Path:
+    """A new name beside a file, for what will be that file."""
+    return path.with_name(f".{path.name}-{uuid.uuid4().hex}{IN_PROGRESS}")
+
+
+@contextmanager
+def called(path: Path, attempt: Path) -> Iterator[None]:
+    """Let an error name the file that somebody knows, and not the attempt that nobody has seen."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename == str(attempt):
+            error.filename = str(path)
+        raise

@@ -135,7 +135,7 @@ def test_a_disk_that_fails_again_and_again_loses_nothing(
 
 def whole_interface(monkeypatch: pytest.MonkeyPatch, losing: LosingFiles) -> None:
     """Every file operation of this process goes to `losing`, whoever makes it."""
-    for name in (*OPERATIONS, "remove", "make_folder"):
+    for name in (*OPERATIONS, "remove", "add_folder", "at_once"):
         real = getattr(losing, name)
         monkeypatch.setattr(Files, name, lambda self, *args, _real=real, **kwargs: _real(*args, **kwargs))
 

@@ -15,6 +15,7 @@ import pytest
 from pipelines.operations.verify import faults
 from sharpaudit.tables import files
 from tests.support.audits import audit, command, finish, stray, tables
+from tests.support.shells import bare
 
 # Each point, and the passages of it that are struck: early ones (chaos), and one well into the run.
 POINTS = {
@@ -111,7 +112,9 @@ def test_a_full_disk_is_one_line_with_the_path_and_the_room_left(
     root, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     elsewhere.mkdir()
     full = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
-    code, _, err = finish(command("run", config_path, "--out", root, cwd=elsewhere, preexec_fn=full))
+    # Nor may its interpreter write a part of the bytecode of this code.
+    shell = bare({"PYTHONDONTWRITEBYTECODE": "1"})
+    code, _, err = finish(command("run", config_path, "--out", root, cwd=elsewhere, preexec_fn=full, shell=shell))
     assert code == 1, err
     (line,) = [text for text in err.splitlines() if text.startswith("sharpaudit: ")]
     assert re.match(rf"sharpaudit: {root}/[^:]+: .*File too large.* \([\d,]+ bytes are free there\)", line)

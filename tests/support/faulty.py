@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,15 @@ REAL: dict[str, Callable[..., Any]] = {name: getattr(Files, name) for name in (*
 """As they are before a test puts others in their place."""
 
 
-class FaultyFiles(Files):
+class InOrder(Files):
+    """One operation after another, always the same way."""
+
+    def at_once(self, operation: Callable[[Path], object], paths: Iterable[Path]) -> None:
+        for path in paths:
+            operation(path)
+
+
+class FaultyFiles(InOrder):
     """Fails the n-th operation with `code`; a failing write leaves half of its bytes behind."""
 
     def __init__(self, n: int, code: int) -> None:
@@ -53,7 +61,7 @@ class FaultyFiles(Files):
         super().link(source, target)
 
 
-class RecordingFiles(Files):
+class RecordingFiles(InOrder):
     """Keeps (operation, kind of file) in order."""
 
     def __init__(self) -> None:
@@ -87,7 +95,7 @@ class PowerLossError(Exception):
     """The machine is off."""
 
 
-class LosingFiles(Files):
+class LosingFiles(InOrder):
     """The power fails at the n-th operation (never, for 0); `lose` then takes from the disk what was not synced.
 
     The content of a file lasts from its sync on, whoever wrote it. A name that was made, moved or taken away lasts from
@@ -147,13 +155,11 @@ class LosingFiles(Files):
         self.lasting.discard(path)
         self._undo.append((path.parent, put_back))
 
-    def make_folder(self, path: Path, mode: int = 0o777) -> None:
+    def add_folder(self, path: Path, mode: int = 0o777) -> None:
         if not path.is_dir():
-            self.make_folder(path.parent)
             self._step()
             path.mkdir(mode)
             self._undo.append((path.parent, lambda: shutil.rmtree(path, ignore_errors=True)))
-            self.sync_folder(path.parent)
 
     def lose(self, root: Path) -> None:
         """What of the files below `root` was not durable."""

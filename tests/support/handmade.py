@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sharpaudit.images import encode_png
-from sharpaudit.tables.image_store import store_image
+from sharpaudit.tables.image_store import ImageStore
 from sharpaudit.tables.schemas import RUN_TABLES
 
 Rows = dict[str, list[dict[str, Any]]]
@@ -89,8 +89,9 @@ def make_rows(root: Path) -> Rows:
 
 def _add_sample(rows: Rows, root: Path, prompt_id: str, seed: int) -> None:
     shade = (IDS.index(prompt_id) * 2 + seed) % 256
-    path = store_image(root, encode_png(np.full((8, 8, 3), shade, np.uint8)))
-    thumbnail = store_image(root, encode_png(np.full((6, 6, 3), shade, np.uint8)))
+    with ImageStore(root) as store:
+        path = store.put(encode_png(np.full((8, 8, 3), shade, np.uint8)))
+        thumbnail = store.put(encode_png(np.full((6, 6, 3), shade, np.uint8)))
     sample = {"sample_id": f"s-{prompt_id}-{seed}", "prompt_id": prompt_id}
     rows["samples"].append(
         sample | {"seed_index": seed, "image_sha256": Path(path).stem, "image_path": path, "evaluations": 20} | OK

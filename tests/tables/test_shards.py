@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from sharpaudit.errors import IntegrityError
 from sharpaudit.tables import shards
 from sharpaudit.tables.files import Files
-from sharpaudit.tables.image_store import store_image, sweep_images
 from sharpaudit.tables.records import checksummed, read_checksummed
 from sharpaudit.tables.schemas import SCORES
 from sharpaudit.tables.shards import TableCommit, TableFolder
@@ -345,20 +344,6 @@ def test_a_listed_shard_without_its_manifest_is_a_loss(tmp_path: Path) -> None:
     (folder(tmp_path).manifests_folder / "a.json").unlink()
     with pytest.raises(IntegrityError, match=r"a\.json"):
         folder(tmp_path).current()
-
-
-def test_a_picture_is_kept_once_and_unlisted_ones_are_swept(tmp_path: Path) -> None:
-    kept, stray = store_image(tmp_path, b"one"), store_image(tmp_path, b"two")
-    assert store_image(tmp_path, b"one") == kept
-    assert sweep_images(tmp_path, {kept}) == 1
-    assert (tmp_path / kept).read_bytes() == b"one"
-    assert not (tmp_path / stray).exists()
-
-
-def test_a_half_written_picture_is_written_again(tmp_path: Path) -> None:
-    path = store_image(tmp_path, b"picture")
-    (tmp_path / path).write_bytes(b"pic")
-    assert (tmp_path / store_image(tmp_path, b"picture")).read_bytes() == b"picture"
 
 
 def test_seal_refuses_nan_and_keeps_its_tree(tmp_path: Path) -> None:

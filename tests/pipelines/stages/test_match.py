@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +25,7 @@ from sharpaudit.matches.index import ReferenceIndex, open_index
 from sharpaudit.matches.search import structures
 from sharpaudit.matches.sources.base import ReferencePicture
 from sharpaudit.plugs import EMBEDDERS
+from sharpaudit.tables.image_store import ImageStore, is_whole
 from tests.support.stage_tables import config, index, pixels
 from tests.support.toys import EMBEDDER
 
@@ -55,16 +59,13 @@ def samples(**statuses: Status) -> pa.Table:
 
 
 def matched(known: ReferenceIndex, table: pa.Table, *overrides: str) -> dict[str, list[dict[str, object]]]:
-    thumbnails: list[bytes] = []
-
-    def store(data: bytes) -> str:
-        thumbnails.append(data)
-        return f"thumbnail of {len(data)}"
-
-    worker = MatchWorker(SampleSearch(known, 2), load, store, BANDS, config(*overrides).matches)
     found: dict[str, list[dict[str, object]]] = {}
-    for row in worker.process(table).to_pylist():
-        found.setdefault(row["sample_id"], []).append(row)
+    with TemporaryDirectory() as run:
+        storing = partial(ImageStore, Path(run))
+        worker = MatchWorker(SampleSearch(known, 2), load, storing, BANDS, config(*overrides).matches)
+        for row in worker.process(table).to_pylist():
+            found.setdefault(row["sample_id"], []).append(row)
+            assert row["thumbnail_path"] is None or is_whole(Path(run) / row["thumbnail_path"])
     return found
 
 
@@ -84,7 +85,9 @@ def test_each_sample_has_its_neighbours_or_the_reason_why_not(known: ReferenceIn
     assert all(
         row["index_digest"] == known.digest and row["profile"] == "pixels-16" for rows in found.values() for row in rows
     )
-    assert str(found["a copy"][0]["thumbnail_path"]).startswith("thumbnail of")
+    shown = {str(row["thumbnail_path"]) for rows in found.values() for row in rows if row["status"] == Status.OK}
+    references = {str(row["reference_id"]) for rows in found.values() for row in rows if row["status"] == Status.OK}
+    assert len(shown) == len(references)
 
 
 def test_a_sample_is_matched_alike_whatever_stands_beside_it(known: ReferenceIndex) -> None:
@@ -98,7 +101,7 @@ def test_as_many_neighbours_as_asked_for(known: ReferenceIndex) -> None:
 
 def test_an_index_that_is_replaced_meanwhile_is_refused(tmp_path: Path) -> None:
     old = index(tmp_path, 3)
-    worker = MatchWorker(SampleSearch(old, 2), load, str, BANDS, config().matches)
+    worker = MatchWorker(SampleSearch(old, 2), load, partial(ImageStore, tmp_path), BANDS, config().matches)
     vectors = tmp_path / "index/vectors/pixels-16/00000.npy"
     vectors.write_bytes(vectors.read_bytes())
     with pytest.raises(UserError, match="changed while it was in use"):
@@ -177,11 +180,19 @@ TWO = 'matches.profiles=["pixels-16", "sscd-disc-mixup-320"]'
 """What the configuration names is no matter of a worker."""
 
 
-def test_a_second_instrument_verifies_the_pairs_of_the_first(twice: tuple[ReferenceIndex, ReferenceIndex]) -> None:
+def judged(search: SampleSearch, bands: Bands, run: Path) -> list[dict[str, Any]]:
+    """What becomes of one sample."""
+    worker = MatchWorker(search, load, partial(ImageStore, run), bands, config(TWO).matches)
+    return worker.process(samples().slice(0, 1)).to_pylist()
+
+
+def test_a_second_instrument_verifies_the_pairs_of_the_first(
+    twice: tuple[ReferenceIndex, ReferenceIndex], tmp_path: Path
+) -> None:
     index, second = twice
     bands = Bands(0.95, 0.5, n_samples=20, n_prompts=10, n_exceptions=0, verified_above=0.999)
     search = SampleSearch(index, 2, second=second)
-    rows = MatchWorker(search, load, str, bands, config(TWO).matches).process(samples().slice(0, 1)).to_pylist()
+    rows = judged(search, bands, tmp_path)
     assert [(row["rank"], row["band"]) for row in rows] == [(1, "copy"), (2, "none"), (3, "none")]
     assert {row["verified_by"] for row in rows} == {"sscd-disc-mixup-320"}
     query = open_embedder(second.embedder).describe([pixels(2)])[0]
@@ -192,7 +203,7 @@ def test_a_second_instrument_verifies_the_pairs_of_the_first(twice: tuple[Refere
 
 
 def test_what_the_second_cannot_describe_or_sees_otherwise_is_no_copy(
-    twice: tuple[ReferenceIndex, ReferenceIndex], monkeypatch: pytest.MonkeyPatch
+    twice: tuple[ReferenceIndex, ReferenceIndex], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index, second = twice
     search = SampleSearch(index, 2, second=second)
@@ -200,7 +211,7 @@ def test_what_the_second_cannot_describe_or_sees_otherwise_is_no_copy(
     for seen, above, verified in ((blind, 0.0, None), (-second.vectors.rows([2]), 0.5, pytest.approx(-1, abs=1e-6))):
         bands = Bands(0.95, 0.5, n_samples=20, n_prompts=10, n_exceptions=0, verified_above=above)
         monkeypatch.setattr(search, "_verifier", SimpleNamespace(describe=lambda _, seen=seen: seen))
-        rows = MatchWorker(search, load, str, bands, config(TWO).matches).process(samples().slice(0, 1)).to_pylist()
+        rows = judged(search, bands, tmp_path)
         assert (rows[0]["band"], rows[0]["verified_similarity"]) == ("near", verified)
 
 
