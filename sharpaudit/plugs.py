@@ -254,6 +254,7 @@ STAGES: Plugs[Stage] = Plugs(
         "sample": "pipelines.stages.sample:STAGE",
         "bands": "pipelines.stages.bands:STAGE",
         "match": "pipelines.stages.match:STAGE",
+        "corroborate": "pipelines.stages.corroborate:STAGE",
     },
 )
 """In the order of the flow."""

@@ -15,10 +15,11 @@ from sharpaudit.report.sections import decisions, errors, flow, missed, screen
 from sharpaudit.report.sections.base import ReportSection
 from sharpaudit.report.sections.copies import bands, copies
 from sharpaudit.report.sections.findings import findings
+from sharpaudit.report.sections.grades import grades
 from sharpaudit.tables.query import Connection
 from sharpaudit.tables.schemas import RUN_TABLES, Table
 
-VERSION = 5
+VERSION = 6
 
 LIMITS = (
     "A finding is a picture, not a verdict: whether it infringes is a legal question that similarity cannot answer.",
@@ -62,6 +63,7 @@ def collect(
         "histogram": screen.histogram(connection, level),
         "borderline": screen.borderline(connection, level),
         "findings": findings(connection),
+        "grades": grades(connection),
         "copies": told,
         "controls": missed.controls(connection, told["per_prompt"]),
         "positive_controls": missed.positive_controls(connection),

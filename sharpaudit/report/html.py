@@ -21,8 +21,9 @@ from markupsafe import Markup
 
 from sharpaudit.config import PATHS
 from sharpaudit.errors import IntegrityError, printable
-from sharpaudit.images import decode, sha256_hex, thumbnail
+from sharpaudit.images import Pixels, decode, sha256_hex, thumbnail
 from sharpaudit.report.chart import histogram
+from sharpaudit.report.marked import marked
 from sharpaudit.report.sections.base import ReportSection
 from sharpaudit.tables.answers import csv_text
 
@@ -41,6 +42,14 @@ BEHIND = 5
 PICTURE_SIDE_PX = 256
 PROMPT_CHARACTERS = 600
 
+GRADE_WORDS = {
+    "localised": "a copy, localised",
+    "two instruments": "a copy by two instruments",
+    "one instrument": "a copy by one instrument",
+    "alike across seeds": "no copy of the index; pictures alike across seeds",
+    "score only": "the score alone",
+}
+
 FINDING_COLUMNS = (
     "prompt_id",
     "prompt",
@@ -54,6 +63,10 @@ FINDING_COLUMNS = (
     "n_copies",
     "best_similarity",
     "best_verified",
+    "normalised_similarity",
+    "grade",
+    "copied_share",
+    "mirrored",
     "best_seed_index",
     "best_sample_id",
     "best_image_path",
@@ -85,8 +98,10 @@ def render(facts: Mapping[str, Any], read_image: Callable[[str], bytes], more: S
         run=facts["run"],
         steps={step["step"]: step for step in facts["flow"]},
         findings=facts["findings"]["rows"][: settings["max_findings"]],
+        grade_words=GRADE_WORDS,
         chart=Markup(histogram(facts["histogram"])) if facts["histogram"] else None,  # noqa: S704
         picture=(lambda path: _data_uri(path, read_image)) if settings["show_images"] else (lambda _: None),
+        agreeing=(lambda row: _marked_uri(row, read_image)) if settings["show_images"] else (lambda _: None),
     )
 
 
@@ -197,11 +212,26 @@ def _clean(text: object) -> str:
 
 
 def _data_uri(path: str, read_image: Callable[[str], bytes]) -> str:
+    return _embedded(_picture(path, read_image))
+
+
+def _marked_uri(row: Mapping[str, Any], read_image: Callable[[str], bytes]) -> str | None:
+    """The best picture of a finding with what of it agrees; None where that is not known."""
+    if row["cells"] is None:
+        return None
+    return _embedded(marked(_picture(row["best_image_path"], read_image), row["cells"], row["cells_wide"]))
+
+
+def _picture(path: str, read_image: Callable[[str], bytes]) -> Pixels:
     try:
         data = read_image(path)
     except OSError as error:
         raise IntegrityError(f"{printable(path)}: a picture of a finding cannot be read: {error.strerror}") from error
     if sha256_hex(data) != PurePosixPath(path).stem:
         raise IntegrityError(f"{printable(path)}: a picture of a finding is not the one that its name says")
-    small = thumbnail(decode(data), PICTURE_SIDE_PX)
+    return decode(data)
+
+
+def _embedded(picture_HWC: Pixels) -> str:
+    small = thumbnail(picture_HWC, PICTURE_SIDE_PX)
     return f"data:image/png;base64,{base64.b64encode(small).decode()}"

@@ -28,7 +28,7 @@ from sharpaudit.tables.records import checksummed, digest_of, read_checksummed, 
 from sharpaudit.tables.schemas import Table
 from sharpaudit.tables.shards import TableFolder
 
-RUN_VERSION, OLDEST = 6, 4
+RUN_VERSION, OLDEST = 7, 4
 """The version of runs that this program makes, and the first that it reads."""
 RECORD, SETTINGS = "run.json", "config.toml"
 PLUG = ("kind", "name", "distribution", "version", "digest")

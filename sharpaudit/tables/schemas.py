@@ -206,6 +206,27 @@ MATCHES = define(
     },
     version=2,
 )
+CORROBORATION = define(
+    "corroboration",
+    "corroborate",
+    ("prompt_id",),
+    {
+        "prompt_id": pa.string(),
+        "n_pictures": pa.int32(),
+        "alike": pa.float64(),
+        "background": pa.float64(),
+        "sample_id": pa.string(),
+        "reference_id": pa.string(),
+        "agreement": pa.float64(),
+        "share": pa.float64(),
+        "mirrored": pa.bool_(),
+        "scale": pa.float64(),
+        "left": pa.float64(),
+        "top": pa.float64(),
+        "cells": pa.list_(pa.int8()),
+        "cells_wide": pa.int32(),
+    },
+)
 REFERENCES = define(
     "references",
     "index",
@@ -223,5 +244,5 @@ REFERENCES = define(
 )
 
 FIT_TABLES = (UNCONDITIONAL, DIFFERENCES, SUBSPACE, THRESHOLDS)
-RUN_TABLES = (ORIGINS, CORPUS, *FIT_TABLES, SCORES, TRIAGE, SELECTION, SAMPLES, BANDS, MATCHES)
+RUN_TABLES = (ORIGINS, CORPUS, *FIT_TABLES, SCORES, TRIAGE, SELECTION, SAMPLES, BANDS, MATCHES, CORROBORATION)
 ROLES = ("audit", "positive_control", "calibration", "fit")

@@ -3,6 +3,8 @@
 judged             one row for each sample: its match that decides, the first that is a copy, else the nearest
 generated          one row for each prompt with samples: how many, how many copies, and its best sample's match
 findings           audited prompts with at least one sample that is a copy, one row a prompt
+corroborated       prompts with pictures: whether these are alike and a copy localised, beyond what harmless ones are
+grades             what speaks for each audited prompt, from "none" to "localised"
 risk               every audited prompt with its decision and its strongest evidence, one row a prompt
 prompt_metrics     every scored prompt with one column a metric; of later tiers METRIC_tier_2 and so on
 prompt_ranks       the same columns with the place of the value among the prompts of its role, 1 for the largest
@@ -44,6 +46,8 @@ VIEWS = (
     "errors",
     "generated",
     "judged",
+    "corroborated",
+    "grades",
     "copies",
     "indistinguishable",
     "outcomes",
@@ -87,6 +91,26 @@ _VIEWS = {
                     WHEN t.p_value IS NOT NULL THEN 'score only' ELSE 'none' END AS evidence
         FROM triage t JOIN corpus c ON c.prompt_id = t.prompt_id LEFT JOIN generated g ON g.prompt_id = t.prompt_id
         WHERE t.role = 'audit'""",
+    # Of harmless prompts as many may lie above these lines as above that of a copy.
+    "corroborated": """
+        WITH lines AS (
+            SELECT list_extract(list_sort(list(c.alike), 'DESC', 'NULLS LAST'), any_value(b.n_exceptions) + 1) AS alike,
+                   list_extract(list_sort(list(c.agreement), 'DESC', 'NULLS LAST'), any_value(b.n_exceptions) + 1)
+                       AS agreement
+            FROM corroboration c JOIN triage t USING (prompt_id), bands b WHERE t.selected_for = 'band'
+        )
+        SELECT c.*, t.selected_for, l.alike AS alike_above, l.agreement AS agreement_above,
+               coalesce(c.alike > l.alike, false) AS is_alike,
+               coalesce(c.agreement > l.agreement, false) AS is_localised
+        FROM corroboration c JOIN triage t USING (prompt_id), lines l""",
+    "grades": """
+        SELECT r.prompt_id, r.selected_for,
+               CASE WHEN r.n_copies > 0 AND k.is_localised THEN 'localised'
+                    WHEN r.n_copies > 0 AND b.verified_by IS NOT NULL THEN 'two instruments'
+                    WHEN r.n_copies > 0 THEN 'one instrument' WHEN k.is_alike THEN 'alike across seeds'
+                    WHEN r.p_value IS NOT NULL THEN 'score only' ELSE 'none' END AS grade
+        FROM risk r LEFT JOIN corroborated k ON k.prompt_id = r.prompt_id
+             LEFT JOIN (SELECT any_value(verified_by) AS verified_by FROM bands) b ON true""",
     "families": """
         SELECT family_id, arg_min(prompt, (coalesce(p_value, 2), prompt_id)) AS prompt, count(*) AS n_prompts,
                min(p_value) AS smallest_p, min(q_value) AS q_value, count(*) FILTER (flagged) AS n_flagged,

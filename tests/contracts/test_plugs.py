@@ -173,6 +173,7 @@ def test_whose_the_plugs_are_stands_in_the_record_and_in_the_identities(root: Pa
         "sample": ["model family mirrored", "solver clipped-ddim"],
         "bands": ["embedder mean-colour"],
         "match": [],
+        "corroborate": [],
         "brightness": ["stage brightness"],
     }
 

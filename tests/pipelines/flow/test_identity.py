@@ -56,4 +56,4 @@ def test_another_digest_of_a_plug_redoes_what_it_shapes(config: AuditConfig, kin
     own = [name for name in before if before[name].fields != after[name].fields]
     assert own == FIRST[kind]
     redone = {name for name in before if before[name].fingerprint != after[name].fingerprint}
-    assert redone == {"model family": set(before), "embedder": {"bands", "match"}}[kind]
+    assert redone == {"model family": set(before), "embedder": {"bands", "match", "corroborate"}}[kind]
