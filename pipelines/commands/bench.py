@@ -27,6 +27,7 @@ for command in (
     bench_lab.directions,
     bench_lab.exactness,
     bench_lab.recombined,
+    bench_lab.solvers,
     bench_lab.figures,
 ):
     bench.add_command(command)

@@ -247,3 +247,27 @@ def figures(folder: Path, names: tuple[str, ...], out: Path, work: Path, few: in
         if not names or name in names:
             known.make(name, asked, out.absolute())
             click.echo(f"{out / name}.png, {out / name}.csv")
+
+
+@click.command()
+@click.argument("folder", type=PATH, default=LAB / "emoji")
+@click.option("--split", type=click.Choice(["development", "test"]), default="development", show_default=True)
+@click.option("--out", type=PATH, default=Path("runs/solvers"), show_default=True, help="Keeps each setting.")
+@click.option("--at", multiple=True, metavar="SOLVER:STEPS", help="Only this beside ddim:25; may be given again.")
+@why_option
+@json_option
+def solvers(folder: Path, split: str, out: Path, at: tuple[str, ...], why: str | None, json_path: Path | None) -> None:
+    """At what solver and how few steps the copies of memorised prompts stay, on the lab FOLDER.
+
+    A second call goes on with the settings that are missing.
+
+    \b
+    Example: sharpaudit bench solvers
+    """
+    from pipelines.bench.solvers import bench_lines, markdown, measure, settings
+
+    refuse_reason(why, split)
+    found = list(measure(folder, split, out.absolute() / split, settings(at)))
+    click.echo(markdown(found), nl=False)
+    note(folder, ["solvers"], why)
+    finish(list(bench_lines(found)), [], json_path)

@@ -46,6 +46,7 @@ GROUPS = {
         "tables",
         "ingest",
         "recombined",
+        "solvers",
         "families",
         "intervals",
         "directions",

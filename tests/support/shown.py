@@ -70,6 +70,7 @@ SMALLER = {
     r"sharpaudit bench ingest": "sharpaudit bench ingest --rows 3000 --near 1000",
     r"sharpaudit bench throughput": "sharpaudit bench throughput small-lab --rounds 1 --no-sd1",
     rf"sharpaudit {_OF_THE_LAB}(.*)": r"sharpaudit \1 small-lab\2",
+    r"sharpaudit bench solvers": "sharpaudit bench solvers small-lab --at dpm-solver++:2",
     r"sharpaudit bench recombined": "sharpaudit bench recombined small-lab --candidates 120",
     r"sharpaudit bench screens.*": "sharpaudit bench screens small-lab --seeds 2",
     r"sharpaudit bench detection --trajectory": (
