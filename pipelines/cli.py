@@ -22,6 +22,7 @@ from pipelines.commands.index import index
 from pipelines.commands.init import init
 from pipelines.commands.key import key
 from pipelines.commands.lab import lab
+from pipelines.commands.mitigate import mitigate
 from pipelines.commands.prune import prune
 from pipelines.commands.query import query
 from pipelines.commands.replay import replay
@@ -68,6 +69,7 @@ for command in (
     prune,
     init,
     spectrum,
+    mitigate,
     index,
     calibration,
     lab,

@@ -13,6 +13,8 @@ import torch
 
 from sharpaudit.denoisers.base import AttentionRequest
 
+SCALE, BIAS = "attention_scale", "attention_bias"
+"""Tensors (B, L) of a conditioning that steer the attention to its tokens: logits times the first plus the second."""
 _ORDER = ("down_blocks", "mid_block", "up_blocks")
 
 
@@ -59,12 +61,43 @@ def _asked_for(
     return map_RLS.reshape(*map_RLS.shape[:2], *_size_of(map_RLS.shape[2], size))
 
 
-def attention(layer: Any, pixels_BSC: torch.Tensor, text_BLE: torch.Tensor) -> torch.Tensor:
-    """Softmax attention of pixels to tokens, float32, with shape (B, H, S, L)."""
+def attention(
+    layer: Any,
+    pixels_BSC: torch.Tensor,
+    text_BLE: torch.Tensor,
+    scale_BL: torch.Tensor | None = None,
+    bias_BL: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Softmax attention of pixels to tokens, float32, with shape (B, H, S, L). scale, bias: see SCALE, BIAS."""
     query_BHSF = layer.to_q(pixels_BSC).unflatten(-1, (layer.heads, -1)).transpose(1, 2).float()
     key_BHLF = layer.to_k(text_BLE).unflatten(-1, (layer.heads, -1)).transpose(1, 2).float()
     logits_BHSL: torch.Tensor = query_BHSF @ key_BHLF.transpose(2, 3) * layer.scale
+    if scale_BL is not None:
+        logits_BHSL = logits_BHSL * scale_BL[:, None, None]
+    if bias_BL is not None:
+        logits_BHSL = logits_BHSL + bias_BL[:, None, None]
     return logits_BHSL.softmax(dim=-1)
+
+
+@contextmanager
+def steered(unet: torch.nn.Module, scale_BL: torch.Tensor, bias_BL: torch.Tensor) -> Iterator[None]:
+    """While it is open every cross-attention layer attends with these logits. What is recorded is the model's own."""
+
+    def instead(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], given: torch.Tensor) -> torch.Tensor:
+        pixels_BSC = args[0] if args else kwargs["hidden_states"]
+        text_BLE = kwargs["encoder_hidden_states"]
+        weights_BHSL = attention(layer, pixels_BSC, text_BLE, scale_BL, bias_BL)
+        value_BHLF = layer.to_v(text_BLE).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+        found_BSC = (weights_BHSL.to(value_BHLF) @ value_BHLF).transpose(1, 2).flatten(2)
+        for part in layer.to_out:
+            found_BSC = part(found_BSC)
+        changed_BSC: torch.Tensor = (found_BSC / layer.rescale_output_factor).to(given)
+        return changed_BSC
+
+    with ExitStack() as hooks:
+        for layer in cross_attention_layers(unet).values():
+            hooks.callback(layer.register_forward_hook(instead, with_kwargs=True).remove)
+        yield
 
 
 def _size_of(n_pixels: int, size: Sequence[int]) -> tuple[int, int]:

@@ -29,7 +29,20 @@ from sharpaudit.tables.runs import RunFolder
 from tests.support.audits import audit, command, finish, load
 from tests.support.shells import bare
 
-VERBS = {"run", "extend", "validate", "status", "query", "replay", "verify", "sign", "prune", "init", "spectrum"}
+VERBS = {
+    "run",
+    "extend",
+    "validate",
+    "status",
+    "query",
+    "replay",
+    "verify",
+    "sign",
+    "prune",
+    "init",
+    "spectrum",
+    "mitigate",
+}
 GROUPS = {
     "index": {"add", "approximate", "build", "info", "verify"},
     "key": {"make"},

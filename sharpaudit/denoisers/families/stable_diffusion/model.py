@@ -26,7 +26,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import BatchEncoding, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from sharpaudit.denoisers.attention import cross_attention_layers, recorded
+from sharpaudit.denoisers.attention import BIAS, SCALE, cross_attention_layers, recorded, steered
 from sharpaudit.denoisers.base import SCREEN_STEPS, AttentionRequest, Conditioning, NoiseLevel, Prediction, Tokens
 from sharpaudit.denoisers.families.stable_diffusion import snapshot
 from sharpaudit.denoisers.families.stable_diffusion.loading import load_files, load_network, naming
@@ -204,6 +204,11 @@ class DiffusionDenoiser:
         self._check_text(folder)
 
     @property
+    def tokenizer(self) -> DiffusionTokenizer:
+        """What makes tokens of prompts."""
+        return self._tokenizer
+
+    @property
     def unet(self) -> torch.nn.Module:
         """The network, for who times it in other forms."""
         return cast(torch.nn.Module, self._unet)
@@ -239,12 +244,15 @@ class DiffusionDenoiser:
 
     def network(self, x_BCHW: torch.Tensor, t: float, conditioning: Conditioning) -> torch.Tensor:
         """What the UNet itself gives, float32 with shape (B, C, H, W)."""
-        output_BCHW: torch.Tensor = self._unet(
-            x_BCHW.to(torch.float32, memory_format=torch.channels_last),
-            torch.tensor(t, device=self.device),
-            encoder_hidden_states=conditioning.tensors["prompt"].to(self._dtype),
-            return_dict=False,
-        )[0]
+        tensors = conditioning.tensors
+        nothing: AbstractContextManager[None] = nullcontext()
+        with steered(self._unet, tensors[SCALE], tensors[BIAS]) if SCALE in tensors else nothing:
+            output_BCHW: torch.Tensor = self._unet(
+                x_BCHW.to(torch.float32, memory_format=torch.channels_last),
+                torch.tensor(t, device=self.device),
+                encoder_hidden_states=tensors["prompt"].to(self._dtype),
+                return_dict=False,
+            )[0]
         return output_BCHW
 
     def decode(self, latents_BCHW: torch.Tensor) -> torch.Tensor:

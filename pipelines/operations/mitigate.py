@@ -1,0 +1,77 @@
+"""Mitigate: a prompt's pictures before and after a method, side by side, and what it took."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sharpaudit.encoding import decoded
+from sharpaudit.errors import Status, UserError, printable
+from sharpaudit.images import Pixels
+from sharpaudit.mitigation.base import Case, Method, Mitigated, Unmitigated, mitigate
+from sharpaudit.mitigation.embedding import Embedding
+from sharpaudit.mitigation.methods import method
+from sharpaudit.mitigation.sail import Sail
+from sharpaudit.seeds import sample_latents
+
+GAP = 4
+"""White pixels between pictures of a strip."""
+
+
+def harmless_prompts(path: Path) -> list[str]:
+    """The lines of a file that hold a prompt. Raises UserError."""
+    try:
+        lines = decoded(path.read_bytes(), str(path)).splitlines()
+    except OSError as error:
+        raise UserError(f"{printable(str(path))}: cannot read harmless prompts: {error.strerror}") from error
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise UserError(f"{printable(str(path))}: holds no prompt; write one a line")
+    return found
+
+
+def target_of(name: str, case: Case, harmless: Sequence[str]) -> float | None:
+    """The median of what a method brings down, over harmless prompts; None for a method that has no target."""
+    chosen = method(name)
+    if not isinstance(chosen, Sail | Embedding):
+        return None
+    x_T = sample_latents(case.seed, [(prompt, 0) for prompt in harmless], case.denoiser.latent_shape)
+    of_harmless = replace(case, prompts=list(harmless), x_T=x_T, names=[0] * len(harmless))
+    return float(torch.tensor(chosen.values(of_harmless)).median())
+
+
+def before_and_after(chosen: Method, case: Case, batch_size: int) -> tuple[Pixels, list[dict[str, Any]]]:
+    """The strip, unmitigated pictures above mitigated ones, and what each of these took.
+
+    Raises UserError where one could not be drawn.
+    """
+    rows = [mitigate(one, case, batch_size) for one in (Unmitigated(), chosen)]
+    drawn = [[_whole(found) for found in row] for row in rows]
+    told = [
+        {"picture": i, "evaluations": after.evaluations, "without": before.evaluations}
+        | ({} if after.reached is None else {"reached": after.reached})
+        | dict(after.told)
+        for i, (before, after) in enumerate(zip(*drawn, strict=True))
+    ]
+    return _strip([[found.picture for found in row] for row in drawn]), told
+
+
+def _whole(found: Mitigated | Status) -> Mitigated:
+    if isinstance(found, Status):
+        raise UserError(f"a picture could not be drawn: {found.describe()}")
+    return found
+
+
+def _strip(rows: Sequence[Sequence[Pixels]]) -> Pixels:
+    height, width = rows[0][0].shape[:2]
+    made = np.full((len(rows) * (height + GAP) - GAP, len(rows[0]) * (width + GAP) - GAP, 3), 255, np.uint8)
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row):
+            top, left = i * (height + GAP), j * (width + GAP)
+            made[top : top + height, left : left + width] = picture
+    return made

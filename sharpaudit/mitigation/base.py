@@ -1,0 +1,171 @@
+"""One contract for every method that suppresses a copy while a picture is made, without a touch of the weights.
+
+A method is given a case: prompts, the noise that their pictures begin with, guidance, solver. It says what is to be
+done instead: another noise, another conditioning, a hand on every step; and what that took. Pictures are then drawn as
+all pictures are. So an unmitigated picture and a mitigated one differ by the method alone.
+
+Evaluations are those of the network for one picture. A gradient counts as two beside the forward pass that it goes
+back through. What suppresses does not remove: the weights stay what they are.
+
+Shapes: B pictures of a batch, C H W latent.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from sharpaudit.batching import in_batches
+from sharpaudit.denoisers.base import Conditioning, Denoiser
+from sharpaudit.denoisers.sampling import DDIM, Guided, Solver, Step, follow, times
+from sharpaudit.errors import Status
+from sharpaudit.images import Pixels
+
+BACKWARD = 2
+"""Evaluations that a gradient counts for, beside those of its forward pass."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is to be drawn. prompts: one a picture. x_T: float32, with shape (B, C, H, W). seed: of random choices,
+    which are named by prompt and `names`, one a picture."""
+
+    denoiser: Denoiser
+    prompts: Sequence[str]
+    x_T: torch.Tensor
+    names: Sequence[int]
+    guidance: float = 5.0
+    steps: int = 25
+    solver: Solver = DDIM
+    seed: int = 0
+
+    def part(self, rows: Sequence[int]) -> Case:
+        """The case of some rows."""
+        own = [self.prompts[i] for i in rows]
+        return replace(self, prompts=own, x_T=self.x_T[list(rows)], names=[self.names[i] for i in rows])
+
+
+@dataclass
+class Steered:
+    """What a method makes of a case. watch: sees every step before it is taken, and may change it. evaluations: of each
+    picture, beside those of the drawing. reached: whether the method came to where it stops; None where it has no such
+    place. told: numbers of each picture, by name."""
+
+    conditioning: Conditioning
+    unconditional: Conditioning
+    x_T: torch.Tensor
+    watch: Callable[[Step], object] | None = None
+    evaluations: Sequence[float] = ()
+    reached: Sequence[bool] | None = None
+    told: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Mitigated:
+    """A picture (H_px, W_px, 3), uint8, and what it took; see Steered."""
+
+    picture: Pixels
+    evaluations: float
+    reached: bool | None
+    told: Mapping[str, float]
+
+
+class Method(ABC):
+    """name: as people call it. source: where it was published."""
+
+    name: str
+    source: str
+
+    @abstractmethod
+    def steer(self, case: Case) -> Steered:
+        """What is to be done instead. Rows are independent of each other."""
+
+
+class Unmitigated(Method):
+    """Nothing: the control of every comparison."""
+
+    name, source = "none", "the control"
+
+    def steer(self, case: Case) -> Steered:
+        """The case as it is."""
+        return plain(case)
+
+
+def plain(case: Case) -> Steered:
+    """The case as it is, for a method to change."""
+    denoiser, n = case.denoiser, len(case.prompts)
+    with torch.no_grad():
+        return Steered(
+            denoiser.encode(case.prompts), denoiser.unconditional(n), case.x_T.clone(), evaluations=[0.0] * n
+        )
+
+
+def mitigate(method: Method, case: Case, batch_size: int) -> list[Mitigated | Status]:
+    """A picture for each row of the case, or why there is none. batch_size: pictures at a time; halved by itself where
+    they do not fit the memory."""
+
+    def some(rows: list[int]) -> list[Mitigated | Status]:
+        return _drawn(method, case.part(rows))
+
+    return in_batches(some, range(len(case.prompts)), batch_size)
+
+
+def _drawn(method: Method, case: Case) -> list[Mitigated | Status]:
+    steered = method.steer(case)
+    with torch.no_grad():
+        model = Guided(case.denoiser, steered.conditioning, steered.unconditional, case.guidance)
+        x_T = steered.x_T.detach().to(case.denoiser.device)
+        steps = case.solver.steps(model, x_T, times(case.denoiser, case.steps))
+        latents_BCHW = follow(steps, steered.watch)
+        pictures_BCHW = case.denoiser.decode(torch.nan_to_num(latents_BCHW))
+    finite_B = torch.isfinite(latents_BCHW).flatten(1).all(dim=1).tolist()
+    pixels = (torch.nan_to_num(pictures_BCHW) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    drawing = case.solver.evaluations(case.steps)
+    return [
+        Mitigated(
+            pixels[i],
+            steered.evaluations[i] + drawing,
+            None if steered.reached is None else steered.reached[i],
+            {name: values[i] for name, values in steered.told.items()},
+        )
+        if ok
+        else Status.NON_FINITE
+        for i, ok in enumerate(finite_B)
+    ]
+
+
+class Difference:
+    """delta_x0 of a case where the screen looks, the model's first step, as a function of x, and how many evaluations a
+    row it took so far."""
+
+    def __init__(self, case: Case, conditioning: Conditioning, unconditional: Conditioning) -> None:
+        self._denoiser, self._both = case.denoiser, Conditioning.stack([conditioning, unconditional])
+        self.t = case.denoiser.first_timestep()
+        self.level = case.denoiser.level(self.t)
+        self.evaluations = 0
+
+    def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """x0_hat with the prompt less that without, (B, C, H, W): two evaluations a row."""
+        self.evaluations += 2
+        found = self._denoiser.predict(torch.cat([x_BCHW, x_BCHW]), self.t, self._both).x0_hat
+        with_prompt, without = found.chunk(2)
+        return with_prompt - without
+
+    def eps(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """The same of the noise predictions."""
+        return -(self.level.a / self.level.sigma) * self(x_BCHW)
+
+
+def norms(values_BCHW: torch.Tensor) -> torch.Tensor:
+    """Of each row, (B,)."""
+    found: torch.Tensor = torch.linalg.vector_norm(values_BCHW.flatten(1), dim=1)
+    return found
+
+
+def along(values_BCHW: torch.Tensor) -> torch.Tensor:
+    """Each row by its own length, which may be zero."""
+    sizes_B = norms(values_BCHW).clamp_min(torch.finfo(torch.float32).tiny)
+    return values_BCHW / sizes_B[:, None, None, None]

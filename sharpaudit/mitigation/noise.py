@@ -1,0 +1,45 @@
+"""Other noise without a gradient (Han et al., NeurIPS 2025, the batch-wise form).
+
+Twice x goes against what the noise gap gains far along its own direction, u = De / |De|:
+
+    x <- x - step (De(x + reach u) - De(x))
+
+and the first steps are drawn without guidance. Eight evaluations a picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from sharpaudit.mitigation.base import Case, Difference, Method, Steered, along, norms, plain
+from sharpaudit.mitigation.delay import unguided_before
+
+
+@dataclass(frozen=True)
+class Noise(Method):
+    """rounds: of the adjustment. step: its length. reach: how far along u the gap is looked at, in units of the latent.
+    unguided: steps without guidance at the beginning."""
+
+    rounds: int = 2
+    step: float = 0.7
+    reach: float = 50.0
+    unguided: int = 5
+
+    name = "noise"
+    source = "Han et al., NeurIPS 2025"
+
+    def steer(self, case: Case) -> Steered:
+        """Other noise, and a late guidance."""
+        steered = plain(case)
+        difference = Difference(case, steered.conditioning, steered.unconditional)
+        x, sizes = steered.x_T.to(case.denoiser.device), []
+        with torch.no_grad():
+            for _ in range(self.rounds):
+                gap = difference.eps(x)
+                sizes.append(norms(gap))
+                x = x - self.step * (difference.eps(x + self.reach * along(gap)) - gap)
+        told = {"before": sizes[0].tolist()} if sizes else {}
+        spent = [float(difference.evaluations)] * len(case.prompts)
+        return replace(steered, x_T=x, watch=unguided_before(self.unguided), evaluations=spent, told=told)

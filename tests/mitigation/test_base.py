@@ -1,0 +1,84 @@
+"""The contract: a picture depends on no other, none is what generation draws, and costs are counted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sharpaudit.denoisers.base import Denoiser
+from sharpaudit.errors import Status, UserError
+from sharpaudit.mitigation.base import Mitigated, Unmitigated, mitigate
+from sharpaudit.mitigation.methods import METHODS, method
+from sharpaudit.mitigation.sail import Sail
+from sharpaudit.samples.generate import Generator
+from tests.mitigation.conftest import PROMPTS, Counting, case
+
+OF_TOKENS = ("embedding", "attention")
+"""Methods that a model without tokens refuses."""
+
+
+def drawn(found: list[Mitigated | Status]) -> list[Mitigated]:
+    return [one for one in found if isinstance(one, Mitigated)]
+
+
+def test_no_mitigation_is_what_generation_draws(exact: Denoiser) -> None:
+    found = drawn(mitigate(Unmitigated(), case(exact), 3))
+    pictures = Generator(exact, 0, 6, 5.0, 6).pictures(PROMPTS, case(exact).x_T)
+    assert all((one.picture == picture).all() for one, picture in zip(found, pictures, strict=True))
+    assert [(one.evaluations, one.reached, one.told) for one in found] == [(12, None, {})] * 3
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_picture_depends_on_no_other(tiny: Denoiser, name: str) -> None:
+    """Within the rounding of kernels that differ by batch size."""
+    asked = case(tiny, ("cat", "a b", "c"))
+    together, alone = mitigate(method(name), asked, 3), mitigate(method(name), asked.part([1]), 1)
+    (one,), other = drawn(alone), drawn(together)[1]
+    assert np.abs(one.picture.astype(int) - other.picture.astype(int)).max() <= 2
+    assert one.evaluations == other.evaluations
+    assert one.told == pytest.approx(other.told, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])
+def test_every_method_does_something(tiny: Denoiser, name: str) -> None:
+    asked = case(tiny, ("a b c", "cat"))
+    before, after = (drawn(mitigate(one, asked, 2)) for one in (Unmitigated(), method(name)))
+    assert any((a.picture != b.picture).any() for a, b in zip(after, before, strict=True))
+    assert all(a.evaluations >= b.evaluations for a, b in zip(after, before, strict=True))
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in OF_TOKENS])
+def test_evaluations_are_those_that_were_made(exact: Denoiser, name: str) -> None:
+    """But for gradients, which count as two more: of the forward passes that they go back through."""
+    counting = Counting(exact)
+    found = drawn(mitigate(method(name), case(counting), 3))  # type: ignore[arg-type]
+    told = sum(one.evaluations for one in found)
+    if name.startswith("sail"):
+        steps = method(name).most_steps  # type: ignore[attr-defined]
+        each = 4 * (steps + 1)
+        assert counting.rows == 3 * (each + 12)
+        assert told == 3 * (each + 2 * 4 * steps + 12)
+    else:
+        assert told == counting.rows
+
+
+def test_what_does_not_fit_the_memory_is_drawn_in_smaller_batches(exact: Denoiser) -> None:
+    small = Counting(exact, most_rows=2)
+    found = mitigate(Sail(most_steps=2), case(small), 3)  # type: ignore[arg-type]
+    whole = mitigate(Sail(most_steps=2), case(exact), 3)
+    assert all((a.picture == b.picture).all() for a, b in zip(drawn(found), drawn(whole), strict=True))
+    assert max(small.batches) == 2
+    assert mitigate(Unmitigated(), case(Counting(exact, most_rows=1)), 3) == [Status.OUT_OF_MEMORY] * 3  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", OF_TOKENS)
+def test_a_model_without_tokens_is_one_line(exact: Denoiser, name: str) -> None:
+    with pytest.raises(UserError, match=f"mitigation by {name}: this model.*; take another"):
+        mitigate(method(name), case(exact), 3)
+
+
+def test_a_name_that_is_none_is_one_line_with_the_nearest() -> None:
+    with pytest.raises(UserError, match=r'no method of mitigation is called "sial" \(did you mean "sail"\?\)'):
+        method("sial")
+    assert method("sail", 3.0) == Sail(3.0)
+    assert method("delay", 3.0) == METHODS["delay"]

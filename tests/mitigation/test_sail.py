@@ -1,0 +1,78 @@
+"""SAIL: the objectives are what they are said to be, they fall, and copies with them; bounds are kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sharpaudit.denoisers.base import Denoiser
+from sharpaudit.mitigation.base import Difference, norms, plain
+from sharpaudit.mitigation.sail import Sail
+from sharpaudit.scores.sharpness import finite_difference
+from tests.mitigation.conftest import case
+from tests.support.wrapped import exact_sharpness
+
+
+def test_our_objective_is_the_sharpness(exact: Denoiser) -> None:
+    asked = case(exact)
+    steered = plain(asked)
+    difference = Difference(asked, steered.conditioning, steered.unconditional)
+    delta = difference(asked.x_T)
+    measured = finite_difference(difference, asked.x_T, delta, difference.level, 1.0)
+    assert Sail().values(asked) == pytest.approx(measured.tolist(), rel=1e-5)
+    known = exact_sharpness(exact, asked.prompts, asked.x_T, difference.level)  # type: ignore[arg-type]
+    assert Sail(h=1e-2).values(asked) == pytest.approx(known.tolist(), rel=0.02)
+
+
+def test_the_other_objectives_are_those_of_paper_and_release(exact: Denoiser) -> None:
+    asked = case(exact)
+    steered = plain(asked)
+    difference = Difference(asked, steered.conditioning, steered.unconditional)
+    x, score = asked.x_T, difference.level.a / difference.level.sigma**2
+    s = score * difference(x)
+    moved = score * difference(x + 0.5 * s / norms(s)[:, None, None, None]) - s
+    paper = norms(moved) ** 2 + 0.05 * norms(x) ** 2
+    assert Sail(objective="paper", h=0.5).values(asked) == pytest.approx(paper.tolist(), rel=1e-4)
+    eps = difference.eps(x)
+    release = norms(difference.eps(x + eps / norms(eps)[:, None, None, None])) + 0.05 * norms(x)
+    assert Sail(objective="release").values(asked) == pytest.approx(release.tolist(), rel=1e-4)
+
+
+@pytest.mark.parametrize("detached", [False, True])
+@pytest.mark.parametrize("objective", ["ours", "paper", "release"])
+def test_the_objective_falls_and_ours_stays_on_the_sphere(exact: Denoiser, objective: str, detached: bool) -> None:
+    asked = case(exact)
+    found = Sail(objective=objective, most_steps=8, detached=detached).steer(asked)  # type: ignore[arg-type]
+    before, after = found.told["before"], found.told["after"]
+    assert all(a < b for a, b in zip(after[:2], before[:2], strict=True))
+    if objective == "ours":
+        assert norms(found.x_T).tolist() == pytest.approx(norms(asked.x_T).tolist(), rel=1e-5)
+    # What is told is the value of the noise that is returned.
+    again = Sail(objective=objective).values(replace(asked, x_T=found.x_T))  # type: ignore[arg-type]
+    assert again == pytest.approx(after, rel=1e-4)
+    assert found.reached is None
+
+
+def test_a_row_stops_at_its_target_and_the_others_go_on(exact: Denoiser) -> None:
+    asked = case(exact)
+    begun = Sail().values(asked)
+    found = Sail(target=begun[1] * 1.01, most_steps=15).steer(asked)
+    assert found.reached is not None
+    assert found.reached[1:] == [True, True] or begun[2] > begun[1]
+    assert (found.x_T[1] == asked.x_T[1]).all()
+    assert found.evaluations[1] == 4
+    assert found.evaluations[0] > 4
+    assert Sail(target=0.0, most_steps=1).steer(asked).reached == [False] * 3
+
+
+def test_other_noise_is_tried_where_the_first_does_not_come_there(exact: Denoiser) -> None:
+    asked = case(exact)
+    one, three = (Sail(target=0.0, most_steps=1, tries=n).steer(asked) for n in (1, 3))
+    assert all(a <= b for a, b in zip(three.told["after"], one.told["after"], strict=True))
+    assert any(a < b for a, b in zip(three.told["after"], one.told["after"], strict=True))
+    assert three.told["before"] == one.told["before"]
+    assert three.evaluations == [3 * value for value in one.evaluations]
+    alone = Sail(target=0.0, most_steps=1, tries=3).steer(asked.part([1]))
+    torch.testing.assert_close(alone.x_T[0], three.x_T[1])
