@@ -48,7 +48,6 @@ def home(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.chaos
 @pytest.mark.usefixtures("ray_cluster")
 def test_an_audit_runs_over_ray_from_any_shell_and_any_folder(
     config_path: Path, clean: Path, tmp_path: Path, home: Path
