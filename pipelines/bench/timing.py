@@ -55,11 +55,16 @@ def timed(
 
 def _spent(row: Contender) -> float:
     """Seconds of one call."""
-    begun = time.perf_counter()
+    begun = now()
     row.run()
+    return now() - begun
+
+
+def now() -> float:
+    """Seconds of a clock, read once the device has done its work: who only launches some is billed for it."""
     if torch.cuda.is_available():
-        torch.cuda.synchronize()  # a row that only launches its work would be billed to the next
-    return time.perf_counter() - begun
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def ratio(name: str, ours: Timed, other: Timed, goal: float | None) -> Line:

@@ -20,7 +20,6 @@ Shapes: N prompts, B of a batch, K seeds, L tokens, T steps, C H W latent, pictu
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -31,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipelines.bench.timing import now
 from sharpaudit.batching import in_batches
 from sharpaudit.denoisers.base import AttentionRequest, Conditioning, Denoiser
 from sharpaudit.denoisers.sampling import DDIM, Guided, Step, follow, times
@@ -122,13 +122,13 @@ def _rows(
     with torch.no_grad():
         conditioning, empty = denoiser.encode(prompts), denoiser.unconditional(B)
         model = Guided(denoiser, conditioning, empty, GUIDANCE, watch.request)
-        watch.model, begun = model, time.monotonic()
+        watch.model, begun = model, now()
         latents_BCHW = follow(DDIM.steps(model, x_BCHW, times(denoiser, STEPS)), watch)
-        ended = time.monotonic()
+        ended = now()
         pictures_BCHW = denoiser.decode(latents_BCHW)
-        decoded = time.monotonic()
+        decoded = now()
         values = watch.values() | {"sharpness": _sharpness(denoiser, model, watch.first, step)}
-        beyond = time.monotonic() - decoded
+        beyond = now() - decoded
     until = [at - begun for at in watch.at]
     spent = dict.fromkeys(("attention_entropy", "bright_ending"), ended - begun) | {"tiled_l2": decoded - begun}
     spent |= {f"noise_gap_{k}": until[k - 1] for k in FIRSTS} | {"layer_entropy": until[0] / 2}
@@ -171,7 +171,7 @@ class _Watch:
     def __call__(self, step: Step) -> None:
         """Keep what detectors read of a step; maps are recorded of the first step and of the last ten alone."""
         self.gaps_TBD.append(delta_eps(step.x0_conditional - step.x0_unconditional, step.level))
-        self.at.append(time.monotonic())
+        self.at.append(now())
         if step.attention:
             self._read(step)
         if step.number == 0:

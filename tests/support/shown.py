@@ -14,6 +14,8 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -155,13 +157,15 @@ def wanted() -> list[str]:
 
 
 def walk(texts: Sequence[str], folder: Path, programs: Path) -> list[str]:
-    """Run the commands one after another; returns what each that failed has said."""
+    """Run the commands one after another; returns what each that failed has said. Prints how long each took."""
     failed = []
     for text in texts:
+        begun = time.monotonic()
         if "PROMPT_ID" in text:
             asked = run(f"sharpaudit query {FINDING}", folder, programs)
             text = text.replace("PROMPT_ID", asked.stdout.split()[1])
         done = run(text, folder, programs)
+        sys.stdout.write(f"{time.monotonic() - begun:7.1f} s  {text[:100]!r}\n")
         # A bench says 1 where a goal is not met, which is no matter of this test; a deadline may have come.
         allowed = {0} | ({1} if " bench " in text else set()) | ({143} if "--deadline" in text else set())
         if done.returncode not in allowed or "Traceback" in done.stderr:
