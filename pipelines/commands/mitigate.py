@@ -61,7 +61,7 @@ def mitigate(
     denoiser = load_denoiser(config)
     x_T = sample_latents(seed, [(prompt, i) for i in range(pictures)], denoiser.latent_shape)
     case = Case(denoiser, [prompt] * pictures, x_T, list(range(pictures)), guidance, steps, seed=seed)
-    target = None if given is None else target_of(name, case, given)
+    target = None if given is None else target_of(name, case, given, batch_size)
     strip, told = before_and_after(method(name, target), case, batch_size)
     export_file(out, encode_png(strip))
     for line in told:

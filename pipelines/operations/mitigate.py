@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from sharpaudit.batching import in_batches
 from sharpaudit.encoding import decoded
 from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.images import Pixels
-from sharpaudit.mitigation.base import Case, Method, Mitigated, Unmitigated, mitigate
-from sharpaudit.mitigation.embedding import Embedding
+from sharpaudit.mitigation.base import Aimed, Case, Method, Mitigated, Unmitigated, mitigate
 from sharpaudit.mitigation.methods import method
-from sharpaudit.mitigation.sail import Sail
 from sharpaudit.seeds import sample_latents
 
 GAP = 4
@@ -35,14 +35,22 @@ def harmless_prompts(path: Path) -> list[str]:
     return found
 
 
-def target_of(name: str, case: Case, harmless: Sequence[str]) -> float | None:
-    """The median of what a method brings down, over harmless prompts; None for a method that has no target."""
+def target_of(name: str, case: Case, harmless: Sequence[str], batch_size: int) -> float | None:
+    """The median of what a method brings down, over harmless prompts; None for a method that has no target.
+
+    Raises UserError for a prompt of which it cannot be told.
+    """
     chosen = method(name)
-    if not isinstance(chosen, Sail | Embedding):
+    if not isinstance(chosen, Aimed):
         return None
     x_T = sample_latents(case.seed, [(prompt, 0) for prompt in harmless], case.denoiser.latent_shape)
     of_harmless = replace(case, prompts=list(harmless), x_T=x_T, names=[0] * len(harmless))
-    return float(torch.tensor(chosen.values(of_harmless)).median())
+    found = in_batches(lambda rows: chosen.values(of_harmless.part(rows)), range(len(harmless)), batch_size)
+    for prompt, value in zip(harmless, found, strict=True):
+        if isinstance(value, Status) or not math.isfinite(value):
+            why = (value if isinstance(value, Status) else Status.NON_FINITE).describe()
+            raise UserError(f'"{printable(prompt)}": no target can be taken from this harmless prompt: {why}')
+    return statistics.median(value for value in found if not isinstance(value, Status))
 
 
 def before_and_after(chosen: Method, case: Case, batch_size: int) -> tuple[Pixels, list[dict[str, Any]]]:
@@ -55,7 +63,7 @@ def before_and_after(chosen: Method, case: Case, batch_size: int) -> tuple[Pixel
     told = [
         {"picture": i, "evaluations": after.evaluations, "without": before.evaluations}
         | ({} if after.reached is None else {"reached": after.reached})
-        | dict(after.told)
+        | {name: value if math.isfinite(value) else None for name, value in after.told.items()}
         for i, (before, after) in enumerate(zip(*drawn, strict=True))
     ]
     return _strip([[found.picture for found in row] for row in drawn]), told

@@ -31,12 +31,14 @@ class Attention(Method):
     source = "Ren et al., ECCV 2024"
 
     def steer(self, case: Case) -> Steered:
-        """Another attention. Raises UserError for a model without cross-attention to tokens."""
+        """Another attention. Raises UserError for a model that does not say `steers_attention`: one without
+        cross-attention to tokens, or one that would not look at the tensors that steer it."""
         steered = plain(case)
         text_BLE = steered.conditioning.tensors.get(TEXT)
         tokenizer: Tokenizer | None = getattr(case.denoiser, "tokenizer", None)
-        if not case.denoiser.attention_layers or text_BLE is None or tokenizer is None:
-            raise UserError("mitigation by attention: this model has no cross-attention to tokens; take another")
+        steers = getattr(case.denoiser, "steers_attention", False)
+        if not steers or text_BLE is None or tokenizer is None:
+            raise UserError("mitigation by attention: this model lets nobody steer its attention; take another")
         shape = text_BLE.shape[:2]
         lengths = [tokens.n_tokens for tokens in tokenizer.tokens(case.prompts)]
         kept_B = torch.tensor(lengths).clamp(max=shape[1]) - int(not self.end)

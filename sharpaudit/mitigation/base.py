@@ -20,6 +20,7 @@ import torch
 
 from sharpaudit.batching import in_batches
 from sharpaudit.denoisers.base import Conditioning, Denoiser
+from sharpaudit.denoisers.decoding import decoded
 from sharpaudit.denoisers.sampling import DDIM, Guided, Solver, Step, follow, times
 from sharpaudit.errors import Status
 from sharpaudit.images import Pixels
@@ -52,15 +53,15 @@ class Case:
 class Steered:
     """What a method makes of a case. watch: sees every step before it is taken, and may change it. evaluations: of each
     picture, beside those of the drawing. reached: whether the method came to where it stops; None where it has no such
-    place. told: numbers of each picture, by name."""
+    place. told: numbers of each picture, by name. A watch may write into both while a picture is drawn."""
 
     conditioning: Conditioning
     unconditional: Conditioning
     x_T: torch.Tensor
     watch: Callable[[Step], object] | None = None
     evaluations: Sequence[float] = ()
-    reached: Sequence[bool] | None = None
-    told: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    reached: list[bool] | None = None
+    told: Mapping[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,16 @@ class Method(ABC):
     @abstractmethod
     def steer(self, case: Case) -> Steered:
         """What is to be done instead. Rows are independent of each other."""
+
+
+class Aimed(Method):
+    """A method that brings a value down until it is at most `target`, or takes all of its steps where that is None."""
+
+    target: float | None
+
+    @abstractmethod
+    def values(self, case: Case) -> list[float]:
+        """The value of each row as it is: of harmless prompts, what a target is taken from."""
 
 
 class Unmitigated(Method):
@@ -119,27 +130,27 @@ def _drawn(method: Method, case: Case) -> list[Mitigated | Status]:
         model = Guided(case.denoiser, steered.conditioning, steered.unconditional, case.guidance)
         x_T = steered.x_T.detach().to(case.denoiser.device)
         steps = case.solver.steps(model, x_T, times(case.denoiser, case.steps))
-        latents_BCHW = follow(steps, steered.watch)
-        pictures_BCHW = case.denoiser.decode(torch.nan_to_num(latents_BCHW))
-    finite_B = torch.isfinite(latents_BCHW).flatten(1).all(dim=1).tolist()
-    pixels = (torch.nan_to_num(pictures_BCHW) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        pictures = decoded(case.denoiser, follow(steps, steered.watch))
     drawing = case.solver.evaluations(case.steps)
     return [
-        Mitigated(
-            pixels[i],
+        picture
+        if isinstance(picture, Status)
+        else Mitigated(
+            picture,
             steered.evaluations[i] + drawing,
             None if steered.reached is None else steered.reached[i],
             {name: values[i] for name, values in steered.told.items()},
         )
-        if ok
-        else Status.NON_FINITE
-        for i, ok in enumerate(finite_B)
+        for i, picture in enumerate(pictures)
     ]
 
 
 class Difference:
-    """delta_x0 of a case where the screen looks, the model's first step, as a function of x, and how many evaluations a
-    row it took so far."""
+    """delta_x0 of a case where the screen looks, as a function of x, and how many evaluations a row it took so far.
+
+    That is one time of the model (981 of 1,000 for Stable Diffusion), whatever the steps of a picture, so that values
+    are those of the screen. x: standard normal noise, as a picture begins with; `level.scale` times it is evaluated.
+    """
 
     def __init__(self, case: Case, conditioning: Conditioning, unconditional: Conditioning) -> None:
         self._denoiser, self._both = case.denoiser, Conditioning.stack([conditioning, unconditional])
@@ -147,16 +158,20 @@ class Difference:
         self.level = case.denoiser.level(self.t)
         self.evaluations = 0
 
-    def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+    def noisy(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """What is evaluated for noise."""
+        return self.level.scale * x_BCHW
+
+    def __call__(self, noisy_BCHW: torch.Tensor) -> torch.Tensor:
         """x0_hat with the prompt less that without, (B, C, H, W): two evaluations a row."""
         self.evaluations += 2
-        found = self._denoiser.predict(torch.cat([x_BCHW, x_BCHW]), self.t, self._both).x0_hat
+        found = self._denoiser.predict(torch.cat([noisy_BCHW, noisy_BCHW]), self.t, self._both).x0_hat
         with_prompt, without = found.chunk(2)
         return with_prompt - without
 
-    def eps(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+    def eps(self, noisy_BCHW: torch.Tensor) -> torch.Tensor:
         """The same of the noise predictions."""
-        return -(self.level.a / self.level.sigma) * self(x_BCHW)
+        return -(self.level.a / self.level.sigma) * self(noisy_BCHW)
 
 
 def norms(values_BCHW: torch.Tensor) -> torch.Tensor:

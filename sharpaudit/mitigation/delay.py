@@ -1,12 +1,15 @@
 """Guidance that begins late (Jain et al., CVPR 2025): a copy is decided while guidance pulls at the first steps.
 
-Static: the first steps are drawn by the prompt alone. Dynamic: every picture is, until the noise gap |De| along its own
-trajectory has passed its first local minimum, where it has left the basin that all noise is drawn into. No evaluation
-more than those of the picture.
+Static: a share of the steps is drawn by the prompt alone. Dynamic: every picture is, until the noise gap |De| along its
+own trajectory has passed its first local minimum, where it has left the basin that all noise is drawn into. No
+evaluation more than those of the picture. The paper's fixed switch lies at t = 500, which is half of the steps.
+
+Shapes: B pictures.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -21,17 +24,28 @@ ALONE = 1.0
 
 @dataclass(frozen=True)
 class Delay(Method):
-    """steps: drawn by the prompt alone before guidance begins; None for the dynamic form."""
+    """share: of the steps that are drawn by the prompt alone before guidance begins; None for the dynamic form, which
+    tells of each picture whether it had a minimum, and else is never guided. Both tell the step that guidance began
+    at, from 0 on; as many as there are where it never did."""
 
-    steps: int | None = None
+    share: float | None = None
 
     name = "delay"
     source = "Jain et al., CVPR 2025"
 
     def steer(self, case: Case) -> Steered:
         """A hand on the steps."""
-        watch = _until_the_minimum() if self.steps is None else unguided_before(self.steps)
-        return replace(plain(case), watch=watch)
+        n, steered = len(case.prompts), plain(case)
+        if self.share is not None:
+            first = part_of(case.steps, self.share)
+            return replace(steered, watch=unguided_before(first), told={"guided_from": [float(first)] * n})
+        began, reached = [float(case.steps)] * n, [False] * n
+        return replace(steered, watch=_until_the_minimum(began, reached), reached=reached, told={"guided_from": began})
+
+
+def part_of(steps: int, share: float) -> int:
+    """A share of the steps, rounded half up."""
+    return math.floor(steps * share + 0.5)
 
 
 def unguided_before(first: int) -> Callable[[Step], None]:
@@ -44,17 +58,19 @@ def unguided_before(first: int) -> Callable[[Step], None]:
     return watch
 
 
-def _until_the_minimum() -> Callable[[Step], None]:
-    before: list[torch.Tensor] = []
-    guided: list[torch.Tensor] = []
+def _until_the_minimum(began: list[float], reached: list[bool]) -> Callable[[Step], None]:
+    """began, reached: of each picture, written when its guidance begins."""
+    before = [math.inf] * len(began)
 
     def watch(step: Step) -> None:
         level = step.level
-        gap_B = norms(step.x0_conditional - step.x0_unconditional) * (level.a / level.sigma)
-        on_B = gap_B > before[-1] if before else torch.zeros_like(gap_B, dtype=torch.bool)
-        on_B = on_B | guided[-1] if guided else on_B
-        before.append(gap_B)
-        guided.append(on_B)
+        gaps = (norms(step.x0_conditional - step.x0_unconditional) * (level.a / level.sigma)).tolist()
+        for i, gap in enumerate(gaps):
+            if gap > before[i] and not reached[i]:
+                began[i], reached[i] = float(step.number), True
+            # Of noise alone (a = 0) there is no gap, whatever the prompt.
+            before[i] = gap if level.a > 0 else math.inf
+        on_B = torch.tensor(reached, device=step.x0.device)
         step.x0 = torch.where(on_B[:, None, None, None], step.x0, step.guided(ALONE))
 
     return watch

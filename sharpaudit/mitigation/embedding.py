@@ -1,8 +1,9 @@
 """Another embedding of the prompt, at which it moves the prediction little (Wen et al., ICLR 2024, section 4.2).
 
-The text encoder's output is moved by AdamW at the first step until the noise gap |De| is below a target; the mark that
-begins a prompt stays as it is, padding moves as words do. The released code takes the norm of all pictures of a batch
-together; here every picture has its own, so that none depends on what it is drawn beside.
+The text encoder's output is moved by AdamW until the noise gap |De| where the screen looks is below a target; the mark
+that begins a prompt stays as it is, padding moves as words do. The released code takes the norm of all pictures of a
+batch together; here every picture has its own, so that none depends on what it is drawn beside. What the model predicts
+without a prompt does not change meanwhile, and is evaluated once.
 
 Shapes: B pictures, L tokens, E embedding.
 """
@@ -15,14 +16,14 @@ import torch
 
 from sharpaudit.denoisers.base import Conditioning
 from sharpaudit.errors import UserError
-from sharpaudit.mitigation.base import BACKWARD, Case, Difference, Method, Steered, norms, plain
+from sharpaudit.mitigation.base import BACKWARD, Aimed, Case, Difference, Steered, norms, plain
 
 TEXT = "prompt"
 """The tensor of a conditioning that holds the text encoder's output."""
 
 
 @dataclass(frozen=True)
-class Embedding(Method):
+class Embedding(Aimed):
     """target: of |De| of one picture; None for none: all steps are taken."""
 
     target: float | None = None
@@ -38,35 +39,30 @@ class Embedding(Method):
         held_BLE = steered.conditioning.tensors.get(TEXT)
         if held_BLE is None or held_BLE.dim() != 3:
             raise UserError("mitigation by embedding: this model's prompts are no embeddings of tokens; take another")
-        x_T = steered.x_T.to(case.denoiser.device)
-        begin_BLE, free_BLE = held_BLE[:, :1], held_BLE[:, 1:].detach().clone().float().requires_grad_(True)
+        gap = _Gap(case, steered)
+        free_BLE = held_BLE[:, 1:].detach().clone().float().requires_grad_(True)
         optimizer = torch.optim.AdamW([free_BLE], lr=self.lr)
-        n = len(case.prompts)
-        best, values = free_BLE.detach().clone(), torch.full((n,), torch.inf, device=x_T.device)
-        first, spent, done = None, torch.zeros_like(values), torch.zeros_like(values, dtype=torch.bool)
+        best, values = free_BLE.detach().clone(), torch.full((len(case.prompts),), torch.inf, device=free_BLE.device)
+        first: torch.Tensor | None = None
+        spent, done = torch.ones_like(values), torch.zeros_like(values, dtype=torch.bool)
         for step in range(self.most_steps + 1):
             with torch.enable_grad():
-                asked = Conditioning(
-                    steered.conditioning.tensors | {TEXT: torch.cat([begin_BLE, free_BLE.to(held_BLE)], 1)}
-                )
-                now = norms(Difference(case, asked, steered.unconditional).eps(x_T))
-            spent += 2 * ~done
-            first = now.detach() if first is None else first
-            better = (now.detach() < values) & ~done
-            best[better], values[better] = free_BLE.detach()[better], now.detach()[better]
+                now_B = gap.of(_with(steered.conditioning, held_BLE, free_BLE))
+            spent += 1 * ~done
+            first = now_B.detach() if first is None else first
+            better = (now_B.detach() < values) & ~done
+            best[better], values[better] = free_BLE.detach()[better], now_B.detach()[better]
             done |= values <= (-torch.inf if self.target is None else self.target)
             if bool(done.all()) or step == self.most_steps:
                 break
             optimizer.zero_grad()
             with torch.enable_grad():
-                torch.autograd.backward(now.sum())
-            # Without the prompt nothing depends on it: the gradient goes back through half of the rows.
+                torch.autograd.backward(now_B.sum())
             spent += BACKWARD * ~done
             optimizer.step()
-        found = Conditioning(steered.conditioning.tensors | {TEXT: torch.cat([begin_BLE, best.to(held_BLE)], 1)})
         return replace(
             steered,
-            conditioning=found,
+            conditioning=_with(steered.conditioning, held_BLE, best),
             evaluations=spent.tolist(),
             reached=None if self.target is None else done.tolist(),
             told={"before": (values if first is None else first).tolist(), "after": values.tolist()},
@@ -76,7 +72,26 @@ class Embedding(Method):
         """The noise gap of each row as it is."""
         steered = plain(case)
         with torch.no_grad():
-            gap_B = norms(
-                Difference(case, steered.conditioning, steered.unconditional).eps(case.x_T.to(case.denoiser.device))
-            )
-        return [float(value) for value in gap_B]
+            gap_B: list[float] = _Gap(case, steered).of(steered.conditioning).tolist()
+        return gap_B
+
+
+class _Gap:
+    """|De| of a case as a function of the conditioning."""
+
+    def __init__(self, case: Case, steered: Steered) -> None:
+        difference = Difference(case, steered.conditioning, steered.unconditional)
+        self._denoiser, self._t, self._level = case.denoiser, difference.t, difference.level
+        self._noisy = difference.noisy(case.x_T.to(case.denoiser.device))
+        with torch.no_grad():
+            self._without = case.denoiser.predict(self._noisy, self._t, steered.unconditional).x0_hat
+
+    def of(self, conditioning: Conditioning) -> torch.Tensor:
+        """(B,): one evaluation a row."""
+        found = self._denoiser.predict(self._noisy, self._t, conditioning).x0_hat
+        return norms(found - self._without) * (self._level.a / self._level.sigma)
+
+
+def _with(conditioning: Conditioning, held_BLE: torch.Tensor, free_BLE: torch.Tensor) -> Conditioning:
+    """The conditioning with other tokens behind the first."""
+    return Conditioning(conditioning.tensors | {TEXT: torch.cat([held_BLE[:, :1], free_BLE.to(held_BLE)], dim=1)})

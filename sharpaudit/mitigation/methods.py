@@ -21,7 +21,7 @@ METHODS: dict[str, Method] = {
     "embedding": Embedding(),
     "attention": Attention(),
     "noise": Noise(),
-    "delay": Delay(6),
+    "delay": Delay(0.5),
     "delay-dynamic": Delay(None),
     "numbers": Insertion("number"),
     "repeats": Insertion("repeat"),

@@ -4,7 +4,7 @@ Twice x goes against what the noise gap gains far along its own direction, u = D
 
     x <- x - step (De(x + reach u) - De(x))
 
-and the first steps are drawn without guidance. Eight evaluations a picture.
+and the first tenth of the steps is drawn by the prompt alone. Eight evaluations a picture.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from dataclasses import dataclass, replace
 import torch
 
 from sharpaudit.mitigation.base import Case, Difference, Method, Steered, along, norms, plain
-from sharpaudit.mitigation.delay import unguided_before
+from sharpaudit.mitigation.delay import part_of, unguided_before
 
 
 @dataclass(frozen=True)
 class Noise(Method):
     """rounds: of the adjustment. step: its length. reach: how far along u the gap is looked at, in units of the latent.
-    unguided: steps without guidance at the beginning."""
+    unguided: share of the steps that are drawn without guidance at the beginning, 5 of 50 there."""
 
     rounds: int = 2
     step: float = 0.7
     reach: float = 50.0
-    unguided: int = 5
+    unguided: float = 0.1
 
     name = "noise"
     source = "Han et al., NeurIPS 2025"
@@ -37,9 +37,11 @@ class Noise(Method):
         x, sizes = steered.x_T.to(case.denoiser.device), []
         with torch.no_grad():
             for _ in range(self.rounds):
-                gap = difference.eps(x)
+                noisy = difference.noisy(x)
+                gap = difference.eps(noisy)
                 sizes.append(norms(gap))
-                x = x - self.step * (difference.eps(x + self.reach * along(gap)) - gap)
+                x = x - self.step * (difference.eps(noisy + self.reach * along(gap)) - gap)
         told = {"before": sizes[0].tolist()} if sizes else {}
         spent = [float(difference.evaluations)] * len(case.prompts)
-        return replace(steered, x_T=x, watch=unguided_before(self.unguided), evaluations=spent, told=told)
+        watch = unguided_before(part_of(case.steps, self.unguided))
+        return replace(steered, x_T=x, watch=watch, evaluations=spent, told=told)

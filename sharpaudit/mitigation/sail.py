@@ -1,7 +1,7 @@
 """SAIL: noise at which a prompt adds little sharpness (Jeon, Kim and No, ICML 2025, section 5 and algorithm 2).
 
 The noise that a picture begins with is moved by Adam until the density there is not sharp. Three objectives, with
-Ds = s_c - s_0 at the first step, d = Ds / |Ds| and h a length:
+Ds = s_c - s_0 where the screen looks, d = Ds / |Ds| and h a length:
 
     ours        (|Ds(x + h d) - Ds(x)| |Ds| / h)^2, the squared sharpness, and x is put back on the sphere that it came
                 from after each step: the norm of normal noise is what the network knows
@@ -9,10 +9,13 @@ Ds = s_c - s_0 at the first step, d = Ds / |Ds| and h a length:
     release     |De(x + u)| + alpha |x|, u = De / |De|, as the released code has it: no difference is taken, so it is
                 the noise gap one step aside
 
-The paper does not say h, and its thresholds belong to the release's objective. A row stops where its value is below
-`target`, which is no number of a paper: targets of one model mean nothing for another. Whoever has harmless prompts
-takes the median of theirs. A row that does not come there in `most_steps` keeps the best noise that
-it had, and says so; no target is ever raised.
+The paper does not say h, and its thresholds belong to the release's objective. Of the release only the objective is
+here: its code takes u once, at the noise begun with, follows +Ds for Stable Diffusion 2, and restarts without a bound.
+
+What is told, and held against `target`, is what the prompt adds: the sharpness of ours, of the others the objective
+without alpha, which is of the noise alone. No target is a number of a paper: those of one model mean nothing for
+another. Whoever has harmless prompts takes the median of theirs. A row that does not come there in `most_steps` keeps
+the best noise that it had, and says so; no target is ever raised.
 
 Shapes: B pictures, C H W latent.
 """
@@ -25,18 +28,17 @@ from typing import Literal
 
 import torch
 
-from sharpaudit.mitigation.base import BACKWARD, Case, Difference, Method, Steered, along, norms, plain
+from sharpaudit.mitigation.base import BACKWARD, Aimed, Case, Difference, Steered, along, norms, plain
 from sharpaudit.seeds import latents
 
 Objective = Literal["ours", "paper", "release"]
 
 
 @dataclass(frozen=True)
-class Sail(Method):
-    """target: of the objective, ours by its root, the sharpness; None for none: all steps are taken. h: in units of the
-    latent. alpha: of the paper and the release, .05 for Stable Diffusion 1 there. tries: noises begun with, the first
-    being the picture's own, until one comes to the target. detached: whether d is held fixed in the gradient, which
-    saves a part of the backward pass."""
+class Sail(Aimed):
+    """target: of what the prompt adds; None for none: all steps are taken. h: in units of the latent. alpha: of the
+    paper and the release, .05 for Stable Diffusion 1 there and .01 for 2. tries: noises begun with, the first being the
+    picture's own, until one comes to the target."""
 
     target: float | None = None
     objective: Objective = "ours"
@@ -45,7 +47,6 @@ class Sail(Method):
     h: float = 1.0
     alpha: float = 0.05
     tries: int = 1
-    detached: bool = False
 
     name = "sail"
     source = "Jeon, Kim and No, ICML 2025"
@@ -60,60 +61,59 @@ class Sail(Method):
         for attempt in range(self.tries):
             x_T = found[left] if attempt == 0 else _fresh(case.part(left), attempt).to(found)
             run = self._descend(case.part(left), x_T)
-            for row, best, value, begun in zip(left, run.x, run.values, run.first, strict=True):
-                first[row] = begun if attempt == 0 else first[row]
-                if value < values[row]:
-                    found[row], values[row] = best, value
             for i, row in enumerate(left):
+                first[row] = run.first[i] if attempt == 0 else first[row]
                 evaluations[row] += run.evaluations[i]
+                if run.values[i] < values[row]:
+                    found[row], values[row] = run.x[i], run.values[i]
                 reached[row] = self.target is not None and values[row] <= self.target
             left = [row for row in left if not reached[row]]
             if not left or self.target is None:
                 break
         told = {"before": first, "after": values}
-        return replace(
-            steered,
-            x_T=found,
-            evaluations=evaluations,
-            reached=None if self.target is None else reached,
-            told=told,
-        )
+        stopped = None if self.target is None else reached
+        return replace(steered, x_T=found, evaluations=evaluations, reached=stopped, told=told)
 
     def values(self, case: Case) -> list[float]:
-        """The objective of each row where it begins."""
+        """What the prompt adds at the noise that each row begins with."""
         steered = plain(case)
         difference = Difference(case, steered.conditioning, steered.unconditional)
         with torch.no_grad():
-            return [float(v) for v in self._value(difference)(case.x_T.to(case.denoiser.device))]
+            added_B: list[float] = self._added(difference)(case.x_T.to(case.denoiser.device)).tolist()
+        return added_B
 
-    def _value(self, difference: Difference) -> Callable[[torch.Tensor], torch.Tensor]:
-        """The objective (B,) as a function of x; of ours the sharpness itself."""
+    def _added(self, difference: Difference) -> Callable[[torch.Tensor], torch.Tensor]:
+        """What the prompt adds, (B,), as a function of noise."""
         score = difference.level.a / difference.level.sigma**2
 
         def ours(x: torch.Tensor) -> torch.Tensor:
-            delta = difference(x)
-            held = delta.detach() if self.detached else delta
-            slope = norms(difference(x + self.h * along(held)) - delta) / self.h
+            noisy = difference.noisy(x)
+            delta = difference(noisy)
+            slope = norms(difference(noisy + self.h * along(delta)) - delta) / self.h
             return score**2 * norms(delta) * slope
 
         def paper(x: torch.Tensor) -> torch.Tensor:
-            delta = difference(x)
-            held = delta.detach() if self.detached else delta
-            moved = difference(x + self.h * along(held)) - delta
-            return (score * norms(moved)).square() + self.alpha * norms(x).square()
+            noisy = difference.noisy(x)
+            delta = difference(noisy)
+            return (score * norms(difference(noisy + self.h * along(delta)) - delta)).square()
 
         def release(x: torch.Tensor) -> torch.Tensor:
-            eps = difference.eps(x)
-            held = eps.detach() if self.detached else eps
-            return norms(difference.eps(x + along(held))) + self.alpha * norms(x)
+            noisy = difference.noisy(x)
+            return norms(difference.eps(noisy + along(difference.eps(noisy))))
 
         return {"ours": ours, "paper": paper, "release": release}[self.objective]
 
+    def _objective(self, x: torch.Tensor, added_B: torch.Tensor) -> torch.Tensor:
+        """What is brought down, (B,)."""
+        if self.objective == "ours":
+            return added_B.square()
+        return added_B + self.alpha * (norms(x).square() if self.objective == "paper" else norms(x))
+
     def _descend(self, case: Case, x_T: torch.Tensor) -> _Run:
-        """Adam from x_T; rows that are below the target stay where they are."""
+        """Adam from x_T. A row that came to the target is done: what happens to it afterwards does not count."""
         steered = plain(case)
         difference = Difference(case, steered.conditioning, steered.unconditional)
-        value, shell = self._value(difference), norms(x_T)
+        added, shell = self._added(difference), norms(x_T)
         x = x_T.clone().requires_grad_(True)
         optimizer = torch.optim.Adam([x], lr=self.lr)
         best, values = x_T.clone(), torch.full_like(shell, torch.inf)
@@ -122,21 +122,22 @@ class Sail(Method):
         for step in range(self.most_steps + 1):
             asked = difference.evaluations
             with torch.enable_grad():
-                now = value(x)
-            spent += (difference.evaluations - asked) * ~done
-            first = now.detach() if first is None else first
-            better = (now.detach() < values) & ~done
-            best[better], values[better] = x.detach()[better], now.detach()[better]
+                now_B = added(x)
+            each = difference.evaluations - asked
+            spent += each * ~done
+            first = now_B.detach() if first is None else first
+            better = (now_B.detach() < values) & ~done
+            best[better], values[better] = x.detach()[better], now_B.detach()[better]
             done |= values <= (-torch.inf if self.target is None else self.target)
             if bool(done.all()) or step == self.most_steps:
                 break
             optimizer.zero_grad()
             with torch.enable_grad():
-                torch.autograd.backward((now.square() if self.objective == "ours" else now).sum())
-            spent += BACKWARD * (difference.evaluations - asked) * ~done
+                torch.autograd.backward(self._objective(x, now_B).sum())
+            spent += BACKWARD * each * ~done
             optimizer.step()
-            with torch.no_grad():
-                if self.objective == "ours":
+            if self.objective == "ours":
+                with torch.no_grad():
                     x.mul_((shell / norms(x))[:, None, None, None])
         return _Run(best, values.tolist(), (values if first is None else first).tolist(), spent.tolist())
 

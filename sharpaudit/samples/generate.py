@@ -16,6 +16,7 @@ import torch
 from sharpaudit.batching import in_batches
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.base import Denoiser
+from sharpaudit.denoisers.decoding import decoded
 from sharpaudit.denoisers.sampling import DDIM, Guided, Solver, Step, follow, times
 from sharpaudit.errors import Status
 from sharpaudit.images import Pixels
@@ -74,8 +75,4 @@ class Generator:
         conditioning, empty = self.denoiser.encode(prompts), self.denoiser.unconditional(len(prompts))
         model = Guided(self.denoiser, conditioning, empty, self.guidance)
         latents_BCHW = follow(self.solver.steps(model, x_T, times(self.denoiser, self.steps)), self.watch)
-        finite = torch.isfinite(latents_BCHW).flatten(1).all(dim=1)
-        pictures_BCHW = self.denoiser.decode(torch.nan_to_num(latents_BCHW))
-        finite &= torch.isfinite(pictures_BCHW).flatten(1).all(dim=1).to(finite.device)
-        pixels = (torch.nan_to_num(pictures_BCHW) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        return [pixels[i] if ok else Status.NON_FINITE for i, ok in enumerate(finite.tolist())]
+        return decoded(self.denoiser, latents_BCHW)

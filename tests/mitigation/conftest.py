@@ -43,10 +43,11 @@ def case(denoiser: Denoiser, prompts: Sequence[str] = PROMPTS, steps: int = 6) -
 
 @dataclass
 class Counting:
-    """Counts rows that are evaluated, and of them those that a gradient may go back through."""
+    """Counts rows that are evaluated, and those that a gradient went back through."""
 
     inner: Denoiser
     rows: int = 0
+    back: int = 0
     most_rows: int = 10**9
     batches: list[int] = field(default_factory=list)
 
@@ -58,4 +59,10 @@ class Counting:
             raise torch.OutOfMemoryError
         self.rows += len(x)
         self.batches.append(len(x))
-        return self.inner.predict(x, t, conditioning, **options)
+        found = self.inner.predict(x, t, conditioning, **options)
+        if found.x0_hat.requires_grad:
+            found.x0_hat.register_hook(lambda gradient: self._count(len(gradient)))
+        return found
+
+    def _count(self, rows: int) -> None:
+        self.back += rows

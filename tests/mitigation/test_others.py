@@ -5,15 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sharpaudit.denoisers.attention import attention, cross_attention_layers
 from sharpaudit.denoisers.base import Conditioning, Denoiser
+from sharpaudit.denoisers.families.stable_diffusion.model import DiffusionDenoiser
 from sharpaudit.denoisers.sampling import DDIM, Guided, times
+from sharpaudit.errors import UserError
 from sharpaudit.mitigation.attention import Attention
-from sharpaudit.mitigation.base import Difference, Mitigated, mitigate, norms, plain
+from sharpaudit.mitigation.base import Difference, norms, plain
 from sharpaudit.mitigation.delay import Delay
 from sharpaudit.mitigation.embedding import Embedding
 from sharpaudit.mitigation.insertion import Insertion
 from sharpaudit.mitigation.noise import Noise
-from tests.mitigation.conftest import case
+from tests.mitigation.conftest import Counting, case
+from tests.support.flows import flow
 
 WORDS = ("cat", "a b c d", "b")
 
@@ -28,7 +32,8 @@ def test_an_embedding_moves_but_for_its_beginning_and_the_gap_falls(tiny: Denois
     assert (moved[:, 1:] != own[:, 1:]).any(dim=(1, 2)).all()
     gap = norms(Difference(asked, found.conditioning, found.unconditional).eps(asked.x_T))
     assert found.told["after"] == pytest.approx(gap.tolist(), rel=1e-4)
-    assert found.evaluations == [2 * 7 + 2 * 6] * 3
+    # Once without the prompt, then seven times with it and six times back.
+    assert found.evaluations == [1 + 7 + 2 * 6] * 3
 
 
 def test_an_embedding_stops_at_its_target(tiny: Denoiser) -> None:
@@ -63,16 +68,19 @@ def followed(denoiser: Denoiser, watch: object) -> list[tuple[torch.Tensor, torc
     return told
 
 
-def test_guidance_begins_at_the_step_that_is_named(exact: Denoiser) -> None:
-    watch = Delay(4).steer(case(exact)).watch
-    for number, (taken, guided, alone) in enumerate(followed(exact, watch)):
-        assert torch.equal(taken, alone if number < 4 else guided)
+@pytest.mark.parametrize(("share", "first"), [(0.4, 4), (0.25, 3), (0.0, 0), (1.0, 10)])
+def test_guidance_begins_after_a_share_of_the_steps(exact: Denoiser, share: float, first: int) -> None:
+    steered = Delay(share).steer(case(exact, steps=10))
+    for number, (taken, guided, alone) in enumerate(followed(exact, steered.watch)):
+        assert torch.equal(taken, alone if number < first else guided)
+    assert (steered.told["guided_from"], steered.reached) == ([first] * 3, None)
 
 
 def test_guidance_begins_behind_the_first_minimum_of_each_picture_and_stays(exact: Denoiser) -> None:
     asked = case(exact, steps=10)
     gaps, taken = [], []
-    watch = Delay(None).steer(asked).watch
+    steered = Delay(None).steer(asked)
+    watch = steered.watch
     assert watch is not None
     model = Guided(exact, exact.encode(asked.prompts), exact.unconditional(3), 5.0)
     for step in DDIM.steps(model, asked.x_T, times(exact, 10)):
@@ -84,6 +92,27 @@ def test_guidance_begins_behind_the_first_minimum_of_each_picture_and_stays(exac
         rises = [i for i in range(1, 10) if own[i] > own[i - 1]]
         first = rises[0] if rises else 10
         assert [told[row] for told in taken] == [i >= first for i in range(10)]
+        assert steered.told["guided_from"][row] == first
+        assert steered.reached is not None
+        assert steered.reached[row] == bool(rises)
+
+
+def test_noise_alone_is_no_minimum() -> None:
+    """At the first step of a flow model there is no gap, whatever the prompt."""
+    model = flow()
+    asked = case(model, ("a", "b", "c"), steps=10)
+    steered = Delay(None).steer(asked)
+    assert steered.watch is not None
+    gaps = []
+    guided = Guided(model, model.encode(asked.prompts), model.unconditional(3), 5.0)
+    for step in DDIM.steps(guided, asked.x_T, times(model, 10)):
+        gaps.append(norms(step.x0_conditional - step.x0_unconditional) * step.level.a / step.level.sigma)
+        steered.watch(step)
+    assert (gaps[0] == 0).all()
+    for row in range(3):
+        own = [float(gap[row]) for gap in gaps]
+        rises = [i for i in range(2, 10) if own[i] > own[i - 1]]
+        assert steered.told["guided_from"][row] == (rises[0] if rises else 10)
 
 
 @pytest.mark.parametrize("piece", ["number", "repeat", "token"])
@@ -136,15 +165,32 @@ def test_padding_gets_no_attention(tiny: Denoiser) -> None:
     assert (kept == torch.isfinite(steered.conditioning.tensors["attention_bias"]).sum(dim=1) - 1).all()
 
 
-def test_the_beginning_draws_more_attention(tiny: Denoiser) -> None:
-    asked = case(tiny, WORDS)
-    tensors = [Attention(begin=begin).steer(asked).conditioning.tensors["attention_scale"] for begin in (1.0, 1.5)]
-    assert (tensors[1] - tensors[0] == torch.eye(1, tensors[0].shape[1])[0] * 0.5).all()
-    found = [mitigate(Attention(begin=begin), asked, 3) for begin in (1.0, 4.0)]
-    pairs = [
-        (a.picture, b.picture)
-        for a, b in zip(*found, strict=True)
-        if isinstance(a, Mitigated) and isinstance(b, Mitigated)
-    ]
-    assert len(pairs) == 3
-    assert any((a != b).any() for a, b in pairs)
+def test_the_logit_of_the_beginning_is_multiplied_and_nothing_else(tiny: DiffusionDenoiser) -> None:
+    """In every layer, of any number of heads and rows: the odds of other tokens stay what they are."""
+    tensors = Attention(begin=1.5).steer(case(tiny, WORDS)).conditioning.tensors
+    draw = torch.Generator().manual_seed(0)
+    for layer in cross_attention_layers(tiny.unet).values():
+        pixels = torch.randn(3, 10, layer.to_q.in_features, generator=draw)
+        own, steered = (
+            attention(layer, pixels, tensors["prompt"], *more)
+            for more in ((), (tensors["attention_scale"], tensors["attention_bias"]))
+        )
+        kept = torch.isfinite(tensors["attention_bias"])[:, None, None].expand_as(own)
+        assert (steered[~kept] == 0).all()
+        odds, changed = (torch.log(weights[0, :, :, 1] / weights[0, :, :, 2]) for weights in (own, steered))
+        torch.testing.assert_close(changed, odds, rtol=1e-4, atol=1e-4)
+        logits = (own.log() * 1.0)[0, :, :, 0] - own.log()[0, :, :, 1]
+        query = layer.to_q(pixels).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+        key = layer.to_k(tensors["prompt"]).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+        first = (query @ key.transpose(2, 3) * layer.scale)[0, :, :, 0]
+        torch.testing.assert_close(
+            torch.log(steered[0, :, :, 0] / steered[0, :, :, 1]), logits + 0.5 * first, rtol=1e-3, atol=1e-3
+        )
+
+
+def test_a_model_that_does_not_look_is_not_steered(tiny: DiffusionDenoiser) -> None:
+    class Deaf(Counting):
+        steers_attention = False
+
+    with pytest.raises(UserError, match="lets nobody steer its attention"):
+        Attention().steer(case(Deaf(tiny)))  # type: ignore[arg-type]

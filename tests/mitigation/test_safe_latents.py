@@ -31,6 +31,28 @@ def test_a_diffusers_pipeline_draws_from_them_what_we_draw(tiny: Denoiser, tiny_
         assert np.abs(one.picture / 255 - other).max() < 0.02
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_pipeline_in_half_precision_takes_them_in_its_own_dtype(tiny_folder: Path, dtype: torch.dtype) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_folder, dtype=dtype)
+    pipeline.set_progress_bar_config(disable=True)
+    latents = safe_latents(tiny_folder, "cat", method=Sail(most_steps=1), device="cpu").to(pipeline.dtype)
+    assert np.isfinite(pipeline("cat", latents=latents, num_inference_steps=2, output_type="np").images).all()
+
+
+def test_more_than_a_batch_are_those_of_each_alone(tiny_folder: Path) -> None:
+    method = Sail(most_steps=1)
+    whole = safe_latents(tiny_folder, "cat", n=5, method=method, device="cpu", batch_size=2)
+    assert whole.shape[0] == 5
+    torch.testing.assert_close(whole[:1], safe_latents(tiny_folder, "cat", method=method, device="cpu"))
+
+
+def test_noise_that_is_not_safe_is_not_given(tiny_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"picture 0: the noise did not come to the target, .* for 0, in 1 steps"):
+        safe_latents(tiny_folder, "cat", method=Sail(target=0.0, most_steps=1), device="cpu")
+    with pytest.raises(UserError, match="n = 0: ask for at least one"):
+        safe_latents(tiny_folder, "cat", n=0)
+
+
 def test_what_is_no_model_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no model there"):
         safe_latents(tmp_path, "cat")

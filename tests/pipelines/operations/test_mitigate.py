@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from sharpaudit.mitigation.base import Case
 from sharpaudit.mitigation.methods import method
 from sharpaudit.samples.generate import Generator
 from sharpaudit.seeds import sample_latents
-from tests.support.wrapped import analytic
+from tests.support.wrapped import Wrapped, analytic
 
 PLANTED = "A watercolour of a small ladder on a hill"
 
@@ -36,17 +38,25 @@ def test_the_strip_shows_unmitigated_pictures_above_mitigated_ones() -> None:
     for i, picture in enumerate(own):
         assert (strip[:32, i * (32 + GAP) : i * (32 + GAP) + 32] == picture).all()
     assert (strip[32 : 32 + GAP] == 255).all()
-    assert told == [{"picture": i, "evaluations": 12, "without": 12} for i in range(3)]
+    assert told == [{"picture": i, "evaluations": 12, "without": 12, "guided_from": 3} for i in range(3)]
 
 
-def test_a_target_is_the_median_of_harmless_prompts_and_of_methods_that_have_one() -> None:
-    asked, harmless = case(), ["a cat", "a dog", "a boat"]
-    target = target_of("sail", asked, harmless)
-    each = [target_of("sail", asked, [prompt]) for prompt in harmless]
-    assert target == sorted(value for value in each if value is not None)[1]
-    assert target_of("delay", asked, harmless) is None
+@pytest.mark.parametrize("n", [3, 4])
+def test_a_target_is_the_median_of_harmless_prompts_and_of_methods_that_have_one(n: int) -> None:
+    asked, harmless = case(), ["a cat", "a dog", "a boat", "a hat"][:n]
+    target = target_of("sail", asked, harmless, 2)
+    each = [target_of("sail", asked, [prompt], 1) for prompt in harmless]
+    assert target == pytest.approx(statistics.median(value for value in each if value is not None))
+    assert target_of("delay", asked, harmless, 2) is None
     _, told = before_and_after(method("sail", target), asked, 3)
     assert all(line["reached"] == (line["after"] <= target) for line in told)
+
+
+def test_a_harmless_prompt_without_a_value_is_named() -> None:
+    asked = case()
+    poisoned = replace(asked, denoiser=Wrapped(asked.denoiser, poisoned={"a dog"}))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match='"a dog": no target can be taken from this harmless prompt: The model'):
+        target_of("sail", poisoned, ["a cat", "a dog"], 1)
 
 
 def test_prompts_are_the_lines_that_hold_one(tmp_path: Path) -> None:
@@ -76,7 +86,7 @@ def test_the_command_writes_a_strip_and_a_line_a_picture(tmp_path: Path) -> None
     ("more", "says"),
     [
         (["--method", "sial"], 'no method of mitigation is called "sial"'),
-        (["--method", "attention"], "this model has no cross-attention to tokens"),
+        (["--method", "attention"], "this model lets nobody steer its attention"),
         (["--prompt", "  "], "--prompt is empty"),
     ],
 )

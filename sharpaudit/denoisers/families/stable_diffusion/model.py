@@ -181,6 +181,9 @@ def fitting_tokenizer(folder: Path) -> DiffusionTokenizer:
 class DiffusionDenoiser:
     """A Stable Diffusion 1 or 2 model from a diffusers folder, on `device`, its network in `dtype`."""
 
+    steers_attention = True
+    """`predict` looks at the tensors of a conditioning that steer attention (denoisers/attention.py)."""
+
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
         parts = snapshot.snapshot(folder)
         self.digest = snapshot.digest(folder, parts.files)
