@@ -7,12 +7,13 @@ of the harmless prompts that set the bands says how much of it chance explains.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache, partial
 from itertools import groupby
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -26,15 +27,16 @@ from sharpaudit.embedders.base import Describer, open_embedder
 from sharpaudit.errors import Status
 from sharpaudit.images import Pixels
 from sharpaudit.matches.alike import Background, alike
-from sharpaudit.matches.region import Region, locate
+from sharpaudit.matches.region import PLAIN, SAME, Region, locate
 from sharpaudit.tables.records import digest_of
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import BANDS, CORROBORATION, MATCHES, SAMPLES
 
-PROMPTS_PER_SHARD = 64
+PICTURES_PER_SHARD = 256
 MOST_BACKGROUND = 1000
 """Pictures of harmless prompts that another is held against."""
 Load = Callable[[list[str]], list[Pixels | None]]
+Vectors = dict[str, npt.NDArray[np.float32]]
 
 
 class CorroborateStage(Stage):
@@ -56,8 +58,11 @@ class CorroborateStage(Stage):
         # The name of the bands tells the samples that they were learned from.
         bands = [m.shard for m in run.table(BANDS).current()]
         found = []
-        for purpose, keys in groups(selected(run)).items():
-            for some in _chunks([(prompt, sample_id(prompt, seed, fingerprint)) for prompt, seed in keys]):
+        prompts = max(1, PICTURES_PER_SHARD // config.samples.per_prompt)
+        # Those that set the lines first: without them a night that ends here would tell of nothing.
+        chosen = sorted(groups(selected(run)).items(), key=lambda group: group[0] != "band")
+        for purpose, keys in chosen:
+            for some in _chunks([(prompt, sample_id(prompt, seed, fingerprint)) for prompt, seed in keys], prompts):
                 shards = sorted({holding[sample] for _, sample in some if sample in holding})
                 digest = digest_of(
                     [some, purpose, bands, [matched[shard].sha256 for shard in shards if shard in matched]]
@@ -126,11 +131,16 @@ def _decides(match: dict[str, Any]) -> tuple[bool, int]:
     return match["band"] != "copy", match["rank"]
 
 
-def _chunks(keys: list[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    """Pictures, given prompt by prompt, in runs of whole prompts."""
-    prompts = [list(some) for _, some in groupby(keys, key=lambda key: key[0])]
-    for start in range(0, len(prompts), PROMPTS_PER_SHARD):
-        yield [key for some in prompts[start : start + PROMPTS_PER_SHARD] for key in some]
+def _chunks(keys: list[tuple[str, str]], most: int) -> list[list[tuple[str, str]]]:
+    """Pictures, given prompt by prompt, in runs of whole prompts: by how their ids begin, so that another prompt moves
+    no other out of its run. most: prompts of a run, about."""
+    n_prompts, digits = len({prompt for prompt, _ in keys}), 0
+    while n_prompts > most * 16**digits:
+        digits += 1
+    found: dict[str, list[tuple[str, str]]] = {}
+    for key in keys:
+        found.setdefault(key[0][:digits], []).append(key)
+    return list(found.values())
 
 
 class CorroborateWorker:
@@ -141,23 +151,36 @@ class CorroborateWorker:
 
     def process(self, rows: pa.Table) -> pa.Table:
         """One row a prompt, in the order of the prompts."""
-        prompts = groupby(rows.to_pylist(), key=lambda row: row["prompt_id"])
-        return pa.Table.from_pylist([self._row(name, list(some)) for name, some in prompts], CORROBORATION.schema)
+        samples = rows.to_pylist()
+        vectors = self._described(samples)
+        prompts = groupby(samples, key=lambda row: row["prompt_id"])
+        made = [self._row(name, list(some), vectors) for name, some in prompts]
+        return pa.Table.from_pylist(made, CORROBORATION.schema)
 
-    def _row(self, prompt_id: str, samples: list[dict[str, Any]]) -> dict[str, Any]:
+    def _described(self, samples: list[dict[str, Any]]) -> Vectors:
+        """The descriptor of every picture that has one, by its sample."""
+        made = [sample for sample in samples if sample["status"] == Status.OK]
+        pictures = self._load([sample["image_path"] for sample in made])
+        read = [
+            (sample["sample_id"], picture)
+            for sample, picture in zip(made, pictures, strict=True)
+            if picture is not None
+        ]
+        described = self._describer.describe([picture for _, picture in read]) if read else ()
+        return {name: vector for (name, _), vector in zip(read, described, strict=True) if np.isfinite(vector).all()}
+
+    def _row(self, prompt_id: str, samples: list[dict[str, Any]], vectors: Vectors) -> dict[str, Any]:
         made = [sample for sample in samples if sample["status"] == Status.OK]
         if not made:
             status = Status(samples[0]["status"])
             return {"prompt_id": prompt_id, "n_pictures": 0, "status": status, "reason": status.describe()}
-        pictures = self._load([sample["image_path"] for sample in made])
-        read = {i: picture for i, picture in enumerate(pictures) if picture is not None}
-        described = self._describer.describe(list(read.values())) if read else ()
-        vectors = {i: vector for i, vector in zip(read, described, strict=True) if np.isfinite(vector).all()}
-        best = max(range(len(made)), key=lambda i: _evidence(made[i]))
-        told = {"prompt_id": prompt_id, "n_pictures": len(vectors), "status": Status.OK}
-        told |= {"alike": alike(np.stack(list(vectors.values()))) if vectors else None}
-        told |= {"background": self._background().like(vectors[best], prompt_id) if best in vectors else None}
-        return told | self._located(made[best])
+        own = [vectors[sample["sample_id"]] for sample in made if sample["sample_id"] in vectors]
+        best = max(made, key=_evidence)
+        shown = vectors.get(best["sample_id"])
+        told = {"prompt_id": prompt_id, "n_pictures": len(own), "status": Status.OK}
+        told |= {"alike": alike(np.stack(own)) if own else None}
+        told |= {"background": None if shown is None else self._background().like(shown, prompt_id)}
+        return told | self._located(best)
 
     def _located(self, best: dict[str, Any]) -> dict[str, Any]:
         """Where the training picture is; nothing of a picture that is no copy, or where the index has no pictures."""
@@ -176,10 +199,14 @@ def _evidence(sample: dict[str, Any]) -> tuple[bool, float, int]:
 
 
 def _columns(region: Region) -> dict[str, Any]:
-    placed = {} if region.alignment is None else region.alignment._asdict()
+    placed: dict[str, Any] = {}
+    if region.alignment is not None:
+        mirrored, scale, left, top = region.alignment
+        placed = {"mirrored": mirrored, "scale": scale, "left_at": left, "top_at": top}
     return placed | {
         "agreement": region.agreement,
-        "share": region.share,
+        "same_share": region.share(SAME),
+        "plain_share": region.share(PLAIN),
         "cells": region.cells_hw.ravel().tolist(),
         "cells_wide": region.cells_hw.shape[1],
     }

@@ -6,7 +6,7 @@ for it, which is a Hough transform of a mirroring, a scale and a shift; windows 
 windows of the best displacement then give scale and shift by least squares. Turned or sheared pictures are not looked
 for.
 
-Pictures are compared small, their shorter sides equal, as training scales pictures; none is enlarged for it.
+Pictures are compared small, their shorter sides equal, as training scales pictures.
 
 Shapes: H W height and width, C channels, K pixels of a window, N windows.
 """
@@ -24,7 +24,7 @@ from torch.nn import functional
 from sharpaudit.images import Pixels
 
 SIDES = (24, 64)
-"""Shorter side at which pictures are compared, in pixels: as it is, but at least and at most."""
+"""Shorter side at which pictures are compared, in pixels: that of the generated one, but at least and at most."""
 MAX_ASPECT = 3.0
 """Longer over shorter side; of a longer training picture the middle is looked for."""
 WINDOW, STRIDE = 12, 6
@@ -37,7 +37,7 @@ NEAR = 3
 """Pixels by which a window may lie beside the displacement that it votes for."""
 SCALES = (0.71, 0.84, 1.0, 1.19, 1.41)
 """Size of the training picture within the generated one, beside that of equal shorter sides; between them the windows
-bear what is left."""
+bear what is left, and the fit reaches from .60 to 1.66."""
 
 
 class Alignment(NamedTuple):
@@ -92,16 +92,16 @@ def laid(training_HWC: Pixels, alignment: Alignment | None, frame_CHW: torch.Ten
     return found
 
 
-def means(picture_CHW: torch.Tensor) -> torch.Tensor:
+def means(picture_CHW: torch.Tensor, side: int = WINDOW) -> torch.Tensor:
     """Mean of the window at each place, (C, H', W'): by sums of all that lies above and left of a place."""
     summed = functional.pad(picture_CHW.double().cumsum(1).cumsum(2), (1, 0, 1, 0))
-    rows = summed[:, WINDOW:] - summed[:, :-WINDOW]
-    return ((rows[:, :, WINDOW:] - rows[:, :, :-WINDOW]) / WINDOW**2).float()
+    rows = summed[:, side:] - summed[:, :-side]
+    return ((rows[:, :, side:] - rows[:, :, :-side]) / side**2).float()
 
 
-def variance(picture_CHW: torch.Tensor) -> torch.Tensor:
+def variance(picture_CHW: torch.Tensor, side: int = WINDOW) -> torch.Tensor:
     """Variance within the window at each place, each channel about its own mean there, mean of the channels."""
-    return (means(picture_CHW.square()) - means(picture_CHW).square()).clamp(min=0).mean(0)
+    return (means(picture_CHW.square(), side) - means(picture_CHW, side).square()).clamp(min=0).mean(0)
 
 
 def _looked_at(training_HWC: Pixels, mirrored: bool, shorter: float) -> torch.Tensor:

@@ -19,15 +19,17 @@ NEAREST = 3
 
 
 def alike(vectors_ND: npt.NDArray[np.float32]) -> float | None:
-    """The median similarity of two of the pictures, a cosine in [-1, 1]; None of fewer than two.
+    """The median over pictures of each one's median similarity to the others, a cosine in [-1, 1]; None of fewer than
+    two.
 
-    vectors: of length 1. The median, so that neither one pair that is alike by chance nor one picture that is not tells
-    of all.
+    vectors: of length 1. Of four pictures neither two that are alike by chance nor one that is not tells of all.
     """
-    if len(vectors_ND) < 2:
+    n = len(vectors_ND)
+    if n < 2:
         return None
     cosines_NN = vectors_ND.astype(np.float64) @ vectors_ND.T.astype(np.float64)
-    return float(np.median(cosines_NN[np.triu_indices(len(vectors_ND), 1)]))
+    others_NM = cosines_NN[~np.eye(n, dtype=bool)].reshape(n, n - 1)
+    return float(np.median(np.median(others_NM, axis=1)))
 
 
 class Background:

@@ -3,12 +3,13 @@
 The training picture is laid over the generated one as it lies there (alignment.py), and the two are compared cell by
 cell, by the window about each:
 
-    same       both show the same texture
-    differs    they do not, or one shows texture where the other shows none, or plain tones that are unlike
-    plain      neither has texture, and their tones are alike: agrees, and proves nothing
+    same       both show the same texture, in all four quarters of the window
+    plain      they agree where one of the quarters is plain in both: ground, or the outline of an object before it,
+               which any object of that shape has; agrees, and proves nothing
+    differs    they do not agree
 
 The constants say what is the same in one window. How much must be the same for a copy to be localised is measured on
-pictures of harmless prompts and the training pictures next to them, and never typed in.
+pictures of harmless prompts and the training pictures next to them.
 
 Shapes: H W height and width in pixels, h w in cells, C channels.
 """
@@ -25,13 +26,15 @@ import torch
 from torch.nn import functional
 
 from sharpaudit.images import Pixels
-from sharpaudit.matches.alignment import TEXTURE, Alignment, alignments, laid, means, small, variance
+from sharpaudit.matches.alignment import TEXTURE, WINDOW, Alignment, alignments, laid, means, small, variance
 
 CELL = 2
 """Side of a cell, in pixels as the pictures are compared."""
 DIFFERS, SAME, PLAIN = range(3)
 LIKE = 0.75
 """Correlation from which on two windows show the same."""
+QUARTER = 6.0
+"""Standard deviation within a quarter of a window, in levels of 255, above which it varies."""
 TONE = 24.0
 """Levels of 255 by which plain tones that are alike may differ."""
 LEAST = 0.05
@@ -40,17 +43,16 @@ LEAST = 0.05
 
 @dataclass(frozen=True)
 class Region:
-    """cells: DIFFERS, SAME or PLAIN, with shape (h, w). agreement: of the cells with texture in either picture, the
-    share that is the same, from 0 to 1. alignment: None where no window voted for any."""
+    """cells: DIFFERS, SAME or PLAIN, with shape (h, w). agreement: of the cells with texture in either picture, in all
+    quarters of the window, the share that is the same, from 0 to 1. alignment: None where no window voted for any."""
 
     cells_hw: npt.NDArray[np.int8]
     agreement: float
     alignment: Alignment | None
 
-    @property
-    def share(self) -> float:
-        """Share of the generated picture that agrees, plain cells among it."""
-        return float((self.cells_hw != DIFFERS).mean())
+    def share(self, kind: int) -> float:
+        """Share of the generated picture that is of a kind."""
+        return float((self.cells_hw == kind).mean())
 
 
 @torch.no_grad()
@@ -65,15 +67,28 @@ def _compared(generated_CHW: torch.Tensor, training_HWC: Pixels, alignment: Alig
     laid_CHW = laid(training_HWC, alignment, generated_CHW)
     covered = means(laid_CHW.isnan().any(0, keepdim=True).float())[0] == 0
     laid_CHW = laid_CHW.nan_to_num()
-    textured = variance(generated_CHW) > TEXTURE**2
-    textured_too = (variance(laid_CHW) > TEXTURE**2) & covered
-    same = covered & textured & textured_too & (_likeness(generated_CHW, laid_CHW) >= LIKE)
-    tone = (means(generated_CHW) - means(laid_CHW)).abs().amax(0)
-    plain = covered & ~textured & ~textured_too & (tone <= TONE)
-    cells_hw = _of_cells(torch.where(same, SAME, torch.where(plain, PLAIN, DIFFERS)), generated_CHW)
-    seen = int(_of_cells(textured | textured_too, generated_CHW).sum())
+    agrees = covered & _agrees(generated_CHW, laid_CHW)
+    textured = _textured(generated_CHW) | (_textured(laid_CHW) & covered)
+    cells_hw = _of_cells(torch.where(agrees, torch.where(textured, SAME, PLAIN), DIFFERS), generated_CHW)
+    seen = int(_of_cells(textured, generated_CHW).sum())
     agreement = float((cells_hw == SAME).sum() / max(seen, LEAST * cells_hw.size))
     return Region(cells_hw.astype(np.int8), agreement, alignment)
+
+
+def _agrees(one_CHW: torch.Tensor, other_CHW: torch.Tensor) -> torch.Tensor:
+    """Whether the windows at each place show the same: alike where either varies, of one tone where neither does."""
+    varies, varies_too = (variance(picture) > TEXTURE**2 for picture in (one_CHW, other_CHW))
+    tone = (means(one_CHW) - means(other_CHW)).abs().amax(0)
+    return torch.where(varies | varies_too, varies & varies_too & (_likeness(one_CHW, other_CHW) >= LIKE), tone <= TONE)
+
+
+def _textured(picture_CHW: torch.Tensor) -> torch.Tensor:
+    """Whether each quarter of the window at a place varies, of a picture (3, H, W)."""
+    half = WINDOW // 2
+    varies = variance(picture_CHW, half) > QUARTER**2
+    height, width = (length - half for length in varies.shape)
+    corners = ((0, 0), (0, half), (half, 0), (half, half))
+    return torch.stack([varies[top : top + height, left : left + width] for top, left in corners]).all(0)
 
 
 def _likeness(one_CHW: torch.Tensor, other_CHW: torch.Tensor) -> torch.Tensor:

@@ -46,8 +46,9 @@ GRADE_WORDS = {
     "localised": "a copy, localised",
     "two instruments": "a copy by two instruments",
     "one instrument": "a copy by one instrument",
-    "alike across seeds": "no copy of the index; pictures alike across seeds",
+    "alike across seeds": "no copy found, but pictures that are alike across seeds",
     "score only": "the score alone",
+    "none": "nothing",
 }
 
 FINDING_COLUMNS = (
@@ -65,7 +66,9 @@ FINDING_COLUMNS = (
     "best_verified",
     "normalised_similarity",
     "grade",
+    "agreement",
     "copied_share",
+    "plain_share",
     "mirrored",
     "best_seed_index",
     "best_sample_id",

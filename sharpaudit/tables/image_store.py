@@ -20,7 +20,7 @@ class ImageStore:
 
     `put` writes what is not there yet beside its place. When the `with` block ends, all are made durable, get their
     names, and their folders are synced, side by side: a disk takes as long for one picture as for many. A block that
-    raises leaves nothing that was not there before.
+    raises leaves whole pictures or nothing, and nothing that nobody knows.
     """
 
     def __init__(self, root: Path, files: Files | None = None) -> None:
@@ -59,7 +59,8 @@ class ImageStore:
     def _keep(self) -> None:
         self._files.at_once(self._sync, list(self._attempts))
         for path, attempt in list(self._attempts.items()):
-            self._files.rename(attempt, path)
+            with called(path, attempt):
+                self._files.rename(attempt, path)
             del self._attempts[path]
             crash_point("image.stored")
         self._files.at_once(self._files.sync_folder, list(self._folders))

@@ -31,9 +31,13 @@ from sharpaudit.tables.schemas import Table
 CURRENT = {
     "samples": "SELECT s.* FROM stored_samples s JOIN triage t USING (prompt_id) WHERE s.seed_index < t.n_samples",
     "matches": "SELECT m.* FROM stored_matches m SEMI JOIN samples s USING (sample_id)",
+    "corroboration": "SELECT c.* FROM stored_corroboration c JOIN triage t USING (prompt_id) WHERE t.n_samples > 0",
 }
 """Only what the current triage selects: samples of an earlier selection stay on disk and out of the tables."""
 
+LEAST_AGREEMENT = 0.25
+"""The line of a localised copy where harmless prompts draw a lower one: a quarter of what is to be seen. Typed in, for
+of harmless pictures often nothing agrees at all."""
 WIDE, RANKS = "prompt_metrics", "prompt_ranks"
 """The views that a database file holds as tables."""
 VIEWS = (
@@ -91,24 +95,30 @@ _VIEWS = {
                     WHEN t.p_value IS NOT NULL THEN 'score only' ELSE 'none' END AS evidence
         FROM triage t JOIN corpus c ON c.prompt_id = t.prompt_id LEFT JOIN generated g ON g.prompt_id = t.prompt_id
         WHERE t.role = 'audit'""",
-    # Of harmless prompts as many may lie above these lines as above that of a copy.
-    "corroborated": """
-        WITH lines AS (
-            SELECT list_extract(list_sort(list(c.alike), 'DESC', 'NULLS LAST'), any_value(b.n_exceptions) + 1) AS alike,
-                   list_extract(list_sort(list(c.agreement), 'DESC', 'NULLS LAST'), any_value(b.n_exceptions) + 1)
-                       AS agreement
-            FROM corroboration c JOIN triage t USING (prompt_id), bands b WHERE t.selected_for = 'band'
+    # Of harmless prompts as many may lie above these lines as above that of a copy; those count that have all pictures.
+    "corroborated": f"""
+        WITH seen AS (
+            SELECT list_sort(list(c.alike), 'DESC', 'NULLS LAST') AS alike,
+                   list_sort(list(c.agreement), 'DESC', 'NULLS LAST') AS agreement, any_value(b.n_exceptions) + 1 AS n
+            FROM corroboration c JOIN triage t USING (prompt_id), bands b
+            WHERE t.selected_for = 'band' AND c.n_pictures = t.n_samples
+        ), lines AS (
+            SELECT list_extract(alike, n) AS alike,
+                   CASE WHEN list_extract(agreement, n) IS NOT NULL
+                        THEN greatest(list_extract(agreement, n), {LEAST_AGREEMENT}) END AS agreement
+            FROM seen
         )
         SELECT c.*, t.selected_for, l.alike AS alike_above, l.agreement AS agreement_above,
-               coalesce(c.alike > l.alike, false) AS is_alike,
+               c.n_pictures = t.n_samples AS is_whole,
+               coalesce(c.alike > l.alike AND c.n_pictures = t.n_samples, false) AS is_alike,
                coalesce(c.agreement > l.agreement, false) AS is_localised
-        FROM corroboration c JOIN triage t USING (prompt_id), lines l""",
+        FROM corroboration c JOIN triage t USING (prompt_id), lines l""",  # noqa: S608 - a constant
     "grades": """
         SELECT r.prompt_id, r.selected_for,
                CASE WHEN r.n_copies > 0 AND k.is_localised THEN 'localised'
                     WHEN r.n_copies > 0 AND b.verified_by IS NOT NULL THEN 'two instruments'
                     WHEN r.n_copies > 0 THEN 'one instrument' WHEN k.is_alike THEN 'alike across seeds'
-                    WHEN r.p_value IS NOT NULL THEN 'score only' ELSE 'none' END AS grade
+                    WHEN r.selected_for IN ('flagged', 'uncalibrated') THEN 'score only' ELSE 'none' END AS grade
         FROM risk r LEFT JOIN corroborated k ON k.prompt_id = r.prompt_id
              LEFT JOIN (SELECT any_value(verified_by) AS verified_by FROM bands) b ON true""",
     "families": """

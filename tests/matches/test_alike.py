@@ -13,11 +13,11 @@ def unit(*rows: tuple[float, ...]) -> np.ndarray:
     return made / np.linalg.norm(made, axis=1, keepdims=True)
 
 
-def test_alike_is_the_median_of_the_pairs_in_any_order() -> None:
-    rows = unit((1, 0), (1, 1), (0, 1), (-1, 0))
-    pairs = sorted(float(rows[i] @ rows[j]) for i in range(4) for j in range(i))
-    assert alike(rows) == pytest.approx((pairs[2] + pairs[3]) / 2, abs=1e-6)
-    assert alike(rows[[2, 0, 3, 1]]) == alike(rows)
+def test_alike_is_the_median_of_medians_in_any_order() -> None:
+    rows = unit((1, 0), (1, 1), (0, 1), (-1, 0), (2, 1))
+    medians = [np.median([float(a @ b) for j, b in enumerate(rows) if j != i]) for i, a in enumerate(rows)]
+    assert alike(rows) == pytest.approx(float(np.median(medians)), abs=1e-6)
+    assert alike(rows[[2, 0, 4, 3, 1]]) == alike(rows)
     assert alike(np.repeat(rows[:1], 5, axis=0)) == pytest.approx(1)
 
 
@@ -26,10 +26,10 @@ def test_one_picture_is_alike_to_nothing() -> None:
     assert alike(np.empty((0, 2), np.float32)) is None
 
 
-def test_neither_one_pair_nor_one_picture_tells_of_all() -> None:
+def test_of_four_neither_one_pair_nor_one_picture_tells_of_all() -> None:
     apart = np.eye(4, dtype=np.float32)
-    assert alike(np.concatenate([apart, apart[:1]])) == 0
-    assert alike(np.concatenate([np.repeat(apart[:1], 5, axis=0), apart[1:2]])) == 1
+    assert alike(np.concatenate([apart[:3], apart[:1]])) == 0
+    assert alike(np.concatenate([np.repeat(apart[:1], 3, axis=0), apart[1:2]])) == 1
 
 
 def test_background_is_the_mean_of_the_nearest_of_other_prompts() -> None:

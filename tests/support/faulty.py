@@ -53,7 +53,8 @@ class FaultyFiles(InOrder):
         super().sync_folder(path)
 
     def rename(self, source: Path, target: Path) -> None:
-        self._step(target)
+        # As the system names it.
+        self._step(source)
         super().rename(source, target)
 
     def link(self, source: Path, target: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_copy_is_located_in_the_picture_that_decides() -> None:
     ]
     (row,) = process(*samples)
     assert (row["sample_id"], row["reference_id"]) == ("p 1", "r")
-    assert row["agreement"] == row["share"] == 1
+    assert row["agreement"] == row["same_share"] + row["plain_share"] == 1
     assert (row["mirrored"], row["scale"]) == (False, pytest.approx(1))
     found = locate(*(picture for picture in load(["77", "77"]) if picture is not None))
     assert row["cells"] == found.cells_hw.ravel().tolist()
