@@ -83,7 +83,7 @@ SMALLER = {
         "sharpaudit bench figures small-lab --few 1 --out figures --only identities --only generalised"
     ),
     r"sharpaudit bench tables": (
-        f"cp -r {shlex.quote(str(ROOT))}/docs docs && sharpaudit bench tables --only intervals"
+        f"cp -r {shlex.quote(str(ROOT))}/docs docs && sharpaudit bench tables --only families"
     ),
     r"sharpaudit lab (train|pictures) (.*)": r"sharpaudit lab \1 \2 --miniature",
     r"sharpaudit lab card \S+": r"sharpaudit lab card small-lab",
