@@ -2,7 +2,8 @@
 
 from sharpaudit.mitigation import safe_latents
 latents = safe_latents("models/sd", "a prompt", n=4)
-pictures = StableDiffusionPipeline.from_pretrained("models/sd")(["a prompt"] * 4, latents=latents).images
+pipeline = StableDiffusionPipeline.from_pretrained("models/sd", dtype=torch.float32)
+pictures = pipeline(["a prompt"] * 4, latents=latents).images
 """
 
 from __future__ import annotations
