@@ -14,6 +14,12 @@ from pipelines.commands.options import PATH
 from sharpaudit.config import LAB
 from sharpaudit.errors import UserError
 
+DRAWS = 200
+"""Of a simulation, as its module has it; the docs' tables are made with so many."""
+draws_option = click.option(
+    "--draws", type=click.IntRange(8), default=DRAWS, show_default=True, help="Simulated of each case: fewer see less."
+)
+
 
 @click.group()
 def bench() -> None:
@@ -158,8 +164,9 @@ def embedding(pictures: int, rounds: int, out: Path, json_path: Path | None) -> 
 
 
 @bench.command()
+@draws_option
 @json_option
-def decisions(json_path: Path | None) -> None:
+def decisions(draws: int, json_path: Path | None) -> None:
     """What decisions promise, simulated: false-positive and false-discovery rates, power, bounds on misses and matches.
 
     \b
@@ -167,14 +174,16 @@ def decisions(json_path: Path | None) -> None:
     """
     from pipelines.bench import copying, decisions
 
-    found, copies = decisions.simulate(), copying.simulate()
+    found = decisions.simulate(draws, decisions.CONTROL_DRAWS * draws // DRAWS)
+    copies = copying.simulate(copying.DRAWS * draws // DRAWS)
     click.echo("\n".join([decisions.markdown(found), copying.markdown(copies)]), nl=False)
     finish([*decisions.bench_lines(found), *copying.bench_lines(copies)], [], json_path)
 
 
 @bench.command()
+@draws_option
 @json_option
-def families(json_path: Path | None) -> None:
+def families(draws: int, json_path: Path | None) -> None:
     """What flags claim where prompts are of families that move together, or of styles that nothing calibrates.
 
     \b
@@ -182,14 +191,15 @@ def families(json_path: Path | None) -> None:
     """
     from pipelines.bench.families import bench_lines, markdown, simulate
 
-    found = simulate()
+    found = simulate(draws)
     click.echo(markdown(found), nl=False)
     finish(list(bench_lines(found)), [], json_path)
 
 
 @bench.command()
+@draws_option
 @json_option
-def intervals(json_path: Path | None) -> None:
+def intervals(draws: int, json_path: Path | None) -> None:
     """How often the 95% intervals of detector tables hold, simulated at the sizes of the tables.
 
     \b
@@ -197,7 +207,7 @@ def intervals(json_path: Path | None) -> None:
     """
     from pipelines.bench.intervals import bench_lines, covered, markdown
 
-    found = list(covered())
+    found = list(covered(draws))
     click.echo(markdown(found), nl=False)
     finish(list(bench_lines(found)), [], json_path)
 

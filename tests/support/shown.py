@@ -66,6 +66,7 @@ SMALLER = {
     r"sharpaudit run audits/quickstart.toml --out runs/quickstart": (
         f"sharpaudit run audits/quickstart.toml {_IN_SMALL}"
     ),
+    r"sharpaudit bench (decisions|families|intervals)": r"sharpaudit bench \1 --draws 20",
     r"sharpaudit bench sql": "sharpaudit bench sql --rows 200000",
     r"sharpaudit bench search": "sharpaudit bench search --rows 20000 --streamed 30000 --rounds 1",
     r"sharpaudit bench embedding": "sharpaudit bench embedding --pictures 4 --rounds 1",

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from pipelines.bench import copying, decisions
+from pipelines.bench import copying, decisions, families, intervals
 from pipelines.bench.decisions import Mean, bench_lines, coverage, markdown, mean, power_by_size, shared_sets, simulate
 from pipelines.bench.lines import Line, unmet, write_json
 from pipelines.cli import cli
+from pipelines.commands.bench import DRAWS
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +90,8 @@ def test_a_goal_may_be_the_most(tmp_path: Path) -> None:
     assert unmet([below, above], []) == ["seconds is 3 s, the goal 2"]
     write_json(tmp_path / "x.json", [below])
     assert "at_most" not in json.loads((tmp_path / "x.json").read_text())[0]
+
+
+def test_the_command_simulates_as_many_draws_as_the_tables_are_made_with() -> None:
+    assert {module.DRAWS for module in (decisions, families, intervals)} == {DRAWS}
+    assert {decisions.CONTROL_DRAWS, copying.DRAWS} == {10 * DRAWS}
