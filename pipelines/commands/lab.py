@@ -125,14 +125,14 @@ def compare(run_folder: Path, folder: Path | None, goals: bool, markdown: bool) 
     Example: sharpaudit lab compare runs/quickstart
     """
     from sharpaudit.config import LAB
-    from sharpaudit.lab.comparison import AUDITED, Audited, compare, unmet
-    from sharpaudit.tables.query import query
+    from sharpaudit.lab.comparison import Audited, audited_by, compare, unmet
+    from sharpaudit.tables.query import query, views_there
     from sharpaudit.tables.reading import open_connection
     from sharpaudit.tables.runs import RunFolder
 
     run = RunFolder.open(run_folder.absolute())
     with open_connection(run) as connection:
-        audited = [Audited(*row) for row in query(connection, AUDITED).rows]
+        audited = [Audited(*row) for row in query(connection, audited_by(views_there(connection))).rows]
     lines = compare(folder or LAB / "emoji", audited)
     if markdown:
         click.echo(as_table(lines), nl=False)

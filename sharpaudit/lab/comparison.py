@@ -6,7 +6,7 @@ independent: in a lab's splits every prompt is a family of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from sharpaudit.statistics.intervals import clopper_pearson
 
 AUDITED = """
     select c.prompt, coalesce(t.flagged, false) as flagged, coalesce(t.selected_for = 'control', false) as control,
-           f.best_reference_id as shown
-    from triage t join corpus c using (prompt_id) left join findings f using (prompt_id)
+           f.best_reference_id as shown{extent}
+    from triage t join corpus c using (prompt_id) left join findings f using (prompt_id){corroborated}
     where t.role = 'audit' order by c.prompt"""
 
 KINDS = (("exact", "exact plants"), ("template", "template plants"))
@@ -27,19 +27,30 @@ HARMLESS = "harmless, never planted"
 FALSE_FLAGS = f"{HARMLESS}: flagged"
 RIGHT = "findings that show a planted picture"
 OWN_PLANTS = "findings that show their own plant"
+EXTENTS = {"exact": ("the whole", "whole"), "template": ("a part", "part")}
+"""What a copy of each kind of plant is of: in words, and as the view `corroborated` says it."""
 GOALS = {"exact plants, memorised: found by the flags": 0.8, RIGHT: 0.95}
 """A finding is right that shows a planted picture, its own or another's: a caption never planted that shows what
 was is a finding, and the kind that matters most. How many show their own is told, and no goal."""
 
 
+def audited_by(views: Collection[str]) -> str:
+    """The select of audited prompts. views: that the run has; an earlier one tells nothing of where a copy is."""
+    there = "corroborated" in views
+    joined = " left join corroborated k using (prompt_id)" if there else ""
+    return AUDITED.format(extent=", k.extent" if there else "", corroborated=joined)
+
+
 @dataclass(frozen=True)
 class Audited:
-    """An audited prompt. shown: the training picture of its best copy, None where it is no finding."""
+    """An audited prompt. shown: the training picture of its best copy, None where it is no finding. extent: whether
+    that is a copy of the whole or of a part, where it is known."""
 
     prompt: str
     flagged: bool
     control: bool
     shown: str | None
+    extent: str | None = None
 
 
 def compare(folder: Path, audited: Sequence[Audited]) -> list[dict[str, Any]]:
@@ -60,6 +71,11 @@ def compare(folder: Path, audited: Sequence[Audited]) -> list[dict[str, Any]]:
     found = [(known, row) for known, row in both if row.shown is not None]
     lines.append(_figure(RIGHT, [shows_planted(row) for _, row in found]))
     lines.append(_figure(OWN_PLANTS, [shows_own(known, row) for known, row in found]))
+    for kind, extent in EXTENTS.items():
+        own = [row.extent for known, row in found if known.kind == kind and shows_own(known, row) and row.extent]
+        lines.append(
+            _figure(f"copies of {dict(KINDS)[kind]} told as of {extent[0]}", [told == extent[1] for told in own])
+        )
     exceptions = [
         {"prompt": row.prompt, "kind": known.kind, "label": known.label, "flagged": row.flagged, "shown": row.shown}
         for known, row in found

@@ -66,6 +66,7 @@ FINDING_COLUMNS = (
     "best_verified",
     "normalised_similarity",
     "grade",
+    "extent",
     "agreement",
     "copied_share",
     "plain_share",

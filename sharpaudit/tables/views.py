@@ -38,6 +38,9 @@ CURRENT = {
 LEAST_AGREEMENT = 0.25
 """The line of a localised copy where harmless prompts draw a lower one: a quarter of what is to be seen. Typed in, for
 of harmless pictures often nothing agrees at all."""
+WHOLE_AGREEMENT = 0.78
+"""Agreement from which on a copy is of the whole picture; below it a part differs, as in a template with a region that
+varies. Chosen on the lab's development split, for pictures of 64 pixels: docs/decisions.md."""
 WIDE, RANKS = "prompt_metrics", "prompt_ranks"
 """The views that a database file holds as tables."""
 VIEWS = (
@@ -109,7 +112,9 @@ _VIEWS = {
             FROM seen
         )
         SELECT c.*, t.selected_for, l.alike AS alike_above, l.agreement AS agreement_above,
-               c.n_pictures = t.n_samples AS is_whole,
+               c.n_pictures = t.n_samples AS has_all_pictures,
+               CASE WHEN c.agreement >= {WHOLE_AGREEMENT} THEN 'whole' WHEN c.agreement IS NOT NULL THEN 'part' END
+                   AS extent,
                coalesce(c.alike > l.alike AND c.n_pictures = t.n_samples, false) AS is_alike,
                coalesce(c.agreement > l.agreement, false) AS is_localised
         FROM corroboration c JOIN triage t USING (prompt_id), lines l""",  # noqa: S608 - a constant

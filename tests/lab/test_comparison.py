@@ -12,7 +12,7 @@ from pipelines.research.lab.labels import Judged, split
 from pipelines.research.lab.publish import write_truth
 from pipelines.research.lab.trainingset import MINIATURE, Plan, plan
 from sharpaudit.errors import UserError
-from sharpaudit.lab.comparison import FALSE_FLAGS, Audited, compare, unmet
+from sharpaudit.lab.comparison import FALSE_FLAGS, Audited, audited_by, compare, unmet
 from sharpaudit.lab.detectors import Truth, read_truth
 
 RECIPE = replace(MINIATURE, exact=((40, 8),), templates=4, harmless=80)
@@ -110,6 +110,32 @@ def test_misses_false_flags_and_foreign_pictures_are_counted(folder: Path) -> No
     assert exceptions == {truth[i].prompt for i in (memorised[1], where["template"][0], harmless[0])}
     rate = next(line for line in lines if line.get("figure") == "harmless, never planted: flagged")
     assert rate["low"] < 2 / 78 < rate["high"]
+
+
+def test_templates_are_told_from_copies_of_the_whole_where_it_is_known(folder: Path) -> None:
+    told = figures(compare(folder, perfect(folder)))
+    assert (
+        told["copies of exact plants told as of the whole"]
+        == told["copies of template plants told as of a part"]
+        == (0, 0)
+    )
+    truth, audited = read_truth(folder), perfect(folder)
+    found = [i for i, row in enumerate(audited) if row.shown is not None]
+    for i in found:
+        audited[i] = replace(audited[i], extent="whole")
+    one = next(i for i in found if truth[i].kind == "template")
+    audited[one] = replace(audited[one], extent="part")
+    # Of another's plant it is not known what a copy should be of.
+    other = next(i for i in found if truth[i].kind == "exact")
+    audited[other] = replace(audited[other], shown="planted-of-another")
+    told = figures(compare(folder, audited))
+    assert told["copies of exact plants told as of the whole"] == (6, 6)
+    assert told["copies of template plants told as of a part"] == (1, 4)
+
+
+def test_an_earlier_run_is_compared_without_what_it_does_not_know() -> None:
+    assert "extent" not in audited_by(["findings"])
+    assert "k.extent" in audited_by(["findings", "corroborated"])
 
 
 def test_a_run_over_other_prompts_is_refused(folder: Path) -> None:

@@ -14,12 +14,12 @@ import pytest
 
 from pipelines.flow.outcome import Outcome, closing
 from sharpaudit.images import decode
-from sharpaudit.lab.comparison import AUDITED, Audited
+from sharpaudit.lab.comparison import Audited, audited_by
 from sharpaudit.report.chart import histogram
 from sharpaudit.report.facts import collect
 from sharpaudit.report.html import findings_csv, held, number, percent, render
 from sharpaudit.statistics.intervals import clopper_pearson
-from sharpaudit.tables.query import connect, query
+from sharpaudit.tables.query import connect, query, views_there
 from sharpaudit.tables.reading import open_connection
 from sharpaudit.tables.runs import RunFolder
 from tests.support.audits import audit, command, finish, tables
@@ -64,7 +64,7 @@ def test_the_terminal_and_the_page_give_the_same_bound(clean: Path) -> None:
 
 def test_what_a_lab_is_compared_by_is_what_the_report_counts(clean: Path) -> None:
     with open_connection(RunFolder.open(clean)) as connection:
-        audited = [Audited(*row) for row in query(connection, AUDITED).rows]
+        audited = [Audited(*row) for row in query(connection, audited_by(views_there(connection))).rows]
     told = facts_of(clean)["copies"]
     groups = {"flagged": [a for a in audited if a.flagged], "controls": [a for a in audited if a.control]}
     for name, group in groups.items():

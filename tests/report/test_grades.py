@@ -19,7 +19,7 @@ from sharpaudit.matches.decide import false_match_rate
 from sharpaudit.report.html import GRADE_WORDS, findings_csv, render
 from sharpaudit.report.marked import EDGE, marked
 from sharpaudit.report.sections.grades import GRADES
-from sharpaudit.tables.views import LEAST_AGREEMENT
+from sharpaudit.tables.views import LEAST_AGREEMENT, WHOLE_AGREEMENT
 from tests.support.handmade import OK, SELECTED, Rows, told
 
 Facts = Callable[..., dict[str, Any]]
@@ -61,6 +61,15 @@ def test_a_prompt_has_the_strongest_grade_that_it_earns(corroborated: Rows, fact
     assert (alike["prompt"], alike["alike"], alike["best_similarity"]) == ("prompt a1", 0.6, 0.5)
     assert (found["grades"]["alike_above"], found["grades"]["agreement_above"]) == (0.4, 0.3)
     assert found["grades"]["alike_by_chance"] == found["grades"]["located_by_chance"] == false_match_rate(2)
+
+
+def test_a_copy_is_of_the_whole_or_of_a_part(corroborated: Rows, facts: Facts) -> None:
+    extents = {row["prompt_id"]: row["extent"] for row in facts(corroborated)["findings"]["rows"]}
+    assert extents == {"a0": "whole", "a5": "part"}
+    for row in corroborated["corroboration"]:
+        if row["prompt_id"] == "a0":
+            row["agreement"] = WHOLE_AGREEMENT - 0.01
+    assert facts(corroborated)["findings"]["rows"][0]["extent"] == "part"
 
 
 def test_harmless_prompts_that_may_lie_above_a_line_do(corroborated: Rows, facts: Facts) -> None:
@@ -116,7 +125,7 @@ def test_the_page_says_it_and_shows_where(corroborated: Rows, facts: Facts, tmp_
     found = facts(corroborated, run)
     page = html.unescape(render(found, lambda name: (tmp_path / name).read_bytes()))
     assert f"<tr><td>{GRADE_WORDS['localised']}</td>" in page
-    assert "a copy, localised: 90.0% of what is to be seen is the same, 25.0% of the picture" in page
+    assert "a copy, localised, of the whole: 90.0% of what is to be seen is the same, 25.0% of the picture" in page
     assert "plain ground and outlines agree on 50.0%; mirrored; scaled by 1.3, were their shorter sides equal" in page
     assert "0.74 above what the picture has to pictures of harmless prompts" in page
     assert "more than 30.0% is the same at the same place" in page

@@ -25,8 +25,8 @@ def grades(connection: Connection) -> Entry:
         connection,
         """
         SELECT any_value(alike_above) AS alike_above, any_value(agreement_above) AS agreement_above,
-               count(*) FILTER (selected_for = 'band' AND is_whole AND alike IS NOT NULL) AS n_alike,
-               count(*) FILTER (selected_for = 'band' AND is_whole AND agreement IS NOT NULL) AS n_located,
+               count(*) FILTER (selected_for = 'band' AND has_all_pictures AND alike IS NOT NULL) AS n_alike,
+               count(*) FILTER (selected_for = 'band' AND has_all_pictures AND agreement IS NOT NULL) AS n_located,
                (SELECT coalesce(any_value(n_exceptions), 0) FROM bands) AS exceptions
         FROM corroborated""",
     )[0]
