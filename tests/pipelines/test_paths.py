@@ -50,7 +50,7 @@ OUTPUTS = (
     ["query", "RUN", "select 1", "--format", "parquet", "--out", "PLACE"],
     ["key", "make", "PLACE"],
     ["calibration", "make", "PROMPTS", "--n", "3", "--out", "PLACE.csv"],
-    ["bench", "decisions", "--json", "PLACE"],
+    ["bench", "decisions", "--draws", "8", "--json", "PLACE"],
     ["init", "PLACE"],
 )
 FAULTS = ("a file above", "a long name", "missing folder")
@@ -80,7 +80,7 @@ def test_an_output_that_cannot_be_written_is_one_line(
         "a long name": tmp_path / ("x" * 300),
     }[fault]
     if call[0] == "bench":
-        monkeypatch.setattr("pipelines.bench.decisions.simulate", lambda: [])
+        monkeypatch.setattr("pipelines.bench.decisions.simulate", lambda *_: [])
         monkeypatch.setattr("pipelines.bench.decisions.markdown", lambda found: "")
         monkeypatch.setattr("pipelines.bench.decisions.bench_lines", lambda found: [])
     prompts = config_path.parent / "testbed/prompts/harmless.csv"

@@ -75,9 +75,9 @@ def test_more_controls_bound_misses_tighter(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_command_writes_both_forms(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: decisions.Simulated
 ) -> None:
-    monkeypatch.setattr(decisions, "simulate", lambda: found)
+    monkeypatch.setattr(decisions, "simulate", lambda *_: found)
     copies = copying.simulate(draws=20)
-    monkeypatch.setattr(copying, "simulate", lambda: copies)
+    monkeypatch.setattr(copying, "simulate", lambda *_: copies)
     result = CliRunner().invoke(cli, ["bench", "decisions", "--json", str(tmp_path / "d.json")])
     assert (result.exit_code, result.output) == (0, f"{markdown(found)}\n{copying.markdown(copies)}")
     told = json.loads((tmp_path / "d.json").read_text())
