@@ -29,7 +29,7 @@ from sharpaudit.matches.index import open_index
 from sharpaudit.plugs import SOLVERS
 from sharpaudit.samples.generate import Generator
 from sharpaudit.statistics.intervals import Interval, clopper_pearson, upper_bound
-from sharpaudit.tables.records import export_file
+from sharpaudit.tables.records import digest_of, export_file
 
 REFERENCE = ("ddim", 25)
 SETTINGS = (
@@ -93,9 +93,13 @@ def measure(folder: Path, split: str, out: Path, asked: Sequence[tuple[str, int]
         raise UserError(f"{folder}: no prompt of the {split} split is memorised, so there is no copy to lose")
     out.mkdir(parents=True, exist_ok=True)
     denoiser = load_denoiser(ModelConfig(path=str(folder / "model")))
-    search = SampleSearch(open_index(folder / "references", "pixels-16"), BATCH)
+    index = open_index(folder / "references", "pixels-16")
+    search = SampleSearch(index, BATCH)
+    prompts = [row.prompt for row in (*memorised, *harmless)]
+    # Of another model, index or labels nothing is taken over.
+    lab = digest_of([denoiser.digest, index.digest, prompts])[:8]
     for solver, steps in asked:
-        kept = out / f"{solver}-{steps}.json"
+        kept = out / f"{lab}-{solver}-{steps}.json"
         if not kept.exists():
             generator = Generator(denoiser, 0, steps, SamplesConfig().guidance, BATCH, SOLVERS[solver])
             made = _setting(solver, generator, search, memorised, harmless)

@@ -91,8 +91,8 @@ class MatchWorker:
             for sample in samples:
                 outcome = next(found) if sample["status"] == Status.OK else Status(sample["status"])
                 matched += self._rows(sample, outcome, thumbnail)
-        # And thumbnails were read since.
-        self._search.index.require_unchanged()
+            # Thumbnails were read since: of another index none is kept.
+            self._search.index.require_unchanged()
         return pa.Table.from_pylist(matched, MATCHES.schema)
 
     def _rows(

@@ -146,7 +146,7 @@ def _drawn(method: Method, case: Case) -> list[Mitigated | Status]:
 
 
 class Difference:
-    """delta_x0 of a case where the screen looks, as a function of x, and how many evaluations a row it took so far.
+    """delta_x0 of a case where the screen looks, as a function of x: two evaluations a row.
 
     That is one time of the model (981 of 1,000 for Stable Diffusion), whatever the steps of a picture, so that values
     are those of the screen. x: standard normal noise, as a picture begins with; `level.scale` times it is evaluated.
@@ -156,15 +156,13 @@ class Difference:
         self._denoiser, self._both = case.denoiser, Conditioning.stack([conditioning, unconditional])
         self.t = case.denoiser.first_timestep()
         self.level = case.denoiser.level(self.t)
-        self.evaluations = 0
 
     def noisy(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """What is evaluated for noise."""
         return self.level.scale * x_BCHW
 
     def __call__(self, noisy_BCHW: torch.Tensor) -> torch.Tensor:
-        """x0_hat with the prompt less that without, (B, C, H, W): two evaluations a row."""
-        self.evaluations += 2
+        """x0_hat with the prompt less that without, (B, C, H, W)."""
         found = self._denoiser.predict(torch.cat([noisy_BCHW, noisy_BCHW]), self.t, self._both).x0_hat
         with_prompt, without = found.chunk(2)
         return with_prompt - without

@@ -16,7 +16,8 @@ import torch
 
 from sharpaudit.denoisers.base import Conditioning
 from sharpaudit.errors import UserError
-from sharpaudit.mitigation.base import BACKWARD, Aimed, Case, Difference, Steered, norms, plain
+from sharpaudit.mitigation.base import Aimed, Case, Difference, Steered, norms, plain
+from sharpaudit.mitigation.descent import descend
 
 TEXT = "prompt"
 """The tensor of a conditioning that holds the text encoder's output."""
@@ -41,31 +42,21 @@ class Embedding(Aimed):
             raise UserError("mitigation by embedding: this model's prompts are no embeddings of tokens; take another")
         gap = _Gap(case, steered)
         free_BLE = held_BLE[:, 1:].detach().clone().float().requires_grad_(True)
-        optimizer = torch.optim.AdamW([free_BLE], lr=self.lr)
-        best, values = free_BLE.detach().clone(), torch.full((len(case.prompts),), torch.inf, device=free_BLE.device)
-        first: torch.Tensor | None = None
-        spent, done = torch.ones_like(values), torch.zeros_like(values, dtype=torch.bool)
-        for step in range(self.most_steps + 1):
-            with torch.enable_grad():
-                now_B = gap.of(_with(steered.conditioning, held_BLE, free_BLE))
-            spent += 1 * ~done
-            first = now_B.detach() if first is None else first
-            better = (now_B.detach() < values) & ~done
-            best[better], values[better] = free_BLE.detach()[better], now_B.detach()[better]
-            done |= values <= (-torch.inf if self.target is None else self.target)
-            if bool(done.all()) or step == self.most_steps:
-                break
-            optimizer.zero_grad()
-            with torch.enable_grad():
-                torch.autograd.backward(now_B.sum())
-            spent += BACKWARD * ~done
-            optimizer.step()
+        found = descend(
+            free_BLE,
+            torch.optim.AdamW([free_BLE], lr=self.lr),
+            lambda: gap.of(_with(steered.conditioning, held_BLE, free_BLE)),
+            1,
+            target=self.target,
+            most_steps=self.most_steps,
+        )
         return replace(
             steered,
-            conditioning=_with(steered.conditioning, held_BLE, best),
-            evaluations=spent.tolist(),
-            reached=None if self.target is None else done.tolist(),
-            told={"before": (values if first is None else first).tolist(), "after": values.tolist()},
+            conditioning=_with(steered.conditioning, held_BLE, found.best),
+            # And one without the prompt.
+            evaluations=[1 + spent for spent in found.evaluations],
+            reached=None if self.target is None else found.reached,
+            told={"before": found.first, "after": found.values},
         )
 
     def values(self, case: Case) -> list[float]:

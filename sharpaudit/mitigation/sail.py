@@ -22,16 +22,19 @@ Shapes: B pictures, C H W latent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
-from sharpaudit.mitigation.base import BACKWARD, Aimed, Case, Difference, Steered, along, norms, plain
+from sharpaudit.mitigation.base import Aimed, Case, Difference, Steered, along, norms, plain
+from sharpaudit.mitigation.descent import Descent, descend
 from sharpaudit.seeds import latents
 
 Objective = Literal["ours", "paper", "release"]
+EVALUATIONS = 4
+"""Of each objective: two differences, with the prompt and without."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Sail(Aimed):
                 first[row] = run.first[i] if attempt == 0 else first[row]
                 evaluations[row] += run.evaluations[i]
                 if run.values[i] < values[row]:
-                    found[row], values[row] = run.x[i], run.values[i]
+                    found[row], values[row] = run.best[i], run.values[i]
                 reached[row] = self.target is not None and values[row] <= self.target
             left = [row for row in left if not reached[row]]
             if not left or self.target is None:
@@ -109,47 +112,28 @@ class Sail(Aimed):
             return added_B.square()
         return added_B + self.alpha * (norms(x).square() if self.objective == "paper" else norms(x))
 
-    def _descend(self, case: Case, x_T: torch.Tensor) -> _Run:
-        """Adam from x_T. A row that came to the target is done: what happens to it afterwards does not count."""
+    def _descend(self, case: Case, x_T: torch.Tensor) -> Descent:
+        """Adam from x_T."""
         steered = plain(case)
         difference = Difference(case, steered.conditioning, steered.unconditional)
         added, shell = self._added(difference), norms(x_T)
         x = x_T.clone().requires_grad_(True)
-        optimizer = torch.optim.Adam([x], lr=self.lr)
-        best, values = x_T.clone(), torch.full_like(shell, torch.inf)
-        first: torch.Tensor | None = None
-        spent, done = torch.zeros_like(shell), torch.zeros_like(shell, dtype=torch.bool)
-        for step in range(self.most_steps + 1):
-            asked = difference.evaluations
-            with torch.enable_grad():
-                now_B = added(x)
-            each = difference.evaluations - asked
-            spent += each * ~done
-            first = now_B.detach() if first is None else first
-            better = (now_B.detach() < values) & ~done
-            best[better], values[better] = x.detach()[better], now_B.detach()[better]
-            done |= values <= (-torch.inf if self.target is None else self.target)
-            if bool(done.all()) or step == self.most_steps:
-                break
-            optimizer.zero_grad()
-            with torch.enable_grad():
-                torch.autograd.backward(self._objective(x, now_B).sum())
-            spent += BACKWARD * each * ~done
-            optimizer.step()
+
+        def back_to_the_sphere() -> None:
             if self.objective == "ours":
                 with torch.no_grad():
                     x.mul_((shell / norms(x))[:, None, None, None])
-        return _Run(best, values.tolist(), (values if first is None else first).tolist(), spent.tolist())
 
-
-@dataclass(frozen=True)
-class _Run:
-    """Of each row the best noise, its value, that of the noise begun with, and evaluations."""
-
-    x: torch.Tensor
-    values: Sequence[float]
-    first: Sequence[float]
-    evaluations: Sequence[float]
+        return descend(
+            x,
+            torch.optim.Adam([x], lr=self.lr),
+            lambda: added(x),
+            EVALUATIONS,
+            target=self.target,
+            most_steps=self.most_steps,
+            objective=lambda added_B: self._objective(x, added_B),
+            after=back_to_the_sphere,
+        )
 
 
 def _fresh(case: Case, attempt: int) -> torch.Tensor:

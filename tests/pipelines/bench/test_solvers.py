@@ -49,6 +49,17 @@ def test_copies_are_found_at_any_setting_and_what_is_kept_is_not_made_again(lab:
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
+def test_what_another_lab_left_is_not_taken_over(lab: Path, tmp_path: Path) -> None:
+    (first,) = measure(lab, "development", tmp_path / "out", [("ddim", 2)])
+    other = tmp_path / "other"
+    shutil.copytree(lab, other)
+    rows = (other / "truth.csv").read_text().splitlines(keepends=True)
+    (other / "truth.csv").write_text("".join(row for row in rows if "a harmless caption" not in row))
+    (second,) = measure(other, "development", tmp_path / "out", [("ddim", 2)])
+    assert first.copies.keys() - second.copies.keys() == {"a harmless caption"}
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
 def test_a_split_without_memorised_prompts_is_refused(lab: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no prompt of the test split is memorised"):
         list(measure(lab, "test", tmp_path))

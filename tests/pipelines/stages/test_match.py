@@ -106,6 +106,7 @@ def test_an_index_that_is_replaced_meanwhile_is_refused(tmp_path: Path) -> None:
     vectors.write_bytes(vectors.read_bytes())
     with pytest.raises(UserError, match="changed while it was in use"):
         worker.process(samples().slice(0, 1))
+    assert not list((tmp_path / "images").rglob("*.png"))
 
 
 def test_the_line_of_a_copy_is_the_nearest_of_the_harmless_but_the_exceptions(known: ReferenceIndex) -> None:
