@@ -20,6 +20,7 @@ from sharpaudit.report.html import GRADE_WORDS, findings_csv, render
 from sharpaudit.report.marked import EDGE, marked
 from sharpaudit.report.sections.grades import GRADES
 from sharpaudit.tables.views import LEAST_AGREEMENT, WHOLE_AGREEMENT
+from tests.report.conftest import opened
 from tests.support.handmade import OK, SELECTED, Rows, told
 
 Facts = Callable[..., dict[str, Any]]
@@ -92,13 +93,16 @@ def test_prompts_that_lost_a_picture_are_no_line_and_have_no_grade_of_many(corro
     assert found["counts"]["controls"]["alike across seeds"] == 1
 
 
-def test_what_is_selected_no_longer_corroborates_nothing(corroborated: Rows, facts: Facts) -> None:
+def test_what_is_selected_no_longer_corroborates_nothing(corroborated: Rows, facts: Facts, tmp_path: Path) -> None:
     for row in corroborated["triage"]:
         if row["prompt_id"] in ("a1", "f1"):
             row.update(selected_for="none", n_samples=0)
     found = facts(corroborated)["grades"]
     assert (found["alike"], found["alike_above"]) == ([{**found["alike"][0]}], 0.2)
     assert found["alike"][0]["prompt"] == "prompt a2"
+    with opened(corroborated, tmp_path) as connection:
+        left = connection.sql("SELECT prompt_id FROM corroboration").fetchall()
+    assert {name for (name,) in left} == SELECTED.keys() - {"a1", "f1"}
 
 
 def test_without_lines_nothing_passes_one(corroborated: Rows, facts: Facts) -> None:
