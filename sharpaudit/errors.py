@@ -50,6 +50,7 @@ class Status(StrEnum):
     UNREADABLE_IMAGE = "unreadable_image"
     NO_DESCRIPTOR = "no_descriptor"
     EXCLUDED = "excluded"
+    NOT_STEERABLE = "not_steerable"
 
     def describe(self) -> str:
         """The sentence that a reader of the report sees."""
@@ -79,6 +80,7 @@ _SENTENCES = {
     Status.UNREADABLE_IMAGE: "The picture could not be decoded within the limits.",
     Status.NO_DESCRIPTOR: "The picture has no usable descriptor (constant or non-finite).",
     Status.EXCLUDED: "The calibration prompt was excluded by the configuration, so it calibrates nothing.",
+    Status.NOT_STEERABLE: "The model has nothing that this method of mitigation could change.",
 }
 
 

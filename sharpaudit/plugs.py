@@ -1,9 +1,9 @@
 """Plugs: what a run is put together from, by name. Ours, and those of other distributions.
 
-A plug is one declaration (a metric, an embedder, a model family, a stage, a solver, a format of prompts) and one line
-that names it. Ours stand in the table of their kind as `module:name` and are imported when they are asked for, so that
-the configuration can know every name without importing a network library. A stranger's come by the same door, from an
-entry point of the kind's group:
+A plug is one declaration (a metric, an embedder, a model family, a stage, a solver, a format of prompts, a mitigation)
+and one line that names it. Ours stand in the table of their kind as `module:name` and are imported when they are asked
+for, so that the configuration can know every name without importing a network library. A stranger's come by the same
+door, from an entry point of the kind's group:
 
     [project.entry-points."sharpaudit.metrics"]
     edge_gap = "my_package.edges:EDGE_GAP"
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sharpaudit.denoisers.families.base import Family
     from sharpaudit.denoisers.sampling import Solver
     from sharpaudit.embedders.base import Embedder
+    from sharpaudit.mitigation.base import Mitigation
     from sharpaudit.scores.base import Metric
 
 HERE = "this program"
@@ -239,6 +240,25 @@ EMBEDDERS: Plugs[Embedder] = Plugs(
     },
 )
 """By the name that `matches.profile` and the manifest of an index have for it, up to a colon where there are forms."""
+MITIGATIONS: Plugs[Mitigation] = Plugs(
+    "method of mitigation",
+    "sharpaudit.mitigations",
+    "sharpaudit.mitigation.base:Mitigation",
+    {
+        "none": "sharpaudit.mitigation.base:NONE",
+        "sail": "sharpaudit.mitigation.sail:SAIL",
+        "sail-paper": "sharpaudit.mitigation.sail:SAIL_PAPER",
+        "sail-release": "sharpaudit.mitigation.sail:SAIL_RELEASE",
+        "embedding": "sharpaudit.mitigation.embedding:EMBEDDING",
+        "attention": "sharpaudit.mitigation.attention:ATTENTION",
+        "noise": "sharpaudit.mitigation.noise:NOISE",
+        "delay": "sharpaudit.mitigation.delay:DELAY",
+        "delay-dynamic": "sharpaudit.mitigation.delay:DELAY_DYNAMIC",
+        "numbers": "sharpaudit.mitigation.insertion:NUMBERS",
+        "repeats": "sharpaudit.mitigation.insertion:REPEATS",
+        "tokens": "sharpaudit.mitigation.insertion:TOKENS",
+    },
+)
 STAGES: Plugs[Stage] = Plugs(
     "stage",
     "sharpaudit.stages",
@@ -255,11 +275,12 @@ STAGES: Plugs[Stage] = Plugs(
         "bands": "pipelines.stages.bands:STAGE",
         "match": "pipelines.stages.match:STAGE",
         "corroborate": "pipelines.stages.corroborate:STAGE",
+        "mitigate": "pipelines.stages.mitigate:STAGE",
     },
 )
 """In the order of the flow."""
 KINDS: Mapping[str, Plugs[Any]] = {
-    plugs.kind: plugs for plugs in (METRICS, SOLVERS, FAMILIES, EMBEDDERS, FORMATS, STAGES)
+    plugs.kind: plugs for plugs in (METRICS, SOLVERS, FAMILIES, EMBEDDERS, FORMATS, MITIGATIONS, STAGES)
 }
 
 

@@ -56,6 +56,7 @@ FRONT_DOORS = (
     ("sharpaudit/plugs.py", "sharpaudit.denoisers.families.base.Family"),
     ("sharpaudit/plugs.py", "sharpaudit.embedders.base.Embedder"),
     ("sharpaudit/plugs.py", "sharpaudit.corpus.formats.base.Format"),
+    ("sharpaudit/plugs.py", "sharpaudit.mitigation.base.Mitigation"),
 )
 """What the package offers under its own name, imported by the call, so that nothing that reads the version loads it;
 and the way to the command line, which begins in the package because only it can tell which `pipelines` is its own; and

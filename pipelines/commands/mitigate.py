@@ -49,11 +49,11 @@ def mitigate(
     from sharpaudit.errors import UserError
     from sharpaudit.images import encode_png
     from sharpaudit.mitigation.base import Case
-    from sharpaudit.mitigation.methods import method
+    from sharpaudit.plugs import MITIGATIONS
     from sharpaudit.seeds import sample_latents
     from sharpaudit.tables.records import export_file
 
-    method(name)
+    chosen = MITIGATIONS[name]
     if not prompt.strip():
         raise UserError("--prompt is empty, which is no prompt at all: say what the model is asked for")
     given = None if harmless is None else harmless_prompts(harmless)
@@ -61,8 +61,11 @@ def mitigate(
     denoiser = load_denoiser(config)
     x_T = sample_latents(seed, [(prompt, i) for i in range(pictures)], denoiser.latent_shape)
     case = Case(denoiser, [prompt] * pictures, x_T, list(range(pictures)), guidance, steps, seed=seed)
-    target = None if given is None else target_of(name, case, given, batch_size)
-    strip, told = before_and_after(method(name, target), case, batch_size)
+    refused = chosen.method.refusal(denoiser)
+    if refused is not None:
+        raise UserError(refused)
+    target = None if given is None else target_of(chosen.method, case, given, batch_size)
+    strip, told = before_and_after(chosen.aimed(target).method, case, batch_size)
     export_file(out, encode_png(strip))
     for line in told:
         click.echo(json.dumps(line))

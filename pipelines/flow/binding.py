@@ -65,12 +65,13 @@ def require_own(run: RunFolder, config: AuditConfig | None = None) -> None:
     if config is None:
         return
     then, now = ({table.name: table for table in found} for found in (run.tables(), tables(flow(config))))
-    joining = {STAGES[name].table.name for name in config.stages} - then.keys()
+    free = {stage.table.name for name, stage in flow(config).items() if stage.optional or name not in STAGES.ours()}
+    joining = free - then.keys()
     other = [name for name in dict.fromkeys([*then, *now]) if name not in joining and then.get(name) != now.get(name)]
     if other:
         what = "none" if other[0] not in now else "another" if other[0] in then else "one more"
         stage = (then | now)[other[0]].stage
-        if stage not in STAGES.ours() and what != "one more":
+        if (stage not in STAGES.ours() or STAGES[stage].optional) and what != "one more":
             left = "is left out of the configuration" if what == "none" else "has a table of another version here"
             raise UserError(f"{run.root}: stage {stage} made part of this run and {left}; name a new folder with --out")
         raise UserError(f"{run.root}: table {other[0]} of this run: this sharpaudit has {what} of that name; {fix}")

@@ -13,7 +13,7 @@ from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import family_of, load_tokenizer, model_digest, model_files, placement
 from sharpaudit.errors import UserError
 from sharpaudit.matches.index import Hashed
-from sharpaudit.plugs import EMBEDDERS, FAMILIES, METRICS, SOLVERS, STAGES, Plugs
+from sharpaudit.plugs import EMBEDDERS, FAMILIES, METRICS, MITIGATIONS, SOLVERS, STAGES, Plugs
 from sharpaudit.tables.runs import Identity
 
 
@@ -58,6 +58,7 @@ def named_plugs(config: AuditConfig) -> Iterator[tuple[Plugs[Any], str]]:
     yield SOLVERS, config.samples.solver
     yield FAMILIES, family_of(config.model)
     yield from ((EMBEDDERS, name.partition(":")[0]) for name in config.matches.profiles)
+    yield from ((MITIGATIONS, name) for name in config.mitigation.methods)
     yield from ((STAGES, name) for name in config.stages)
 
 

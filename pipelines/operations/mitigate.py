@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sharpaudit.batching import in_batches
 from sharpaudit.encoding import decoded
 from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.images import Pixels
 from sharpaudit.mitigation.base import Aimed, Case, Method, Mitigated, Unmitigated, mitigate
-from sharpaudit.mitigation.methods import method
-from sharpaudit.seeds import sample_latents
+from sharpaudit.mitigation.targets import middle, values_of
 
 GAP = 4
 """White pixels between pictures of a strip."""
@@ -35,22 +31,20 @@ def harmless_prompts(path: Path) -> list[str]:
     return found
 
 
-def target_of(name: str, case: Case, harmless: Sequence[str], batch_size: int) -> float | None:
+def target_of(method: Method, case: Case, harmless: Sequence[str], batch_size: int) -> float | None:
     """The median of what a method brings down, over harmless prompts; None for a method that has no target.
 
     Raises UserError for a prompt of which it cannot be told.
     """
-    chosen = method(name)
-    if not isinstance(chosen, Aimed):
+    if not isinstance(method, Aimed):
         return None
-    x_T = sample_latents(case.seed, [(prompt, 0) for prompt in harmless], case.denoiser.latent_shape)
-    of_harmless = replace(case, prompts=list(harmless), x_T=x_T, names=[0] * len(harmless))
-    found = in_batches(lambda rows: chosen.values(of_harmless.part(rows)), range(len(harmless)), batch_size)
+    found = values_of(method, case, harmless, batch_size)
     for prompt, value in zip(harmless, found, strict=True):
-        if isinstance(value, Status) or not math.isfinite(value):
-            why = (value if isinstance(value, Status) else Status.NON_FINITE).describe()
-            raise UserError(f'"{printable(prompt)}": no target can be taken from this harmless prompt: {why}')
-    return statistics.median(value for value in found if not isinstance(value, Status))
+        if isinstance(value, Status):
+            raise UserError(
+                f'"{printable(prompt)}": no target can be taken from this harmless prompt: {value.describe()}'
+            )
+    return middle(found)
 
 
 def before_and_after(chosen: Method, case: Case, batch_size: int) -> tuple[Pixels, list[dict[str, Any]]]:

@@ -20,11 +20,12 @@ INGESTED = (ORIGINS, CORPUS)
 
 
 def flow(config: AuditConfig) -> dict[str, Stage]:
-    """The stages of an audit in their order: ours, then those that [stages] names.
+    """The stages of an audit in their order: ours that it wants, then those that [stages] names.
 
     Raises UserError for a stage whose upstream stage does not come before it, or whose table another has.
     """
-    found = {name: STAGES[name] for name in [*STAGES.ours(), *config.stages]}
+    ours = [name for name in STAGES.ours() if STAGES[name].wanted(config)]
+    found = {name: STAGES[name] for name in [*ours, *config.stages]}
     done, taken = list[str](), [table.name for table in INGESTED]
     for name, stage in found.items():
         for before in stage.upstream:

@@ -18,7 +18,7 @@ from pipelines.stages.inputs import run_model
 from pipelines.stages.selection import Key, expected_pictures, groups, selected
 from sharpaudit.config import AuditConfig
 from sharpaudit.errors import Status
-from sharpaudit.images import encode_png
+from sharpaudit.images import Pixels, encode_png
 from sharpaudit.plugs import SOLVERS
 from sharpaudit.samples.generate import Generator
 from sharpaudit.tables.image_store import ImageStore
@@ -115,17 +115,19 @@ class SampleWorker:
         if isinstance(picture, Status):
             absent = dict.fromkeys(("image_sha256", "image_path", "image_bytes", "width_px", "height_px"))
             return absent | {"evaluations": evaluations, "status": picture, "reason": picture.describe()}
-        data = encode_png(picture)
-        return {
-            "image_sha256": hashlib.sha256(data).hexdigest(),
-            "image_path": store.put(data),
-            "image_bytes": len(data),
-            "width_px": picture.shape[1],
-            "height_px": picture.shape[0],
-            "evaluations": evaluations,
-            "status": Status.OK,
-            "reason": None,
-        }
+        return stored(picture, store) | {"evaluations": evaluations, "status": Status.OK, "reason": None}
+
+
+def stored(picture: Pixels, store: ImageStore) -> dict[str, Any]:
+    """The columns of a picture that is put into the store."""
+    data = encode_png(picture)
+    return {
+        "image_sha256": hashlib.sha256(data).hexdigest(),
+        "image_path": store.put(data),
+        "image_bytes": len(data),
+        "width_px": picture.shape[1],
+        "height_px": picture.shape[0],
+    }
 
 
 def _chunks(groups: dict[str, list[Key]], size: int) -> Iterator[list[Key]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from sharpaudit.config import AuditConfig
 from sharpaudit.devices import choose_device
@@ -85,6 +86,11 @@ class SampleSearch:
     def nearest(self, pictures: Sequence[Pixels | None], k: int) -> list[Outcome]:
         """The k nearest training pictures of each picture, best first, or why there are none."""
         return self._nearest(pictures, k, measured=False)[0]
+
+    def described(self, pictures: Sequence[Pixels]) -> list[npt.NDArray[np.float32] | None]:
+        """The descriptor of each picture, of length 1; None where it has none."""
+        rows_ND = self._describer.describe(pictures) if pictures else ()
+        return [row_D if np.isfinite(row_D).all() else None for row_D in rows_ND]
 
     def measured(self, pictures: Sequence[Pixels | None], k: int) -> tuple[list[Outcome], Recall | None]:
         """The same, and how many of these have the neighbour that exact search finds; None where it is that one."""

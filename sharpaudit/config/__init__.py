@@ -7,6 +7,7 @@ from sharpaudit.config.base import Section
 from sharpaudit.config.corpus import CalibrationConfig, CorpusConfig, as_delimiter
 from sharpaudit.config.earlier import RENAMED, under_todays_names
 from sharpaudit.config.matches import MatchesConfig
+from sharpaudit.config.mitigation import MitigationConfig
 from sharpaudit.config.model import ModelConfig
 from sharpaudit.config.reading import LAB, PATHS, fields, load, override, parse, resolve_paths, value
 from sharpaudit.config.report import ReportConfig
@@ -25,6 +26,7 @@ __all__ = [
     "CorpusConfig",
     "MatchesConfig",
     "MetricName",
+    "MitigationConfig",
     "ModelConfig",
     "ReportConfig",
     "RunConfig",

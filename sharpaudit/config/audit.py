@@ -9,6 +9,7 @@ from pydantic import ValidationError, field_validator, model_validator
 from sharpaudit.config.base import Section, identity, runtime
 from sharpaudit.config.corpus import CalibrationConfig, CorpusConfig
 from sharpaudit.config.matches import MatchesConfig
+from sharpaudit.config.mitigation import MitigationConfig
 from sharpaudit.config.model import ModelConfig
 from sharpaudit.config.report import ReportConfig
 from sharpaudit.config.run import RunConfig
@@ -32,6 +33,7 @@ class AuditConfig(Section):
     triage: TriageConfig = runtime(TriageConfig())
     samples: SamplesConfig = runtime(SamplesConfig())
     matches: MatchesConfig
+    mitigation: MitigationConfig = runtime(MitigationConfig())
     report: ReportConfig = runtime(ReportConfig())
     run: RunConfig = runtime(RunConfig())
     stages: dict[str, dict[str, Any]] = identity(default={})

@@ -33,6 +33,7 @@ from sharpaudit.errors import UserError
 from sharpaudit.statistics.intervals import upper_bound
 
 Band = Literal["copy", "near", "none"]
+COPY: Band = "copy"
 
 
 PROMPTS_PER_EXCEPTION = 50
@@ -121,7 +122,7 @@ def band_of(similarity: float, bands: Bands, verified: float | None = None) -> B
         raise ValueError(f"similarity is {similarity}")
     also = bands.verified_above is None or (verified is not None and verified > bands.verified_above)
     if similarity > bands.copy_above and also:
-        return "copy"
+        return COPY
     return "near" if similarity >= bands.near_above else "none"
 
 

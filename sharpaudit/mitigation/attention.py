@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from sharpaudit.denoisers.attention import BIAS, SCALE
-from sharpaudit.denoisers.base import Conditioning, Tokenizer
-from sharpaudit.errors import UserError
-from sharpaudit.mitigation.base import Case, Method, Steered, plain
+from sharpaudit.denoisers.base import Conditioning, Denoiser, Tokenizer
+from sharpaudit.mitigation.base import Case, Method, Mitigation, Steered, plain
 from sharpaudit.mitigation.embedding import TEXT
 
 
@@ -27,18 +26,20 @@ class Attention(Method):
     begin: float = 1.25
     end: bool = True
 
-    name = "attention"
     source = "Ren et al., ECCV 2024"
 
+    def refusal(self, denoiser: Denoiser) -> str | None:
+        """Of a model that does not say `steers_attention`: one without cross-attention to tokens, or one that would not
+        look at the tensors that steer it."""
+        if getattr(denoiser, "steers_attention", False) and getattr(denoiser, "tokenizer", None) is not None:
+            return None
+        return "mitigation by attention: this model lets nobody steer its attention; take another"
+
     def steer(self, case: Case) -> Steered:
-        """Another attention. Raises UserError for a model that does not say `steers_attention`: one without
-        cross-attention to tokens, or one that would not look at the tensors that steer it."""
+        """Another attention."""
         steered = plain(case)
-        text_BLE = steered.conditioning.tensors.get(TEXT)
-        tokenizer: Tokenizer | None = getattr(case.denoiser, "tokenizer", None)
-        steers = getattr(case.denoiser, "steers_attention", False)
-        if not steers or text_BLE is None or tokenizer is None:
-            raise UserError("mitigation by attention: this model lets nobody steer its attention; take another")
+        text_BLE = steered.conditioning.tensors[TEXT]
+        tokenizer: Tokenizer = case.denoiser.tokenizer  # type: ignore[attr-defined]  # by `refusal`
         shape = text_BLE.shape[:2]
         lengths = [tokens.n_tokens for tokens in tokenizer.tokens(case.prompts)]
         kept_B = torch.tensor(lengths).clamp(max=shape[1]) - int(not self.end)
@@ -54,3 +55,6 @@ class Attention(Method):
             conditioning=Conditioning(steered.conditioning.tensors | own),
             unconditional=Conditioning(steered.unconditional.tensors | neutral),
         )
+
+
+ATTENTION = Mitigation("attention", Attention(), "begin", (1.0, 1.25, 1.5, 2.0))

@@ -22,7 +22,7 @@ from sharpaudit.batching import in_batches
 from sharpaudit.denoisers.base import Conditioning, Denoiser
 from sharpaudit.denoisers.decoding import decoded
 from sharpaudit.denoisers.sampling import DDIM, Guided, Solver, Step, follow, times
-from sharpaudit.errors import Status
+from sharpaudit.errors import Status, UserError
 from sharpaudit.images import Pixels
 
 BACKWARD = 2
@@ -75,34 +75,67 @@ class Mitigated:
 
 
 class Method(ABC):
-    """name: as people call it. source: where it was published."""
+    """source: where it was published."""
 
-    name: str
     source: str
+
+    def refusal(self, denoiser: Denoiser) -> str | None:
+        """Why this model cannot be steered so; None where it can."""
+        return None
 
     @abstractmethod
     def steer(self, case: Case) -> Steered:
-        """What is to be done instead. Rows are independent of each other."""
+        """What is to be done instead. Rows are independent of each other. Of a model that it does not refuse."""
 
 
+@dataclass(frozen=True)
 class Aimed(Method):
     """A method that brings a value down until it is at most `target`, or takes all of its steps where that is None."""
 
-    target: float | None
+    target: float | None = None
 
     @abstractmethod
     def values(self, case: Case) -> list[float]:
         """The value of each row as it is: of harmless prompts, what a target is taken from."""
 
 
+@dataclass(frozen=True)
 class Unmitigated(Method):
     """Nothing: the control of every comparison."""
 
-    name, source = "none", "the control"
+    source = "the control"
 
     def steer(self, case: Case) -> Steered:
         """The case as it is."""
         return plain(case)
+
+
+@dataclass(frozen=True)
+class Mitigation:
+    """A method as it is offered: a plug (plugs.py).
+
+    method: at a middle strength. varied: its field that tells strengths apart, whose values `strengths` are, from weak
+    to strong; "" where it has one strength.
+    """
+
+    name: str
+    method: Method
+    varied: str = ""
+    strengths: tuple[float, ...] = ()
+    digest: str = ""
+
+    def aimed(self, target: float | None) -> Mitigation:
+        """The same with a target, where the method has such a thing."""
+        return replace(self, method=replace(self.method, target=target)) if isinstance(self.method, Aimed) else self
+
+    def rungs(self) -> list[tuple[str, Method]]:
+        """The method at each strength, from weak to strong, and what is set there: "share = 0.5"."""
+        if not self.varied:
+            return [("", self.method)]
+        return [
+            (f"{self.varied} = {value:g}", replace(self.method, **{self.varied: value}))  # type: ignore[type-var]
+            for value in self.strengths
+        ]
 
 
 def plain(case: Case) -> Steered:
@@ -116,7 +149,7 @@ def plain(case: Case) -> Steered:
 
 def mitigate(method: Method, case: Case, batch_size: int) -> list[Mitigated | Status]:
     """A picture for each row of the case, or why there is none. batch_size: pictures at a time; halved by itself where
-    they do not fit the memory."""
+    they do not fit the memory. Raises UserError where the method refuses the model."""
 
     def some(rows: list[int]) -> list[Mitigated | Status]:
         return _drawn(method, case.part(rows))
@@ -125,6 +158,9 @@ def mitigate(method: Method, case: Case, batch_size: int) -> list[Mitigated | St
 
 
 def _drawn(method: Method, case: Case) -> list[Mitigated | Status]:
+    refused = method.refusal(case.denoiser)
+    if refused is not None:
+        raise UserError(refused)
     steered = method.steer(case)
     with torch.no_grad():
         model = Guided(case.denoiser, steered.conditioning, steered.unconditional, case.guidance)
@@ -182,3 +218,6 @@ def along(values_BCHW: torch.Tensor) -> torch.Tensor:
     """Each row by its own length, which may be zero."""
     sizes_B = norms(values_BCHW).clamp_min(torch.finfo(torch.float32).tiny)
     return values_BCHW / sizes_B[:, None, None, None]
+
+
+NONE = Mitigation("none", Unmitigated())

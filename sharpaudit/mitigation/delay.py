@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from sharpaudit.denoisers.sampling import Step
-from sharpaudit.mitigation.base import Case, Method, Steered, norms, plain
+from sharpaudit.mitigation.base import Case, Method, Mitigation, Steered, norms, plain
 
 ALONE = 1.0
 """Guidance of the prompt alone."""
@@ -30,7 +30,6 @@ class Delay(Method):
 
     share: float | None = None
 
-    name = "delay"
     source = "Jain et al., CVPR 2025"
 
     def steer(self, case: Case) -> Steered:
@@ -74,3 +73,7 @@ def _until_the_minimum(began: list[float], reached: list[bool]) -> Callable[[Ste
         step.x0 = torch.where(on_B[:, None, None, None], step.x0, step.guided(ALONE))
 
     return watch
+
+
+DELAY = Mitigation("delay", Delay(0.5), "share", (0.1, 0.25, 0.5, 0.75))
+DELAY_DYNAMIC = Mitigation("delay-dynamic", Delay(None))

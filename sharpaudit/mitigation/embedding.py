@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from sharpaudit.denoisers.base import Conditioning
-from sharpaudit.errors import UserError
-from sharpaudit.mitigation.base import Aimed, Case, Difference, Steered, norms, plain
+from sharpaudit.denoisers.base import Conditioning, Denoiser
+from sharpaudit.mitigation.base import Aimed, Case, Difference, Mitigation, Steered, norms, plain
 from sharpaudit.mitigation.descent import descend
 
 TEXT = "prompt"
@@ -27,19 +26,23 @@ TEXT = "prompt"
 class Embedding(Aimed):
     """target: of |De| of one picture; None for none: all steps are taken."""
 
-    target: float | None = None
     lr: float = 0.05
     most_steps: int = 10
 
-    name = "embedding"
     source = "Wen et al., ICLR 2024"
 
+    def refusal(self, denoiser: Denoiser) -> str | None:
+        """Of a model whose prompts are no embeddings of tokens."""
+        with torch.no_grad():
+            held_BLE = denoiser.unconditional(1).tensors.get(TEXT)
+        if held_BLE is not None and held_BLE.dim() == 3:
+            return None
+        return "mitigation by embedding: this model's prompts are no embeddings of tokens; take another"
+
     def steer(self, case: Case) -> Steered:
-        """Another conditioning. Raises UserError for a model whose prompts are no embeddings of tokens."""
+        """Another conditioning."""
         steered = plain(case)
-        held_BLE = steered.conditioning.tensors.get(TEXT)
-        if held_BLE is None or held_BLE.dim() != 3:
-            raise UserError("mitigation by embedding: this model's prompts are no embeddings of tokens; take another")
+        held_BLE = steered.conditioning.tensors[TEXT]
         gap = _Gap(case, steered)
         free_BLE = held_BLE[:, 1:].detach().clone().float().requires_grad_(True)
         found = descend(
@@ -86,3 +89,6 @@ class _Gap:
 def _with(conditioning: Conditioning, held_BLE: torch.Tensor, free_BLE: torch.Tensor) -> Conditioning:
     """The conditioning with other tokens behind the first."""
     return Conditioning(conditioning.tensors | {TEXT: torch.cat([held_BLE[:, :1], free_BLE.to(held_BLE)], dim=1)})
+
+
+EMBEDDING = Mitigation("embedding", Embedding(), "most_steps", (2, 5, 10, 20))

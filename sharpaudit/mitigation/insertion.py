@@ -12,10 +12,11 @@ from typing import Literal
 
 import numpy as np
 
-from sharpaudit.mitigation.base import Case, Method, Steered, plain
+from sharpaudit.mitigation.base import Case, Method, Mitigation, Steered, plain
 from sharpaudit.seeds import generator
 
 Piece = Literal["number", "repeat", "token"]
+PIECES: dict[str, Piece] = {"numbers": "number", "repeats": "repeat", "tokens": "token"}
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,6 @@ class Insertion(Method):
     piece: Piece = "number"
     pieces: int = 4
 
-    name = "insertion"
     source = "Somepalli et al., NeurIPS 2023"
 
     def steer(self, case: Case) -> Steered:
@@ -52,3 +52,8 @@ class Insertion(Method):
         if self.piece == "repeat":
             return words[int(draw.integers(len(words)))]
         return "".join(draw.choice(list(string.ascii_lowercase), size=int(draw.integers(3, 9))))
+
+
+NUMBERS, REPEATS, TOKENS = (
+    Mitigation(name, Insertion(piece), "pieces", (1, 2, 4, 8)) for name, piece in PIECES.items()
+)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from sharpaudit.mitigation.base import Case, Difference, Method, Steered, along, norms, plain
+from sharpaudit.mitigation.base import Case, Difference, Method, Mitigation, Steered, along, norms, plain
 from sharpaudit.mitigation.delay import part_of, unguided_before
 
 
@@ -27,7 +27,6 @@ class Noise(Method):
     reach: float = 50.0
     unguided: float = 0.1
 
-    name = "noise"
     source = "Han et al., NeurIPS 2025"
 
     def steer(self, case: Case) -> Steered:
@@ -45,3 +44,6 @@ class Noise(Method):
         spent = [4.0 * self.rounds] * len(case.prompts)
         watch = unguided_before(part_of(case.steps, self.unguided))
         return replace(steered, x_T=x, watch=watch, evaluations=spent, told=told)
+
+
+NOISE = Mitigation("noise", Noise(), "rounds", (1, 2, 4, 8))

@@ -28,7 +28,7 @@ from typing import Literal
 
 import torch
 
-from sharpaudit.mitigation.base import Aimed, Case, Difference, Steered, along, norms, plain
+from sharpaudit.mitigation.base import Aimed, Case, Difference, Mitigation, Steered, along, norms, plain
 from sharpaudit.mitigation.descent import Descent, descend
 from sharpaudit.seeds import latents
 
@@ -43,7 +43,6 @@ class Sail(Aimed):
     paper and the release, .05 for Stable Diffusion 1 there and .01 for 2. tries: noises begun with, the first being the
     picture's own, until one comes to the target."""
 
-    target: float | None = None
     objective: Objective = "ours"
     lr: float = 0.05
     most_steps: int = 20
@@ -51,7 +50,6 @@ class Sail(Aimed):
     alpha: float = 0.05
     tries: int = 1
 
-    name = "sail"
     source = "Jeon, Kim and No, ICML 2025"
 
     def steer(self, case: Case) -> Steered:
@@ -140,3 +138,8 @@ def _fresh(case: Case, attempt: int) -> torch.Tensor:
     """Noise by prompt, name and attempt, whatever else is tried."""
     keys = [(case.seed, "sail", prompt, name, attempt) for prompt, name in zip(case.prompts, case.names, strict=True)]
     return latents(keys, case.denoiser.latent_shape)
+
+
+SAIL = Mitigation("sail", Sail(), "most_steps", (5, 10, 20, 40))
+SAIL_PAPER = Mitigation("sail-paper", Sail(objective="paper"), "most_steps", (5, 10, 20, 40))
+SAIL_RELEASE = Mitigation("sail-release", Sail(objective="release", most_steps=10), "most_steps", (5, 10, 20, 40))

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from sharpaudit.tables.image_store import IMAGES
-from sharpaudit.tables.schemas import RUN_TABLES, Table, schema_of
+from sharpaudit.tables.schemas import OPTIONAL_TABLES, RUN_TABLES, Table, schema_of
 from sharpaudit.tables.views import CURRENT, INTERNAL, TAKEN, view_of
 
 TABLE = re.compile(r"[a-z][a-z0-9_]*(/[a-z][a-z0-9_]*)?")
@@ -57,7 +57,7 @@ def rebuilt(entry: Mapping[str, Any]) -> Table:
     refused = refusal(name, ())
     if refused is not None:
         raise ValueError(f"table {name!r}: {refused}")
-    if name in CURRENT and stage not in {own.stage for own in RUN_TABLES if own.name == name}:
+    if name in CURRENT and stage not in {own.stage for own in (*RUN_TABLES, *OPTIONAL_TABLES) if own.name == name}:
         raise ValueError(f"table {name!r}: is not that of the stage {stage!r}")
     if not plain or len(set(map(str.lower, names))) < len(names) or not {*table.key, *OUTCOME} <= set(names):
         raise ValueError(f"table {name!r}: its names are not those that a table can have")

@@ -32,7 +32,7 @@ import pyarrow as pa
 from sharpaudit.errors import UserError, printable
 from sharpaudit.tables.answers import Result
 from sharpaudit.tables.files import IN_PROGRESS, Files, PlainName, is_plain, plain_folder
-from sharpaudit.tables.schemas import RUN_TABLES, Table
+from sharpaudit.tables.schemas import OPTIONAL_TABLES, RUN_TABLES, Table
 from sharpaudit.tables.views import (
     CURRENT,
     INTERNAL,
@@ -313,7 +313,7 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
 
 def _source(connection: Connection, table: Table, paths: Sequence[Path]) -> str:
     """SELECT over the files of a table, with null for what is not finite or stands in this program's table alone."""
-    ours = next((own.schema for own in RUN_TABLES if own.name == table.name), table.schema)
+    ours = next((own.schema for own in (*RUN_TABLES, *OPTIONAL_TABLES) if own.name == table.name), table.schema)
     lacking = [field for field in ours if field.name not in table.schema.names]
     empty = identifier(f"empty_{view_name(table)}")
     if lacking or not paths:

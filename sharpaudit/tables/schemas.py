@@ -228,6 +228,32 @@ CORROBORATION = define(
         "cells_wide": pa.int32(),
     },
 )
+MITIGATION = define(
+    "mitigation",
+    "mitigate",
+    ("prompt_id", "method", "strength", "seed_index"),
+    {
+        "prompt_id": pa.string(),
+        "method": pa.string(),
+        "strength": pa.int32(),
+        "setting": pa.string(),
+        "seed_index": pa.int32(),
+        "image_sha256": pa.string(),
+        "image_path": pa.string(),
+        "image_bytes": pa.int64(),
+        "width_px": pa.int32(),
+        "height_px": pa.int32(),
+        "reference_id": pa.string(),
+        "similarity": pa.float64(),
+        "verified_similarity": pa.float64(),
+        "band": pa.string(),
+        "thumbnail_path": pa.string(),
+        "like_before": pa.float64(),
+        "like_others": pa.float64(),
+        "reached": pa.bool_(),
+        "evaluations": pa.int32(),
+    },
+)
 REFERENCES = define(
     "references",
     "index",
@@ -246,4 +272,6 @@ REFERENCES = define(
 
 FIT_TABLES = (UNCONDITIONAL, DIFFERENCES, SUBSPACE, THRESHOLDS)
 RUN_TABLES = (ORIGINS, CORPUS, *FIT_TABLES, SCORES, TRIAGE, SELECTION, SAMPLES, BANDS, MATCHES, CORROBORATION)
+OPTIONAL_TABLES = (MITIGATION,)
+"""Of stages that are part of an audit where its configuration asks for them."""
 ROLES = ("audit", "positive_control", "calibration", "fit")

@@ -5,6 +5,7 @@ generated          one row for each prompt with samples: how many, how many copi
 findings           audited prompts with at least one sample that is a copy, one row a prompt
 corroborated       prompts with pictures: whether these are alike and a copy localised, beyond what harmless ones are
 grades             what speaks for each audited prompt, from "none" to "localised"
+mitigated          each finding and method: the strength that is told, copies before and after, and what became of it
 risk               every audited prompt with its decision and its strongest evidence, one row a prompt
 prompt_metrics     every scored prompt with one column a metric; of later tiers METRIC_tier_2 and so on
 prompt_ranks       the same columns with the place of the value among the prompts of its role, 1 for the largest
@@ -31,6 +32,7 @@ from sharpaudit.tables.schemas import Table
 CURRENT = {
     "samples": "SELECT s.* FROM stored_samples s JOIN triage t USING (prompt_id) WHERE s.seed_index < t.n_samples",
     "matches": "SELECT m.* FROM stored_matches m SEMI JOIN samples s USING (sample_id)",
+    "mitigation": "SELECT m.* FROM stored_mitigation m JOIN triage t USING (prompt_id) WHERE t.n_samples > 0",
     "corroboration": "SELECT c.* FROM stored_corroboration c JOIN triage t USING (prompt_id) WHERE t.n_samples > 0",
 }
 """Only what the current triage selects: samples of an earlier selection stay on disk and out of the tables."""
@@ -41,6 +43,8 @@ of harmless pictures often nothing agrees at all."""
 WHOLE_AGREEMENT = 0.78
 """Agreement from which on a copy is of the whole picture; below it a part differs, as in a template with a region that
 varies. Chosen on the lab's development split, for pictures of 64 pixels: docs/decisions.md."""
+UNMITIGATED = "none"
+"""The method that is none: the control of every mitigation."""
 WIDE, RANKS = "prompt_metrics", "prompt_ranks"
 """The views that a database file holds as tables."""
 VIEWS = (
@@ -55,6 +59,7 @@ VIEWS = (
     "judged",
     "corroborated",
     "grades",
+    "mitigated",
     "copies",
     "indistinguishable",
     "outcomes",
@@ -126,6 +131,29 @@ _VIEWS = {
                     WHEN r.selected_for IN ('flagged', 'uncalibrated') THEN 'score only' ELSE 'none' END AS grade
         FROM risk r LEFT JOIN corroborated k ON k.prompt_id = r.prompt_id
              LEFT JOIN (SELECT any_value(verified_by) AS verified_by FROM bands) b ON true""",
+    # Told is the weakest strength that suppresses; else, of those drawn whole, the one with the fewest copies.
+    "mitigated": f"""
+        WITH arms AS (
+            SELECT prompt_id, method, strength, any_value(setting) AS setting, count(*) AS n_drawn,
+                   count(*) FILTER (status = 'ok') AS n_pictures, count(*) FILTER (band = 'copy') AS n_copies,
+                   max(similarity) AS best_similarity, avg(similarity) AS similarity, avg(like_before) AS like_before,
+                   median(like_others) AS alike, avg(evaluations) AS evaluations, count(reached) AS n_aimed,
+                   count(*) FILTER (reached) AS n_reached
+            FROM mitigation GROUP BY prompt_id, method, strength
+        ), told AS (
+            SELECT a.*, b.n_copies AS before_copies, b.n_pictures AS before_pictures, b.similarity AS before_similarity,
+                   b.alike AS before_alike, b.evaluations AS before_evaluations, b.n_drawn AS n_asked,
+                   max(a.strength) OVER one AS n_strengths,
+                   row_number() OVER (one ORDER BY a.n_drawn < b.n_drawn, a.n_copies + a.n_drawn - a.n_pictures,
+                                                   a.strength) AS place
+            FROM arms a JOIN arms b ON b.prompt_id = a.prompt_id AND b.method = '{UNMITIGATED}'
+            WHERE a.method <> '{UNMITIGATED}' WINDOW one AS (PARTITION BY a.prompt_id, a.method)
+        )
+        SELECT * EXCLUDE (place, n_drawn),
+               CASE WHEN n_pictures = 0 THEN 'not possible' WHEN n_pictures < n_asked THEN 'incomplete'
+                    WHEN n_copies = 0 THEN 'suppressed' WHEN n_reached < n_aimed THEN 'not reached'
+                    WHEN 2 * n_copies <= before_copies THEN 'weakened' ELSE 'failed' END AS outcome
+        FROM told WHERE place = 1""",  # noqa: S608 - a constant
     "families": """
         SELECT family_id, arg_min(prompt, (coalesce(p_value, 2), prompt_id)) AS prompt, count(*) AS n_prompts,
                min(p_value) AS smallest_p, min(q_value) AS q_value, count(*) FILTER (flagged) AS n_flagged,

@@ -51,6 +51,8 @@ mirrored = toy_plugs:FAMILY
 mean-colour = toy_plugs:EMBEDDER
 [sharpaudit.formats]
 .md-list = toy_plugs:FORMAT
+[sharpaudit.mitigations]
+less-noise = toy_plugs:MITIGATION
 [sharpaudit.stages]
 brightness = toy_plugs:STAGE
 """
@@ -75,6 +77,9 @@ band_prompts = 8
 [matches]
 index = "index"
 profiles = ["mean-colour"]
+[mitigation]
+methods = ["less-noise"]
+pictures = 4
 [stages.brightness]
 dark_below = 0.45
 """
@@ -148,6 +153,7 @@ def test_every_plug_works_in_a_whole_audit(config_path: Path, root: Path) -> Non
     assert {row["profile"] for row in made["matches"]} == {"mean-colour"}
     assert [row["sample_id"] for row in made["brightness"]] == sorted(row["sample_id"] for row in made["samples"])
     assert all(0 < row["brightness"] < 1 for row in made["brightness"])
+    assert {row["method"] for row in made["mitigation"]} == {"none", "less-noise"}
     assert audit(config_path, root).evaluations == 0
     assert tables(root) == made
 
@@ -174,6 +180,7 @@ def test_whose_the_plugs_are_stands_in_the_record_and_in_the_identities(root: Pa
         "bands": ["embedder mean-colour"],
         "match": [],
         "corroborate": [],
+        "mitigate": ["method of mitigation less-noise"],
         "brightness": ["stage brightness"],
     }
 
@@ -186,9 +193,10 @@ def test_a_stage_is_known_to_sql_the_report_and_verify(root: Path) -> None:
     assert n_dark == sum(value < 0.45 for value in bright)
     assert 0 < n_dark < len(bright)
     facts = json.loads((root / "report/facts.json").read_text())
-    assert facts["sections"] == {"brightness": {"n": n_dark}}
+    assert facts["sections"].keys() == {"mitigate", "brightness"}
+    assert facts["sections"]["brightness"] == {"n": n_dark}
     page = (root / "report/index.html").read_text()
-    assert re.search(r"<h2><span>6</span>Brightness</h2>\s*<p>" + str(n_dark) + " pictures are dark.</p>", page)
+    assert re.search(r"<h2><span>7</span>Brightness</h2>\s*<p>" + str(n_dark) + " pictures are dark.</p>", page)
     assert "stages.brightness.dark_below = 0.45" in page
     assert faults(root) == []
     with duckdb.connect(str(root / "audit.duckdb"), read_only=True) as database:
@@ -215,6 +223,12 @@ def test_its_settings_are_its_identity_and_what_they_made_is_pruned(config_path:
         ("stages.score.step=1", "score is part of every audit"),
         ('samples.solver="cliped-ddim"', r'no solver is called "cliped-ddim" \(did you mean "clipped-ddim"\?\)'),
         ('matches.profiles=["mean-color"]', r'no embedder is called "mean-color" \(did you mean "mean-colour"\?\)'),
+        (
+            'mitigation.methods=["les-noise"]',
+            r'no method of mitigation is called "les-noise" \(did you mean "less-noise"',
+        ),
+        ('mitigation.methods=["less-noise", "less-noise"]', "less-noise is named twice"),
+        ('mitigation.methods=["none"]', '"none" is drawn of every finding'),
         ('scores.metrics=["gap_half"]', r'no metric is called "gap_half" \(did you mean "gap_halfway"\?\)'),
     ],
 )
@@ -360,7 +374,7 @@ def test_prune_takes_no_folder_for_an_earlier_one_that_is_none(root: Path) -> No
 def test_the_page_on_extending_shows_these_plugs() -> None:
     page, code = (ROOT / "docs/extending.md").read_text(), TOYS.read_text()
     shown = re.findall(r"^```py\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    assert len(shown) == 7
+    assert len(shown) == 8
     assert [block for block in shown if block.strip() not in code] == []
     (groups,) = [tomllib.loads(block) for block in re.findall(r"^```toml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)][
         :1

@@ -9,8 +9,8 @@ import torch
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.errors import Status, UserError
 from sharpaudit.mitigation.base import BACKWARD, Mitigated, Unmitigated, mitigate
-from sharpaudit.mitigation.methods import METHODS, method
 from sharpaudit.mitigation.sail import Sail
+from sharpaudit.plugs import MITIGATIONS
 from sharpaudit.samples.generate import Generator
 from tests.mitigation.conftest import PROMPTS, Counting, case
 
@@ -29,33 +29,38 @@ def test_no_mitigation_is_what_generation_draws(exact: Denoiser) -> None:
     assert [(one.evaluations, one.reached, one.told) for one in found] == [(12, None, {})] * 3
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", MITIGATIONS.ours())
 def test_a_picture_depends_on_no_other(tiny: Denoiser, name: str) -> None:
     """Within the rounding of kernels that differ by batch size."""
     asked = case(tiny, ("cat", "a b", "c"))
-    together, alone = mitigate(method(name), asked, 3), mitigate(method(name), asked.part([1]), 1)
+    together, alone = (
+        mitigate(MITIGATIONS[name].method, asked, 3),
+        mitigate(MITIGATIONS[name].method, asked.part([1]), 1),
+    )
     (one,), other = drawn(alone), drawn(together)[1]
     assert np.abs(one.picture.astype(int) - other.picture.astype(int)).max() <= 2
     assert one.evaluations == other.evaluations
     assert one.told == pytest.approx(other.told, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])
+@pytest.mark.parametrize("name", [name for name in MITIGATIONS.ours() if name != "none"])
 def test_every_method_does_something(tiny: Denoiser, name: str) -> None:
     asked = case(tiny, ("a b c", "cat"))
-    before, after = (drawn(mitigate(one, asked, 2)) for one in (Unmitigated(), method(name)))
+    before, after = (drawn(mitigate(one, asked, 2)) for one in (Unmitigated(), MITIGATIONS[name].method))
     assert any((a.picture != b.picture).any() for a, b in zip(after, before, strict=True))
     assert all(a.evaluations >= b.evaluations for a, b in zip(after, before, strict=True))
 
 
 @pytest.mark.parametrize("target", [None, 0.2])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", MITIGATIONS.ours())
 def test_evaluations_are_those_that_were_made(tiny: Denoiser, name: str, target: float | None) -> None:
     """Two more for each that a gradient goes back through. Alone, so that no other row is waited for."""
     counting = Counting(tiny)
     for row in range(2):
         counting.rows = counting.back = 0
-        (one,) = drawn(mitigate(method(name, target), case(counting, ("cat", "a b c")).part([row]), 1))  # type: ignore[arg-type]
+        (one,) = drawn(
+            mitigate(MITIGATIONS[name].aimed(target).method, case(counting, ("cat", "a b c")).part([row]), 1)
+        )  # type: ignore[arg-type]
         assert one.evaluations == counting.rows + BACKWARD * counting.back
         assert bool(counting.back) == (name.startswith("sail") or name == "embedding") or target is not None
 
@@ -84,11 +89,22 @@ def test_what_does_not_fit_the_memory_is_drawn_in_smaller_batches(exact: Denoise
 @pytest.mark.parametrize("name", OF_TOKENS)
 def test_a_model_without_tokens_is_one_line(exact: Denoiser, name: str) -> None:
     with pytest.raises(UserError, match=f"mitigation by {name}: this model.*; take another"):
-        mitigate(method(name), case(exact), 3)
+        mitigate(MITIGATIONS[name].method, case(exact), 3)
 
 
-def test_a_name_that_is_none_is_one_line_with_the_nearest() -> None:
-    with pytest.raises(UserError, match=r'no method of mitigation is called "sial" \(did you mean "sail"\?\)'):
-        method("sial")
-    assert method("sail", 3.0) == Sail(3.0)
-    assert method("delay", 3.0) == METHODS["delay"]
+def test_strengths_rise_and_the_middle_one_is_offered_alone() -> None:
+    for name in MITIGATIONS.ours():
+        offered = MITIGATIONS[name]
+        assert offered.name == name
+        rungs = offered.rungs()
+        assert len({setting for setting, _ in rungs}) == len(rungs)
+        values = [getattr(method, offered.varied) for _, method in rungs] if offered.varied else []
+        assert values == sorted(values) == list(offered.strengths)
+
+
+def test_a_target_is_that_of_methods_which_have_one() -> None:
+    sail, delay = MITIGATIONS["sail"], MITIGATIONS["delay"]
+    assert sail.aimed(3.0).method == Sail(3.0)
+    assert [method for _, method in sail.aimed(3.0).rungs()] == [Sail(3.0, most_steps=n) for n in (5, 10, 20, 40)]
+    assert sail.rungs()[0][0] == "most_steps = 5"
+    assert delay.aimed(3.0) is delay

@@ -48,7 +48,9 @@ rows_per_shard = 40
 samples_per_shard = 12
 """
 
-WORKING = [name for name in STAGES if name != "fit_thresholds"]
+ALWAYS = [name for name in STAGES if not STAGES[name].optional]
+"""Stages of every audit."""
+WORKING = [name for name in ALWAYS if name != "fit_thresholds"]
 """Stages that have work in this audit of one tier; tests of cascades kill the other."""
 
 

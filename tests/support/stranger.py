@@ -14,7 +14,7 @@ def table(name: str, stage: str, *fields: pa.Field, key: str = "prompt_id") -> T
     return Table(name, stage, (key,), 1, schema_of(name, 1, columns))
 
 
-ADDED = table("mitigation", "mitigate", pa.field("share", pa.float64()))
+ADDED = table("unlearning", "unlearn", pa.field("share", pa.float64()))
 
 
 MISTAKEN = {

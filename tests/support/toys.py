@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,6 +25,7 @@ from sharpaudit.denoisers.sampling import Guided, Solver, Steps
 from sharpaudit.embedders.base import Describer, Embedder
 from sharpaudit.errors import Status
 from sharpaudit.images import Pixels, decode
+from sharpaudit.mitigation.base import Case, Method, Mitigation, Steered, plain
 from sharpaudit.report.reading import one
 from sharpaudit.report.sections.base import ReportSection
 from sharpaudit.scores.base import Evidence, Metric, Place, at
@@ -125,6 +127,21 @@ def _clipped(model: Guided, x_BCHW: torch.Tensor, times: Sequence[float]) -> Ste
 
 
 SOLVER = Solver("clipped-ddim", _clipped, digest="1")
+
+
+@dataclass(frozen=True)
+class LessNoise(Method):
+    """Pictures begin with less noise than the model knows. left: the share of it."""
+
+    left: float = 0.5
+    source = "nowhere"
+
+    def steer(self, case: Case) -> Steered:
+        steered = plain(case)
+        return replace(steered, x_T=self.left * steered.x_T)
+
+
+MITIGATION = Mitigation("less-noise", LessNoise(), "left", (0.9, 0.5), digest="1")
 
 
 class BrightnessSettings(Section):

@@ -71,7 +71,7 @@ def test_a_table_that_is_cut_down_to_what_is_current_is_its_own_stages() -> None
 @pytest.mark.parametrize(
     ("name", "others", "says"),
     [
-        ("mitigation", ["scores"], None),
+        ("unlearning", ["scores"], None),
         ("fit/more", ["fit/unconditional"], None),
         ("order", [], None),
         ("scores", ["scores"], "as the table scores is"),
@@ -114,11 +114,11 @@ def test_it_is_named_before_a_run_is_made(name: str) -> None:
 
 
 def test_a_view_is_checked_against_the_tables_and_metrics_that_there_will_be() -> None:
-    good = {"first": "select residual_gap_tier_2 as x from prompt_metrics join mitigation using (prompt_id)"}
+    good = {"first": "select residual_gap_tier_2 as x from prompt_metrics join unlearning using (prompt_id)"}
     good["second"] = "select max(x) from first"
     check_views([*RUN_TABLES, ADDED], good, [(2, "residual_gap")])
     for tables, others, measured, says in (
-        (RUN_TABLES, good, [(2, "residual_gap")], "reads mitigation, which is neither"),
+        (RUN_TABLES, good, [(2, "residual_gap")], "reads unlearning, which is neither"),
         ([*RUN_TABLES, ADDED], good, [], "residual_gap_tier_2"),
         (RUN_TABLES, {"a": "select 1 as x", "A": "select 2 as x"}, [], "has this name already"),
     ):

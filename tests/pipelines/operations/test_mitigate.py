@@ -16,7 +16,7 @@ from sharpaudit.config import LAB
 from sharpaudit.errors import UserError
 from sharpaudit.images import decode
 from sharpaudit.mitigation.base import Case
-from sharpaudit.mitigation.methods import method
+from sharpaudit.plugs import MITIGATIONS
 from sharpaudit.samples.generate import Generator
 from sharpaudit.seeds import sample_latents
 from tests.support.wrapped import Wrapped, analytic
@@ -32,7 +32,7 @@ def case(n: int = 3) -> Case:
 
 def test_the_strip_shows_unmitigated_pictures_above_mitigated_ones() -> None:
     asked = case()
-    strip, told = before_and_after(method("delay"), asked, 2)
+    strip, told = before_and_after(MITIGATIONS["delay"].method, asked, 2)
     assert strip.shape == (2 * 32 + GAP, 3 * 32 + 2 * GAP, 3)
     own = Generator(asked.denoiser, 0, 6, 5.0, 4).pictures(asked.prompts, asked.x_T)
     for i, picture in enumerate(own):
@@ -44,11 +44,12 @@ def test_the_strip_shows_unmitigated_pictures_above_mitigated_ones() -> None:
 @pytest.mark.parametrize("n", [3, 4])
 def test_a_target_is_the_median_of_harmless_prompts_and_of_methods_that_have_one(n: int) -> None:
     asked, harmless = case(), ["a cat", "a dog", "a boat", "a hat"][:n]
-    target = target_of("sail", asked, harmless, 2)
-    each = [target_of("sail", asked, [prompt], 1) for prompt in harmless]
+    sail = MITIGATIONS["sail"]
+    target = target_of(sail.method, asked, harmless, 2)
+    each = [target_of(sail.method, asked, [prompt], 1) for prompt in harmless]
     assert target == pytest.approx(statistics.median(value for value in each if value is not None))
-    assert target_of("delay", asked, harmless, 2) is None
-    _, told = before_and_after(method("sail", target), asked, 3)
+    assert target_of(MITIGATIONS["delay"].method, asked, harmless, 2) is None
+    _, told = before_and_after(sail.aimed(target).method, asked, 3)
     assert all(line["reached"] == (line["after"] <= target) for line in told)
 
 
@@ -56,7 +57,7 @@ def test_a_harmless_prompt_without_a_value_is_named() -> None:
     asked = case()
     poisoned = replace(asked, denoiser=Wrapped(asked.denoiser, poisoned={"a dog"}))  # type: ignore[arg-type]
     with pytest.raises(UserError, match='"a dog": no target can be taken from this harmless prompt: The model'):
-        target_of("sail", poisoned, ["a cat", "a dog"], 1)
+        target_of(MITIGATIONS["sail"].method, poisoned, ["a cat", "a dog"], 1)
 
 
 def test_prompts_are_the_lines_that_hold_one(tmp_path: Path) -> None:

@@ -64,11 +64,19 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = [wider if own.name == "scores" else own for own in RUN_TABLES]
     monkeypatch.setattr(door, "RUN_TABLES", (*ours, ADDED))
     monkeypatch.setattr(STAGES["score"], "table", wider, raising=False)
-    monkeypatch.setitem(STAGES._own, "mitigate", "nowhere:MITIGATE")
+    monkeypatch.setitem(STAGES._own, "unlearn", "nowhere:UNLEARN")
     monkeypatch.setitem(
         STAGES._loaded,
-        "mitigate",
-        SimpleNamespace(name="mitigate", table=ADDED, upstream=("match",), report=None, views={}),
+        "unlearn",
+        SimpleNamespace(
+            name="unlearn",
+            table=ADDED,
+            upstream=("match",),
+            report=None,
+            views={},
+            optional=False,
+            wanted=lambda _: True,
+        ),
     )
 
 
@@ -99,11 +107,11 @@ def opens(audits: Path) -> None:
     with sharpaudit.open_run(root) as run:
         assert run.view("risk").num_rows == 38
         assert run.view("prompt_ranks").num_rows == 130
-        with pytest.raises(UserError, match="mitigation"):
-            run.sql("from mitigation")
+        with pytest.raises(UserError, match="unlearning"):
+            run.sql("from unlearning")
     found = describe(RunFolder.open(root))
     assert (found["state"], found["tables"]["scores"]["statuses"]["ok"]) == ("complete", 1290)
-    assert "mitigation" not in found["tables"]
+    assert "unlearning" not in found["tables"]
     verdict = examine(root, read_public(audits / "auditor.pem.pub"))
     assert verdict.faults == []
 
@@ -360,7 +368,7 @@ def test_views_of_others_stand_where_what_they_read_is_there(older: Path, monkey
     others = {
         "worst": "with best as (from findings) select prompt_id from best order by best_similarity desc limit 1",
         "of_worst": "select m.* from matches m join worst using (prompt_id)",
-        "elsewhere": "select prompt_id from mitigation",
+        "elsewhere": "select prompt_id from unlearning",
         "of_a_later_column": "select later from scores",
         "corpus": "select 1 as x",
     }

@@ -1,0 +1,128 @@
+"""The stage mitigate, joined to a run that is whole: what it draws, from which noise, and what it says of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipelines.flow.identity import identities, inputs_of
+from pipelines.operations.verify import faults
+from pipelines.stages.mitigate import STAGE
+from pipelines.stages.search import stored_pictures
+from sharpaudit import open_run
+from sharpaudit.errors import Status, UserError
+from sharpaudit.mitigation.base import Case, mitigate
+from sharpaudit.plugs import MITIGATIONS, SOLVERS
+from sharpaudit.seeds import sample_latents
+from sharpaudit.tables.runs import RunFolder, changes
+from tests.support.audits import audit, load, tables
+
+METHODS = ["delay", "attention", "numbers"]
+ASKED = (f"mitigation.methods={json.dumps(METHODS)}", "mitigation.pictures=5")
+
+
+@pytest.fixture(scope="module")
+def joined(config_path: Path, clean: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run, which the stage has joined."""
+    root = tmp_path_factory.mktemp("mitigated") / "run"
+    shutil.copytree(clean, root)
+    audit(config_path, root, *ASKED)
+    return root
+
+
+@pytest.fixture(scope="module")
+def rows(joined: Path) -> list[dict[str, Any]]:
+    return tables(joined)["mitigation"]
+
+
+def test_every_finding_is_tried_and_nothing_else_of_the_run_moves(
+    clean: Path, joined: Path, rows: list[dict[str, Any]]
+) -> None:
+    with open_run(joined) as run:
+        findings = set(run.view("findings")["prompt_id"].to_pylist())
+        told = run.view("mitigated").to_pylist()
+    assert {row["prompt_id"] for row in rows} == findings != set()
+    assert {(row["prompt_id"], row["method"]) for row in told} == {(p, m) for p in findings for m in METHODS}
+    before, after = tables(clean), tables(joined)
+    assert {name: after[name] for name in before} == before
+    assert faults(joined) == []
+
+
+def test_without_a_method_the_pictures_are_those_of_the_finding(joined: Path, rows: list[dict[str, Any]]) -> None:
+    own = {(row["prompt_id"], row["seed_index"]): row for row in rows if row["method"] == "none"}
+    made = tables(joined)
+    seen = {row["sample_id"]: row for row in made["matches"] if row["rank"] == 1}
+    samples = [row for row in made["samples"] if (row["prompt_id"], row["seed_index"]) in own]
+    assert len(samples) == 2 * len({prompt for prompt, _ in own})
+    for sample in samples:
+        row, match = own[sample["prompt_id"], sample["seed_index"]], seen[sample["sample_id"]]
+        assert row["image_sha256"] == sample["image_sha256"]
+        assert (row["reference_id"], row["band"]) == (match["reference_id"], match["band"])
+        assert row["similarity"] == pytest.approx(match["similarity"], abs=1e-6)
+        assert (row["evaluations"], row["strength"], row["like_before"]) == (sample["evaluations"], 0, None)
+
+
+def test_a_method_draws_from_the_same_noise(config_path: Path, joined: Path, rows: list[dict[str, Any]]) -> None:
+    config, run = load(config_path, *ASKED), RunFolder.open(joined)
+    one = next(row for row in rows if row["method"] == "delay" and row["seed_index"] == 2)
+    (prompt,) = {row["prompt"] for row in tables(joined)["corpus"] if row["prompt_id"] == one["prompt_id"]}
+    denoiser = STAGE.open(run, config)._denoiser  # type: ignore[attr-defined]
+    x_T = sample_latents(config.seed, [(one["prompt_id"], 2)], denoiser.latent_shape)
+    asked = config.samples
+    case = Case(denoiser, [prompt], x_T, [2], asked.guidance, asked.steps, SOLVERS[asked.solver], config.seed)
+    (drawn,) = mitigate(MITIGATIONS["delay"].rungs()[one["strength"] - 1][1], case, 1)
+    assert not isinstance(drawn, Status)
+    (stored,) = stored_pictures(joined, [one["image_path"]])
+    assert stored is not None
+    assert np.abs(drawn.picture.astype(int) - stored.astype(int)).max() <= 1
+
+
+def test_what_the_model_has_nothing_for_is_said_and_costs_nothing(joined: Path, rows: list[dict[str, Any]]) -> None:
+    refused = [row for row in rows if row["method"] == "attention"]
+    assert {(row["status"], row["seed_index"], row["image_path"]) for row in refused} == {("not_steerable", 0, None)}
+    with open_run(joined) as run:
+        told = {row["outcome"] for row in run.view("mitigated").to_pylist() if row["method"] == "attention"}
+    assert told == {"not possible"}
+
+
+def test_strengths_rise_until_nothing_copies(joined: Path, rows: list[dict[str, Any]]) -> None:
+    with open_run(joined) as run:
+        told = [row for row in run.view("mitigated").to_pylist() if row["method"] != "attention"]
+    for row in told:
+        own = [r for r in rows if (r["prompt_id"], r["method"]) == (row["prompt_id"], row["method"])]
+        at = [r for r in own if r["strength"] == row["strength"]]
+        assert len(at) == row["n_asked"] == 5
+        assert sum(r["band"] == "copy" for r in at) == row["n_copies"]
+        assert (row["outcome"] == "suppressed") == (row["n_copies"] == 0)
+        if row["outcome"] == "suppressed":
+            assert row["strength"] == max(r["strength"] for r in own)
+        else:
+            assert {r["strength"] for r in own} == set(range(1, 5))
+        weaker = {r["strength"] for r in own if r["strength"] < row["strength"]}
+        assert all(any(r["band"] == "copy" for r in own if r["strength"] == strength) for strength in weaker)
+    assert {row["outcome"] for row in told} > {"suppressed"}
+
+
+def test_a_worker_makes_the_same_rows_again(config_path: Path, joined: Path, rows: list[dict[str, Any]]) -> None:
+    config, run = load(config_path, *ASKED), RunFolder.open(joined)
+    work = STAGE.work(run, config)[0]
+    again = STAGE.open(run, config).process(STAGE.read(run, config, work)).to_pylist()
+    key = ("method", "strength", "seed_index")
+    held = [row for row in rows if row["prompt_id"] == again[0]["prompt_id"]]
+    assert sorted(again, key=lambda row: [row[k] for k in key]) == sorted(held, key=lambda row: [row[k] for k in key])
+
+
+def test_other_methods_or_another_number_are_a_named_change(config_path: Path, joined: Path) -> None:
+    assert audit(config_path, joined, *ASKED).evaluations == 0
+    record = RunFolder.open(joined).record() or {}
+    for override, name in (('mitigation.methods=["delay"]', "methods"), ("mitigation.pictures=6", "pictures")):
+        config = load(config_path, *ASKED, override)
+        changed = changes(record, identities(config, inputs_of(config)))
+        assert {field for change in changed for field in change.fields} == {f"mitigation.{name}"}
+    with pytest.raises(UserError, match="stage mitigate made part of this run and is left out of the configuration"):
+        audit(config_path, joined)
