@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.stages import flow, ingest, require_views
 from pipelines.stages.base import Inputs, identity
-from pipelines.stages.inputs import index_of, second_of, structure_of
+from pipelines.stages.inputs import alignment_of, index_of, second_of, structure_of
 from sharpaudit import plugs
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.load import family_of, load_tokenizer, model_digest, model_files, placement
@@ -34,6 +34,7 @@ def inputs_of(config: AuditConfig, *, alone: bool = False, known: Hashed | None 
         )
     index = index_of(config, known)
     second, structure = second_of(index, config), structure_of(index, config, known)
+    alignment = alignment_of(config)
     used = [index, *([] if second is None else [second])]
     opened = [part.opened for part in used] + ([] if structure is None else [structure.opened])
     return Inputs(
@@ -46,6 +47,7 @@ def inputs_of(config: AuditConfig, *, alone: bool = False, known: Hashed | None 
         index_holds=index.holding,
         index_weights={part.embedder.name: part.weights for part in used if part.weights is not None},
         index_search=None if structure is None else structure.digest,
+        alignment_digest=None if alignment is None else alignment.digest,
         index_files={name: list(found) for files in opened for name, found in files.items()},
         plugs=plugs.foreign(named_plugs(config)),
     )
@@ -59,6 +61,8 @@ def named_plugs(config: AuditConfig) -> Iterator[tuple[Plugs[Any], str]]:
     yield FAMILIES, family_of(config.model)
     yield from ((EMBEDDERS, name.partition(":")[0]) for name in config.matches.profiles)
     yield from ((MITIGATIONS, name) for name in config.mitigation.methods)
+    if config.mitigation.methods and config.mitigation.alignment is not None:
+        yield EMBEDDERS, config.mitigation.alignment.partition(":")[0]
     yield from ((STAGES, name) for name in config.stages)
 
 

@@ -63,7 +63,8 @@ class Inputs:
     index_holds: what part of the training set the index says it holds (matches.index.IndexManifest.holding); no
     identity names it, since the digest covers it. index_weights: of its embedders, by their
     names, as the index tells them.
-    index_search: digest of the approximate structure that searches in it, None for exact search.
+    index_search: digest of the approximate structure that searches in it, None for exact search. alignment_digest: of
+    the embedder that holds pictures against texts, None for none.
     index_files: what its files were when they were hashed. plugs: the foreign ones that the configuration names, as
     `plugs.foreign` tells them.
     """
@@ -77,6 +78,7 @@ class Inputs:
     index_holds: dict[str, Any] | None = None
     index_weights: dict[str, dict[str, str]] | None = None
     index_search: str | None = None
+    alignment_digest: str | None = None
     index_files: Mapping[str, Sequence[int]] | None = None
     plugs: Sequence[Mapping[str, str]] = ()
 

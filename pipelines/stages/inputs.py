@@ -15,6 +15,7 @@ from pipelines.stages.search import SampleSearch
 from sharpaudit.config import AuditConfig, MatchesConfig
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.load import load_denoiser, placement
+from sharpaudit.embedders.base import Describer, Embedder, embedder, open_embedder
 from sharpaudit.embedders.weights import Shelf
 from sharpaudit.errors import UserError, printable
 from sharpaudit.matches.approximation import OpenStructure, open_structure
@@ -46,6 +47,30 @@ def run_search(run: RunFolder, config: AuditConfig) -> SampleSearch:
         _require(run, "index_search", structure.digest, f"the structure of index {printable(str(index.path))}")
     second = second_of(index, config)
     return SampleSearch.of(index, second, structure, config)
+
+
+def run_alignment(run: RunFolder, config: AuditConfig) -> Describer | None:
+    """What holds pictures against texts, open; None where nothing does. Raises UserError where it is no longer the
+    same."""
+    card = alignment_of(config)
+    if card is None:
+        return None
+    _require(run, "alignment_digest", card.digest, f"weights of {card.name}")
+    return open_embedder(card, config.matches.batch_size, config.model.device)
+
+
+def alignment_of(config: AuditConfig) -> Embedder | None:
+    """The card of the embedder that `mitigation.alignment` names, where methods are tried. Raises UserError."""
+    name = config.mitigation.alignment
+    if name is None or not config.mitigation.methods:
+        return None
+    card = embedder(name, shelf_of(config.matches))
+    if not card.texts:
+        raise UserError(
+            f'mitigation.alignment = "{printable(name)}": this embedder describes no texts; name one that does, such '
+            'as "open_clip:ViT-H-14"'
+        )
+    return card
 
 
 def second_of(index: ReferenceIndex, config: AuditConfig) -> ReferenceIndex | None:

@@ -17,19 +17,21 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.stages.base import Stage, Work, Worker
-from pipelines.stages.inputs import run_model, run_search
+from pipelines.stages.base import Inputs, Stage, Work, Worker
+from pipelines.stages.inputs import run_alignment, run_model, run_search
 from pipelines.stages.sample import sample_id, stored
 from pipelines.stages.search import Neighbour, SampleSearch
 from pipelines.stages.selection import groups, selected
 from sharpaudit.config import AuditConfig
 from sharpaudit.denoisers.base import Denoiser
+from sharpaudit.embedders.base import Describer
 from sharpaudit.errors import Status
+from sharpaudit.images import Pixels
 from sharpaudit.matches.decide import COPY, Bands, band_of
 from sharpaudit.mitigation.base import NONE, Aimed, Case, Method, Mitigated, Mitigation, mitigate
 from sharpaudit.mitigation.targets import middle, values_of
 from sharpaudit.mitigation.weakest import Rung, weakest
-from sharpaudit.plugs import MITIGATIONS, SOLVERS
+from sharpaudit.plugs import EMBEDDERS, MITIGATIONS, SOLVERS
 from sharpaudit.report.sections.mitigation import MITIGATION_SECTION
 from sharpaudit.seeds import sample_latents
 from sharpaudit.tables.image_store import ImageStore
@@ -51,8 +53,8 @@ class MitigateStage(Stage):
     table = MITIGATION
     scope = "row"
     upstream = ("match",)
-    reads = ("mitigation.methods", "mitigation.pictures")
-    uses = (MITIGATIONS.kind,)
+    reads = ("mitigation.methods", "mitigation.pictures", "mitigation.alignment")
+    uses = (MITIGATIONS.kind, EMBEDDERS.kind)
     tells = ("mitigation",)
     key = "prompt_id"
     retried = True
@@ -62,6 +64,10 @@ class MitigateStage(Stage):
     def wanted(self, config: AuditConfig) -> bool:
         """Where a method is named."""
         return bool(config.mitigation.methods)
+
+    def outside(self, config: AuditConfig, inputs: Inputs) -> dict[str, Any]:
+        """What holds pictures against texts."""
+        return {} if inputs.alignment_digest is None else {"alignment digest": inputs.alignment_digest}
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
         """A shard for each audited prompt of which a picture is a copy."""
@@ -83,7 +89,8 @@ class MitigateStage(Stage):
         bands = Bands(**{field.name: row[field.name] for field in fields(Bands)})
         harmless = sorted(set(selected(run, ("band",))["prompt"].to_pylist()))[:MOST_HARMLESS]
         storing = partial(ImageStore, run.root, run.files)
-        return MitigateWorker(run_model(run, config), run_search(run, config), storing, bands, config, harmless)
+        model, search, aligning = run_model(run, config), run_search(run, config), run_alignment(run, config)
+        return MitigateWorker(model, search, storing, bands, config, harmless, aligning)
 
 
 def _findings(run: RunFolder) -> list[str]:
@@ -98,17 +105,19 @@ def _findings(run: RunFolder) -> list[str]:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture and what it is. vector: its descriptor, None where it has none."""
+    """A picture and what it is. vector: its descriptor, None where it has none. alignment: its cosine to the finding's
+    prompt."""
 
     number: int
     outcome: Mitigated | Status
     near: list[Neighbour] | Status
-    vector: Vector | None
+    vector: Vector | None = None
+    alignment: float | None = None
 
 
 class MitigateWorker:
     """storing: opens a place for the pictures of a shard. harmless: prompts whose median is the target of methods that
-    have one."""
+    have one. aligning: describes pictures and texts; None where nobody asks for it."""
 
     def __init__(
         self,
@@ -118,9 +127,10 @@ class MitigateWorker:
         bands: Bands,
         config: AuditConfig,
         harmless: Sequence[str],
+        aligning: Describer | None = None,
     ) -> None:
         self._denoiser, self._search, self._storing = denoiser, search, storing
-        self._bands, self._config, self._harmless = bands, config, harmless
+        self._bands, self._config, self._harmless, self._aligning = bands, config, harmless, aligning
         self._offered = cache(self._aimed)
 
     def process(self, rows: pa.Table) -> pa.Table:
@@ -175,12 +185,21 @@ class MitigateWorker:
         seen = zip(
             self._search.nearest(pictures, self._config.matches.neighbours),
             self._search.described(pictures),
+            self._alignments(case.prompts[0], pictures),
             strict=True,
         )
         return [
-            Drawn(i, one, one, None) if isinstance(one, Status) else Drawn(i, one, *next(seen))
+            Drawn(i, one, one) if isinstance(one, Status) else Drawn(i, one, *next(seen))
             for i, one in zip(numbers, outcomes, strict=True)
         ]
+
+    def _alignments(self, prompt: str, pictures: Sequence[Pixels]) -> list[float | None]:
+        """Of each picture the cosine to the prompt; None without an embedder, or of what it cannot describe."""
+        if self._aligning is None or not pictures:
+            return [None] * len(pictures)
+        text_D = self._aligning.describe_texts([prompt])[0].astype(np.float64)
+        cosines_N = self._aligning.describe(pictures).astype(np.float64) @ text_D
+        return [float(cosine) if np.isfinite(cosine) else None for cosine in cosines_N]
 
     def _decides(self, near: list[Neighbour]) -> tuple[Neighbour, str]:
         """The match that decides and its band: the first that is a copy, else the nearest."""
@@ -212,7 +231,7 @@ class MitigateWorker:
             others = [one.vector for one in rung.drawn if one is not drawn]
             row |= {name: getattr(near, name) for name in ("reference_id", "similarity")} | {"band": band}
             row |= {"verified_similarity": near.verified, "thumbnail_path": thumbnail(near.row), "status": Status.OK}
-            row |= {"like_before": _like(drawn.vector, [before.get(drawn.number)])}
+            row |= {"like_before": _like(drawn.vector, [before.get(drawn.number)]), "alignment": drawn.alignment}
             found.append(row | {"like_others": _like(drawn.vector, others)})
         return found
 

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import field_validator
 
 from sharpaudit.config.base import Section, identity, known
+from sharpaudit.config.matches import EmbedderName
 from sharpaudit.plugs import MITIGATIONS
 
 MethodName = Annotated[str, known(MITIGATIONS)]
@@ -20,6 +21,10 @@ class MitigationConfig(Section):
     pictures: int = identity(default=16, ge=4, le=64)
     """Of each finding and method, from the noise that its pictures without a method begin with. Suppressed means that
     none of them is a copy, which of 16 leaves up to 17% possible."""
+
+    alignment: EmbedderName | None = identity(default=None)
+    """Embedder of pictures and texts that says how well a picture shows what its prompt asks for, such as
+    "open_clip:ViT-H-14"; its weights lie in the folder `matches.weights`. Without one nothing is said of that."""
 
     @field_validator("methods")
     @classmethod

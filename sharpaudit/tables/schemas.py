@@ -250,6 +250,7 @@ MITIGATION = define(
         "thumbnail_path": pa.string(),
         "like_before": pa.float64(),
         "like_others": pa.float64(),
+        "alignment": pa.float64(),
         "reached": pa.bool_(),
         "evaluations": pa.int32(),
     },

@@ -137,12 +137,13 @@ _VIEWS = {
             SELECT prompt_id, method, strength, any_value(setting) AS setting, count(*) AS n_drawn,
                    count(*) FILTER (status = 'ok') AS n_pictures, count(*) FILTER (band = 'copy') AS n_copies,
                    max(similarity) AS best_similarity, avg(similarity) AS similarity, avg(like_before) AS like_before,
-                   median(like_others) AS alike, avg(evaluations) AS evaluations, count(reached) AS n_aimed,
-                   count(*) FILTER (reached) AS n_reached
+                   median(like_others) AS alike, avg(alignment) AS alignment, avg(evaluations) AS evaluations,
+                   count(reached) AS n_aimed, count(*) FILTER (reached) AS n_reached
             FROM mitigation GROUP BY prompt_id, method, strength
         ), told AS (
             SELECT a.*, b.n_copies AS before_copies, b.n_pictures AS before_pictures, b.similarity AS before_similarity,
-                   b.alike AS before_alike, b.evaluations AS before_evaluations, b.n_drawn AS n_asked,
+                   b.alike AS before_alike, b.alignment AS before_alignment,
+                   b.evaluations AS before_evaluations, b.n_drawn AS n_asked,
                    max(a.strength) OVER one AS n_strengths,
                    row_number() OVER (one ORDER BY a.n_drawn < b.n_drawn, a.n_copies + a.n_drawn - a.n_pictures,
                                                    a.strength) AS place

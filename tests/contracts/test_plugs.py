@@ -80,6 +80,7 @@ profiles = ["mean-colour"]
 [mitigation]
 methods = ["less-noise"]
 pictures = 4
+alignment = "mean-colour"
 [stages.brightness]
 dark_below = 0.45
 """
@@ -154,6 +155,9 @@ def test_every_plug_works_in_a_whole_audit(config_path: Path, root: Path) -> Non
     assert [row["sample_id"] for row in made["brightness"]] == sorted(row["sample_id"] for row in made["samples"])
     assert all(0 < row["brightness"] < 1 for row in made["brightness"])
     assert {row["method"] for row in made["mitigation"]} == {"none", "less-noise"}
+    # These prompts name no colour: a text is the fourth direction, and a picture has as much of it as it is dark.
+    assert all(0 < row["alignment"] < 1 for row in made["mitigation"])
+    assert "Alignment with the prompt" in (root / "report/index.html").read_text()
     assert audit(config_path, root).evaluations == 0
     assert tables(root) == made
 
@@ -180,7 +184,7 @@ def test_whose_the_plugs_are_stands_in_the_record_and_in_the_identities(root: Pa
         "bands": ["embedder mean-colour"],
         "match": [],
         "corroborate": [],
-        "mitigate": ["method of mitigation less-noise"],
+        "mitigate": ["embedder mean-colour", "method of mitigation less-noise"],
         "brightness": ["stage brightness"],
     }
 

@@ -177,7 +177,11 @@ ELSEWHERE = {
     "model.dtype",  # below
     "scores.then",  # test_cascade.py
     "stages",  # contracts/test_plugs.py
-    *("mitigation.methods", "mitigation.pictures"),  # of a stage that this audit is without: stages/test_mitigate.py
+    *(
+        "mitigation.methods",
+        "mitigation.pictures",
+        "mitigation.alignment",
+    ),  # of a stage that this audit is without: stages/test_mitigate.py
     # This machine and this release know one of each; another index of the same profile: test_changed_inputs.py.
     *("model.device", "matches.profiles"),
 }

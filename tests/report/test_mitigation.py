@@ -59,7 +59,9 @@ def collected(rows: Rows, root: Path, run: dict[str, Any] | None = None) -> dict
         files[table.name] = [path]
     materialise(files, root / "audit.duckdb", tables=tables)
     with open_file(root / "audit.duckdb") as connection:
-        return collect(connection, run or told(), [MITIGATION_SECTION], tables)
+        run = run or told()
+        run["settings"].setdefault("mitigation", {"alignment": None})
+        return collect(connection, run, [MITIGATION_SECTION], tables)
 
 
 def outcomes(rows: Rows, root: Path) -> dict[str, tuple[str, int, int]]:
@@ -120,6 +122,7 @@ def test_the_page_shows_the_same_noise_before_and_after(rows: Rows, tmp_path: Pa
     for i, row in enumerate(rows["mitigation"]):
         row |= {"image_path": pictures[i] if row["status"] == "ok" else None, "thumbnail_path": pictures[0]}
     run = told(show_images=True)
+    run["settings"]["mitigation"] = {"alignment": "clip"}
     facts = collected(rows, tmp_path, run)
     (finding,) = facts["sections"]["mitigate"]["findings"]
     assert (finding["seed_index"], finding["image_path"]) == (0, pictures[0])

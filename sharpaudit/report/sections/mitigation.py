@@ -15,9 +15,9 @@ OUTCOMES = ("suppressed", "weakened", "failed", "not reached", "incomplete", "no
 
 def mitigation(connection: Connection) -> Entry:
     """methods: of each, findings by outcome, the share that it suppresses, and over findings the medians of the
-    evaluations of a picture, of how like pictures stayed to those without it, and of similarity. findings: the most
-    similar first, each with a picture without a method, and the same noise by each. bound: what none of so many copies
-    leaves possible."""
+    evaluations of a picture, of how like pictures stayed to those without it, of similarity, and of alignment with the
+    prompt where that was asked. findings: the most similar first, each with a picture without a method, and the same
+    noise by each. bound: what none of so many copies leaves possible."""
     asked = rows_of(connection, "SELECT any_value(n_asked) AS n FROM mitigated")[0]["n"]
     return {
         "n_asked": asked,
@@ -34,7 +34,8 @@ def _methods(connection: Connection) -> list[Entry]:
         f"""
         SELECT method, count(*) AS n, median(evaluations) AS evaluations, median(before_evaluations) AS without,
                median(like_before) AS like_before, median(similarity) AS similarity,
-               median(before_similarity) AS before_similarity, {counts}
+               median(before_similarity) AS before_similarity, median(alignment) AS alignment,
+               median(before_alignment) AS before_alignment, {counts}
         FROM mitigated GROUP BY method ORDER BY "suppressed" DESC, "weakened" DESC, method""",  # noqa: S608
     )
     return [row | {"share": rate(row["suppressed"], row["n"])} for row in rows]

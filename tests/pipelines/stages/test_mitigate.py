@@ -117,6 +117,13 @@ def test_a_worker_makes_the_same_rows_again(config_path: Path, joined: Path, row
     assert sorted(again, key=lambda row: [row[k] for k in key]) == sorted(held, key=lambda row: [row[k] for k in key])
 
 
+def test_an_embedder_that_knows_no_texts_is_refused_before_anything_begins(config_path: Path, joined: Path) -> None:
+    with pytest.raises(
+        UserError, match='alignment = "pixels-16": this embedder describes no texts; name one that does'
+    ):
+        audit(config_path, joined, *ASKED, 'mitigation.alignment="pixels-16"', update=True)
+
+
 def test_other_methods_or_another_number_are_a_named_change(config_path: Path, joined: Path) -> None:
     assert audit(config_path, joined, *ASKED).evaluations == 0
     record = RunFolder.open(joined).record() or {}
