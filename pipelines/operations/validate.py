@@ -35,6 +35,7 @@ from sharpaudit.denoisers.load import beside_model, load_denoiser, load_tokenize
 from sharpaudit.devices import places_on, share_threads, usable_cores, use_threads
 from sharpaudit.embedders.base import embedder, notes
 from sharpaudit.errors import Status, UserError, printable
+from sharpaudit.plugs import MITIGATIONS
 from sharpaudit.samples.generate import Generator
 from sharpaudit.scores.cascade import fit_seeds, tiers
 from sharpaudit.scores.plan import evaluations, places
@@ -73,6 +74,8 @@ def validate(config: AuditConfig, measure_s: float = MEASURE_S, *, out: Path | N
     if ignored:
         yield f"model: not read: {', '.join(printable(name) for name in ignored)}"
     yield from (f"note: {line}" for line in not_applied)
+    refused = [MITIGATIONS[name].method.refusal(denoiser) for name in config.mitigation.methods]
+    yield from (f"note: {line}" for line in refused if line is not None)
     asked, shelf = config.matches.profiles, shelf_of(config.matches)
     agree = f"profile {asked[0]} agrees" if len(asked) == 1 else f"profiles {' and '.join(asked)} agree"
     yield f"index: {agree}, digest {inputs.index_digest[:16]}"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pipelines.flow.identity import identities, inputs_of
+from pipelines.operations.validate import validate
 from pipelines.operations.verify import faults
 from pipelines.stages.mitigate import STAGE
 from pipelines.stages.search import stored_pictures
@@ -133,3 +134,10 @@ def test_other_methods_or_another_number_are_a_named_change(config_path: Path, j
         assert {field for change in changed for field in change.fields} == {f"mitigation.{name}"}
     with pytest.raises(UserError, match="stage mitigate made part of this run and is left out of the configuration"):
         audit(config_path, joined)
+
+
+def test_validate_says_beforehand_what_the_model_has_nothing_for(config_path: Path) -> None:
+    lines = list(validate(load(config_path, *ASKED), 0.0))
+    assert [line for line in lines if "mitigation" in line] == [
+        "note: mitigation by attention: this model lets nobody steer its attention; take another"
+    ]
