@@ -64,4 +64,6 @@ def _damage(run: RunFolder, folder: TableFolder, record: Path) -> str | None:
 def _failed(manifest: Manifest) -> int:
     """Rows that came to no result although an earlier stage gave them something to work on."""
     counts = {Status(name): n for name, n in manifest.statuses.items()}
-    return sum(n for status, n in counts.items() if status.is_rejection and status is not Status.NO_SCORE)
+    # These would be the same another time.
+    final = (Status.NO_SCORE, Status.NOT_STEERABLE)
+    return sum(n for status, n in counts.items() if status.is_rejection and status not in final)

@@ -12,7 +12,7 @@ from pipelines.operations import older
 from pipelines.stages.base import Inputs
 from pipelines.stages.inputs import hashed_for, index_of, second_of, structure_of
 from pipelines.stages.search import SampleSearch
-from sharpaudit.config import AuditConfig
+from sharpaudit.config import AuditConfig, MitigationConfig
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.images import encode_png
@@ -78,6 +78,8 @@ def _require_same(run: RunFolder, config: AuditConfig) -> Inputs:
 
     Settings and stages of another version may be called otherwise: whether the pictures are made again shows by itself.
     """
+    # What is tried against findings makes no picture of theirs, and its embedder need not be here.
+    config = config.model_copy(update={"mitigation": MitigationConfig()})
     record, found = run.record() or {}, inputs_of(config, alone=True)
     if older.maker(run) is None:
         changed = changes(record, identities(config, found, run.earlier()))

@@ -24,7 +24,7 @@ from pipelines.stages.base import Inputs
 from pipelines.stages.calibration import allowed, fitted, wanted
 from pipelines.stages.fit import screen_config
 from pipelines.stages.ingest import require_audited, sources
-from pipelines.stages.inputs import hashed_for, index_of, second_of, shelf_of, structure_of
+from pipelines.stages.inputs import alignment_of, hashed_for, index_of, second_of, shelf_of, structure_of
 from pipelines.stages.search import SampleSearch
 from pipelines.stages.selection import expected_pictures
 from sharpaudit.config import AuditConfig, ModelConfig, RunConfig
@@ -33,7 +33,7 @@ from sharpaudit.corpus.scratch import scratch
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.load import beside_model, load_denoiser, load_tokenizer
 from sharpaudit.devices import places_on, share_threads, usable_cores, use_threads
-from sharpaudit.embedders.base import embedder, notes
+from sharpaudit.embedders.base import embedder, notes, open_embedder
 from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.plugs import MITIGATIONS
 from sharpaudit.samples.generate import Generator
@@ -80,6 +80,10 @@ def validate(config: AuditConfig, measure_s: float = MEASURE_S, *, out: Path | N
     agree = f"profile {asked[0]} agrees" if len(asked) == 1 else f"profiles {' and '.join(asked)} agree"
     yield f"index: {agree}, digest {inputs.index_digest[:16]}"
     yield from (f"note: {line}" for name in asked for line in notes(embedder(name, shelf)))
+    aligning = alignment_of(config)
+    if aligning is not None:
+        open_embedder(aligning, config.matches.batch_size, here)
+        yield from (f"note: {line}" for line in notes(aligning))
     search = _search(config, inputs, here)
     yield f"search: {search.told}"
     todo = [(source, 0, config.run.limit if source.use == "audit" else None) for source in sources(config)]

@@ -33,7 +33,7 @@ from sharpaudit.mitigation.targets import middle, values_of
 from sharpaudit.mitigation.weakest import Rung, weakest
 from sharpaudit.plugs import EMBEDDERS, MITIGATIONS, SOLVERS
 from sharpaudit.report.sections.mitigation import MITIGATION_SECTION
-from sharpaudit.seeds import sample_latents
+from sharpaudit.seeds import rank_hash, sample_latents
 from sharpaudit.tables.image_store import ImageStore
 from sharpaudit.tables.records import digest_of
 from sharpaudit.tables.runs import RunFolder
@@ -71,9 +71,11 @@ class MitigateStage(Stage):
 
     def work(self, run: RunFolder, config: AuditConfig) -> list[Work]:
         """A shard for each audited prompt of which a picture is a copy."""
+        # Bands and harmless prompts may change under the same fingerprints.
+        held_against = [[m.sha256 for m in run.table(BANDS).current()], _harmless(run, config)]
         found = []
         for prompt_id in _findings(run):
-            digest = digest_of([prompt_id])
+            digest = digest_of([prompt_id, held_against])
             found.append(Work(self.name, digest[:16], 1, digest, {"prompt": prompt_id}))
         return found
 
@@ -87,10 +89,16 @@ class MitigateStage(Stage):
         folder = run.table(BANDS)
         row = folder.read_all(folder.current()).to_pylist()[0]
         bands = Bands(**{field.name: row[field.name] for field in fields(Bands)})
-        harmless = sorted(set(selected(run, ("band",))["prompt"].to_pylist()))[:MOST_HARMLESS]
+        harmless = _harmless(run, config)
         storing = partial(ImageStore, run.root, run.files)
         model, search, aligning = run_model(run, config), run_search(run, config), run_alignment(run, config)
         return MitigateWorker(model, search, storing, bands, config, harmless, aligning)
+
+
+def _harmless(run: RunFolder, config: AuditConfig) -> list[str]:
+    """The band prompts that a target is taken from, drawn where there are many."""
+    prompts = set(selected(run, ("band",))["prompt"].to_pylist())
+    return sorted(prompts, key=lambda prompt: rank_hash(config.seed, "mitigation target", prompt))[:MOST_HARMLESS]
 
 
 def _findings(run: RunFolder) -> list[str]:

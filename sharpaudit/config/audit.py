@@ -44,7 +44,7 @@ class AuditConfig(Section):
     def _known_stages(cls, asked: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for name, settings in asked.items():
             if name in STAGES.ours():
-                raise ValueError(f"{name} is part of every audit; name stages of other distributions only")
+                raise ValueError(f"{name} is ours and has no settings here; name stages of other distributions only")
             try:
                 STAGES[name].settings.model_validate(settings)
             except UserError as error:
@@ -54,6 +54,16 @@ class AuditConfig(Section):
                 where = ".".join([name, *(str(part) for part in first["loc"])])
                 raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
         return asked
+
+    @model_validator(mode="after")
+    def _enough_pictures(self) -> AuditConfig:
+        n, least = self.mitigation.pictures, self.samples.per_prompt
+        if self.mitigation.methods and n < least:
+            raise ValueError(
+                f"mitigation.pictures = {n} is fewer than samples.per_prompt = {least}: the picture that copies could "
+                f"be none of them; ask for at least {least}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _precision(self) -> AuditConfig:

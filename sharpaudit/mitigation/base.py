@@ -25,6 +25,8 @@ from sharpaudit.denoisers.sampling import DDIM, Guided, Solver, Step, follow, ti
 from sharpaudit.errors import Status, UserError
 from sharpaudit.images import Pixels
 
+MOST_STRENGTHS = 4
+"""Of a method. Whoever takes the first that shows no copy has so many chances to be lucky, which bounds allow for."""
 BACKWARD = 2
 """Evaluations that a gradient counts for, beside those of its forward pass."""
 
@@ -52,8 +54,8 @@ class Case:
 @dataclass
 class Steered:
     """What a method makes of a case. watch: sees every step before it is taken, and may change it. evaluations: of each
-    picture, beside those of the drawing. reached: whether the method came to where it stops; None where it has no such
-    place. told: numbers of each picture, by name. A watch may write into both while a picture is drawn."""
+    picture, beside those of the drawing; () for none. reached: whether the method came to where it stops; None where it
+    has no such place. told: numbers of each picture, by name. A watch may write into both while a picture is drawn."""
 
     conditioning: Conditioning
     unconditional: Conditioning
@@ -124,6 +126,17 @@ class Mitigation:
     strengths: tuple[float, ...] = ()
     digest: str = ""
 
+    def __post_init__(self) -> None:
+        fields = getattr(type(self.method), "__dataclass_fields__", {})
+        fits = (
+            self.varied in fields and 0 < len(self.strengths) <= MOST_STRENGTHS if self.varied else not self.strengths
+        )
+        if not fits:
+            raise ValueError(
+                f"mitigation {self.name!r}: `varied` must be a field of its method, a frozen dataclass, with one to "
+                f"{MOST_STRENGTHS} strengths, or both must be left out"
+            )
+
     def aimed(self, target: float | None) -> Mitigation:
         """The same with a target, where the method has such a thing."""
         return replace(self, method=replace(self.method, target=target)) if isinstance(self.method, Aimed) else self
@@ -173,7 +186,7 @@ def _drawn(method: Method, case: Case) -> list[Mitigated | Status]:
         if isinstance(picture, Status)
         else Mitigated(
             picture,
-            steered.evaluations[i] + drawing,
+            (steered.evaluations[i] if steered.evaluations else 0.0) + drawing,
             None if steered.reached is None else steered.reached[i],
             {name: values[i] for name, values in steered.told.items()},
         )

@@ -145,14 +145,17 @@ _VIEWS = {
                    b.alike AS before_alike, b.alignment AS before_alignment,
                    b.evaluations AS before_evaluations, b.n_drawn AS n_asked,
                    max(a.strength) OVER one AS n_strengths,
+                   arg_max(a.n_reached < a.n_aimed, a.strength) OVER one AS fell_short,
                    row_number() OVER (one ORDER BY a.n_drawn < b.n_drawn, a.n_copies + a.n_drawn - a.n_pictures,
                                                    a.strength) AS place
             FROM arms a JOIN arms b ON b.prompt_id = a.prompt_id AND b.method = '{UNMITIGATED}'
             WHERE a.method <> '{UNMITIGATED}' WINDOW one AS (PARTITION BY a.prompt_id, a.method)
         )
-        SELECT * EXCLUDE (place, n_drawn),
-               CASE WHEN n_pictures = 0 THEN 'not possible' WHEN n_pictures < n_asked THEN 'incomplete'
-                    WHEN n_copies = 0 THEN 'suppressed' WHEN n_reached < n_aimed THEN 'not reached'
+        SELECT * EXCLUDE (place, n_drawn, fell_short),
+               CASE WHEN n_pictures = 0 THEN 'not possible'
+                    WHEN n_pictures < n_asked OR before_pictures < n_asked THEN 'incomplete'
+                    WHEN before_copies = 0 THEN 'no copy before'
+                    WHEN n_copies = 0 THEN 'suppressed' WHEN fell_short THEN 'not reached'
                     WHEN 2 * n_copies <= before_copies THEN 'weakened' ELSE 'failed' END AS outcome
         FROM told WHERE place = 1""",  # noqa: S608 - a constant
     "families": """

@@ -224,7 +224,7 @@ def test_its_settings_are_its_identity_and_what_they_made_is_pruned(config_path:
     [
         ("stages.brightness.dark_belo=1", r"brightness\.dark_belo: Extra inputs are not permitted"),
         ("stages.brightnes.dark_below=1", r'no stage is called "brightnes" \(did you mean "brightness"\?\)'),
-        ("stages.score.step=1", "score is part of every audit"),
+        ("stages.score.step=1", "score is ours and has no settings here"),
         ('samples.solver="cliped-ddim"', r'no solver is called "cliped-ddim" \(did you mean "clipped-ddim"\?\)'),
         ('matches.profiles=["mean-color"]', r'no embedder is called "mean-color" \(did you mean "mean-colour"\?\)'),
         (
@@ -232,6 +232,7 @@ def test_its_settings_are_its_identity_and_what_they_made_is_pruned(config_path:
             r'no method of mitigation is called "les-noise" \(did you mean "less-noise"',
         ),
         ('mitigation.methods=["less-noise", "less-noise"]', "less-noise is named twice"),
+        ("samples.per_prompt=5", r"mitigation.pictures = 4 is fewer than samples.per_prompt = 5"),
         ('mitigation.methods=["none"]', '"none" is drawn of every finding'),
         ('scores.metrics=["gap_half"]', r'no metric is called "gap_half" \(did you mean "gap_halfway"\?\)'),
     ],

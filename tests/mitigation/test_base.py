@@ -8,7 +8,8 @@ import torch
 
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.errors import Status, UserError
-from sharpaudit.mitigation.base import BACKWARD, Mitigated, Unmitigated, mitigate
+from sharpaudit.mitigation.base import BACKWARD, Mitigated, Mitigation, Unmitigated, mitigate
+from sharpaudit.mitigation.delay import Delay
 from sharpaudit.mitigation.sail import Sail
 from sharpaudit.plugs import MITIGATIONS
 from sharpaudit.samples.generate import Generator
@@ -100,6 +101,16 @@ def test_strengths_rise_and_the_middle_one_is_offered_alone() -> None:
         assert len({setting for setting, _ in rungs}) == len(rungs)
         values = [getattr(method, offered.varied) for _, method in rungs] if offered.varied else []
         assert values == sorted(values) == list(offered.strengths)
+
+
+@pytest.mark.parametrize(
+    ("varied", "strengths"), [("shar", (0.5,)), ("share", ()), ("share", (1, 2, 3, 4, 5)), ("", (1,))]
+)
+def test_strengths_that_cannot_be_are_refused_where_they_are_declared(
+    varied: str, strengths: tuple[float, ...]
+) -> None:
+    with pytest.raises(ValueError, match="`varied` must be a field of its method"):
+        Mitigation("late", Delay(0.5), varied, strengths)
 
 
 def test_a_target_is_that_of_methods_which_have_one() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pipelines.flow.identity import identities, inputs_of
+from pipelines.operations.replay import replay_prompt
 from pipelines.operations.validate import validate
 from pipelines.operations.verify import faults
 from pipelines.stages.mitigate import STAGE
@@ -18,6 +19,7 @@ from pipelines.stages.search import stored_pictures
 from sharpaudit import open_run
 from sharpaudit.errors import Status, UserError
 from sharpaudit.mitigation.base import Case, mitigate
+from sharpaudit.mitigation.targets import middle, values_of
 from sharpaudit.plugs import MITIGATIONS, SOLVERS
 from sharpaudit.seeds import sample_latents
 from sharpaudit.tables.runs import RunFolder, changes
@@ -134,6 +136,43 @@ def test_other_methods_or_another_number_are_a_named_change(config_path: Path, j
         assert {field for change in changed for field in change.fields} == {f"mitigation.{name}"}
     with pytest.raises(UserError, match="stage mitigate made part of this run and is left out of the configuration"):
         audit(config_path, joined)
+
+
+def test_another_line_or_other_harmless_prompts_do_it_again(config_path: Path, joined: Path, tmp_path: Path) -> None:
+    """They change under the same fingerprints; what is told of a finding is held against the line that is in force."""
+    root = Path(shutil.copytree(joined, tmp_path / "run"))
+    before = {work.shard for work in STAGE.work(RunFolder.open(root), load(config_path, *ASKED))}
+    audit(config_path, root, *ASKED, "samples.band_prompts=12", update=True)
+    after = {manifest.shard for manifest in RunFolder.open(root).table(STAGE.table).current()}
+    assert len(after) > 0
+    assert not after & before
+    assert faults(root) == []
+
+
+def test_a_method_with_a_target_takes_that_of_harmless_prompts(config_path: Path, joined: Path) -> None:
+    config, run = load(config_path, *ASKED, 'mitigation.methods=["sail"]'), RunFolder.open(joined)
+    worker = STAGE.open(run, config)
+    method = worker._aimed("sail").method  # type: ignore[attr-defined]
+    harmless = {row["prompt"] for row in tables(joined)["selection"] if row["purpose"] == "band"}
+    case = worker._case("", "")  # type: ignore[attr-defined]
+    found = values_of(method, case, sorted(harmless), 4)
+    assert method.target == pytest.approx(middle(found), rel=1e-5)
+
+
+def test_what_the_model_has_nothing_for_is_not_tried_again(config_path: Path, joined: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(joined, tmp_path / "run"))
+    assert audit(config_path, root, *ASKED, retry=True).evaluations == 0
+
+
+def test_a_finding_is_made_again_without_what_was_tried_on_it(
+    config_path: Path, joined: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its embedder of texts need not be here for that."""
+    config = load(config_path, *ASKED, 'mitigation.alignment="open_clip:ViT-B-32"')
+    monkeypatch.setattr(RunFolder, "config", lambda _: config)
+    with open_run(joined) as run:
+        prompt = run.view("findings")["prompt_id"].to_pylist()[0]
+    assert replay_prompt(joined, prompt).same
 
 
 def test_validate_says_beforehand_what_the_model_has_nothing_for(config_path: Path) -> None:
