@@ -11,7 +11,7 @@ from sharpaudit.denoisers.families.stable_diffusion.model import DiffusionDenois
 from sharpaudit.denoisers.sampling import DDIM, Guided, times
 from sharpaudit.errors import UserError
 from sharpaudit.mitigation.attention import Attention
-from sharpaudit.mitigation.base import Difference, norms, plain
+from sharpaudit.mitigation.base import Difference, mitigate, norms, plain
 from sharpaudit.mitigation.delay import Delay
 from sharpaudit.mitigation.embedding import Embedding
 from sharpaudit.mitigation.insertion import Insertion
@@ -193,4 +193,4 @@ def test_a_model_that_does_not_look_is_not_steered(tiny: DiffusionDenoiser) -> N
         steers_attention = False
 
     with pytest.raises(UserError, match="lets nobody steer its attention"):
-        Attention().steer(case(Deaf(tiny)))  # type: ignore[arg-type]
+        mitigate(Attention(), case(Deaf(tiny)), 2)  # type: ignore[arg-type]
