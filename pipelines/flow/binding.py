@@ -72,8 +72,12 @@ def require_own(run: RunFolder, config: AuditConfig | None = None) -> None:
         what = "none" if other[0] not in now else "another" if other[0] in then else "one more"
         stage = (then | now)[other[0]].stage
         if (stage not in STAGES.ours() or STAGES[stage].optional) and what != "one more":
-            left = "is left out of the configuration" if what == "none" else "has a table of another version here"
-            raise UserError(f"{run.root}: stage {stage} made part of this run and {left}; name a new folder with --out")
+            left = (
+                "is left out of the configuration; put it back, or"
+                if what == "none"
+                else "has a table of another version here;"
+            )
+            raise UserError(f"{run.root}: stage {stage} made part of this run and {left} name a new folder with --out")
         raise UserError(f"{run.root}: table {other[0]} of this run: this sharpaudit has {what} of that name; {fix}")
 
 
