@@ -65,13 +65,13 @@ def require_own(run: RunFolder, config: AuditConfig | None = None) -> None:
     if config is None:
         return
     then, now = ({table.name: table for table in found} for found in (run.tables(), tables(flow(config))))
-    free = {stage.table.name for name, stage in flow(config).items() if stage.optional or name not in STAGES.ours()}
+    free = {stage.table.name for name, stage in flow(config).items() if stage.asked_by or name not in STAGES.ours()}
     joining = free - then.keys()
     other = [name for name in dict.fromkeys([*then, *now]) if name not in joining and then.get(name) != now.get(name)]
     if other:
         what = "none" if other[0] not in now else "another" if other[0] in then else "one more"
         stage = (then | now)[other[0]].stage
-        if (stage not in STAGES.ours() or STAGES[stage].optional) and what != "one more":
+        if (stage not in STAGES.ours() or STAGES[stage].asked_by) and what != "one more":
             left = (
                 "is left out of the configuration; put it back, or"
                 if what == "none"

@@ -7,6 +7,7 @@ chance is the line that a copy must pass.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ from pipelines.stages.selection import selected
 from sharpaudit.config import AuditConfig, MatchesConfig
 from sharpaudit.errors import Status, UserError
 from sharpaudit.images import Pixels
-from sharpaudit.matches.decide import Pair, learn_bands
+from sharpaudit.matches.decide import Bands, Pair, learn_bands
 from sharpaudit.tables.records import digest_of
 from sharpaudit.tables.runs import RunFolder
 from sharpaudit.tables.schemas import BANDS, SAMPLES
@@ -62,6 +63,13 @@ class BandsStage(Stage):
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker that holds the index."""
         return BandsWorker(run_search(run, config), partial(stored_pictures, run.root), config.matches)
+
+
+def run_bands(run: RunFolder) -> Bands:
+    """The bands that the run has learned."""
+    folder = run.table(BANDS)
+    row = folder.read_all(folder.current()).to_pylist()[0]
+    return Bands(**{field.name: row[field.name] for field in fields(Bands)})
 
 
 def _wanted(run: RunFolder) -> list[str]:

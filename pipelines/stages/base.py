@@ -98,8 +98,9 @@ class Stage(ABC):
     `process`, or None. keyed: whether manifests list their keys, for a stage whose work is "what no manifest lists".
     whole: whether what it learns is worth nothing unless all of its input is there. demands: of which role the work
     must be done for anything to be told, or "all". retried: whether rows that failed may succeed another time. views:
-    beside the tables in SQL, each a select by its name. report: its section of the page. optional: of ours, whether an
-    audit may be without it, as it may be without any of another distribution. digest: see plugs.py.
+    beside the tables in SQL, each a select by its name. report: its section of the page. asked_by: of ours, the
+    key of the configuration without whose value an audit is without the stage; "" for one of every audit. digest: see
+    plugs.py.
     """
 
     name: str
@@ -117,12 +118,12 @@ class Stage(ABC):
     retried: bool = False
     views: ClassVar[Mapping[str, str]] = MappingProxyType({})
     report: ReportSection | None = None
-    optional: bool = False
+    asked_by: str = ""
     digest: str = ""
 
     def wanted(self, config: AuditConfig) -> bool:
-        """Whether the stage is part of an audit of that configuration; of one that is not optional it always is."""
-        return True
+        """Whether the stage is part of an audit of that configuration."""
+        return not self.asked_by or bool(configuration.value(config, self.asked_by))
 
     def own(self, config: AuditConfig) -> Any:
         """The settings of its own section, an instance of `settings`."""

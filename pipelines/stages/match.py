@@ -6,12 +6,12 @@ The thumbnail of every reported reference is copied into the run, so that a run 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from functools import cache, partial
 from typing import Any
 
 import pyarrow as pa
 
+from pipelines.stages.bands import run_bands
 from pipelines.stages.base import Stage, Work, Worker
 from pipelines.stages.inputs import run_search
 from pipelines.stages.search import Neighbour, SampleSearch, stored_pictures
@@ -53,13 +53,11 @@ class MatchStage(Stage):
 
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker that holds the index and the bands."""
-        folder = run.table(BANDS)
-        row = folder.read_all(folder.current()).to_pylist()[0]
         return MatchWorker(
             run_search(run, config),
             partial(stored_pictures, run.root),
             partial(ImageStore, run.root, run.files),
-            Bands(**{field.name: row[field.name] for field in fields(Bands)}),
+            run_bands(run),
             config.matches,
         )
 

@@ -8,7 +8,7 @@ like any others and held against the same lines.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.stages.bands import run_bands
 from pipelines.stages.base import Inputs, Stage, Work, Worker
 from pipelines.stages.inputs import run_alignment, run_model, run_search
 from pipelines.stages.sample import sample_id, stored
@@ -58,12 +59,8 @@ class MitigateStage(Stage):
     tells = ("mitigation",)
     key = "prompt_id"
     retried = True
-    optional = True
+    asked_by = "mitigation.methods"
     report = MITIGATION_SECTION
-
-    def wanted(self, config: AuditConfig) -> bool:
-        """Where a method is named."""
-        return bool(config.mitigation.methods)
 
     def outside(self, config: AuditConfig, inputs: Inputs) -> dict[str, Any]:
         """What holds pictures against texts."""
@@ -86,11 +83,7 @@ class MitigateStage(Stage):
 
     def open(self, run: RunFolder, config: AuditConfig) -> Worker:
         """A worker that holds the model, the index and the bands."""
-        folder = run.table(BANDS)
-        row = folder.read_all(folder.current()).to_pylist()[0]
-        bands = Bands(**{field.name: row[field.name] for field in fields(Bands)})
-        harmless = _harmless(run, config)
-        storing = partial(ImageStore, run.root, run.files)
+        bands, harmless, storing = run_bands(run), _harmless(run, config), partial(ImageStore, run.root, run.files)
         model, search, aligning = run_model(run, config), run_search(run, config), run_alignment(run, config)
         return MitigateWorker(model, search, storing, bands, config, harmless, aligning)
 

@@ -24,7 +24,7 @@ from sharpaudit.samples.generate import Generator
 from sharpaudit.tables.image_store import ImageStore
 from sharpaudit.tables.records import digest_of
 from sharpaudit.tables.runs import RunFolder
-from sharpaudit.tables.schemas import SAMPLES
+from sharpaudit.tables.schemas import PICTURE, SAMPLES
 
 
 def sample_id(prompt_id: str, seed_index: int, fingerprint: str) -> str:
@@ -113,13 +113,16 @@ class SampleWorker:
     def _row(self, picture: Any, store: ImageStore) -> dict[str, Any]:
         evaluations = self._generator.evaluations
         if isinstance(picture, Status):
-            absent = dict.fromkeys(("image_sha256", "image_path", "image_bytes", "width_px", "height_px"))
-            return absent | {"evaluations": evaluations, "status": picture, "reason": picture.describe()}
+            return dict.fromkeys(PICTURE) | {
+                "evaluations": evaluations,
+                "status": picture,
+                "reason": picture.describe(),
+            }
         return stored(picture, store) | {"evaluations": evaluations, "status": Status.OK, "reason": None}
 
 
 def stored(picture: Pixels, store: ImageStore) -> dict[str, Any]:
-    """The columns of a picture that is put into the store."""
+    """The columns PICTURE of a picture that is put into the store."""
     data = encode_png(picture)
     return {
         "image_sha256": hashlib.sha256(data).hexdigest(),

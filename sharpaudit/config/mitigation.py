@@ -21,7 +21,6 @@ class MitigationConfig(Section):
     pictures: int = identity(default=16, ge=4, le=64)
     """Of each finding and method, from the noise that its pictures without a method begin with. Suppressed means that
     none of them is a copy; of 16 that leaves a rate of up to 24% possible, the first of four strengths being told."""
-
     alignment: EmbedderName | None = identity(default=None)
     """Embedder of pictures and texts that says how well a picture shows what its prompt asks for, such as
     "open_clip:ViT-H-14"; its weights lie in the folder `matches.weights`. Without one nothing is said of that."""

@@ -36,6 +36,15 @@ def schema_of(name: str, version: int, fields: Sequence[pa.Field]) -> pa.Schema:
     return pa.schema(fields, metadata={"sharpaudit.table": name, "sharpaudit.version": str(version)})
 
 
+PICTURE = {
+    "image_sha256": pa.string(),
+    "image_path": pa.string(),
+    "image_bytes": pa.int64(),
+    "width_px": pa.int32(),
+    "height_px": pa.int32(),
+}
+"""Columns of a picture that the run keeps."""
+
 ORIGINS = define(
     "origins",
     "ingest",
@@ -159,11 +168,7 @@ SAMPLES = define(
         "sample_id": pa.string(),
         "prompt_id": pa.string(),
         "seed_index": pa.int32(),
-        "image_sha256": pa.string(),
-        "image_path": pa.string(),
-        "image_bytes": pa.int64(),
-        "width_px": pa.int32(),
-        "height_px": pa.int32(),
+        **PICTURE,
         "evaluations": pa.int32(),
     },
 )
@@ -238,11 +243,7 @@ MITIGATION = define(
         "strength": pa.int32(),
         "setting": pa.string(),
         "seed_index": pa.int32(),
-        "image_sha256": pa.string(),
-        "image_path": pa.string(),
-        "image_bytes": pa.int64(),
-        "width_px": pa.int32(),
-        "height_px": pa.int32(),
+        **PICTURE,
         "reference_id": pa.string(),
         "similarity": pa.float64(),
         "verified_similarity": pa.float64(),

@@ -48,7 +48,7 @@ rows_per_shard = 40
 samples_per_shard = 12
 """
 
-ALWAYS = [name for name in STAGES if not STAGES[name].optional]
+ALWAYS = [name for name in STAGES if not STAGES[name].asked_by]
 """Stages of every audit."""
 WORKING = [name for name in ALWAYS if name != "fit_thresholds"]
 """Stages that have work in this audit of one tier; tests of cascades kill the other."""

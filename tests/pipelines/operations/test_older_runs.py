@@ -74,7 +74,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
             upstream=("match",),
             report=None,
             views={},
-            optional=False,
+            asked_by="",
             wanted=lambda _: True,
         ),
     )
