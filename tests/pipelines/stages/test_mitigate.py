@@ -17,10 +17,11 @@ from pipelines.operations.verify import faults
 from pipelines.stages.mitigate import STAGE
 from pipelines.stages.search import stored_pictures
 from sharpaudit import open_run
+from sharpaudit.embedders.base import open_embedder
 from sharpaudit.errors import Status, UserError
 from sharpaudit.mitigation.base import Case, mitigate
 from sharpaudit.mitigation.targets import middle, values_of
-from sharpaudit.plugs import MITIGATIONS, SOLVERS
+from sharpaudit.plugs import EMBEDDERS, MITIGATIONS, SOLVERS
 from sharpaudit.seeds import sample_latents
 from sharpaudit.tables.runs import RunFolder, changes
 from tests.support.audits import audit, load, tables
@@ -83,6 +84,21 @@ def test_a_method_draws_from_the_same_noise(config_path: Path, joined: Path, row
     (stored,) = stored_pictures(joined, [one["image_path"]])
     assert stored is not None
     assert np.abs(drawn.picture.astype(int) - stored.astype(int)).max() <= 1
+
+
+def test_a_picture_is_held_against_that_of_its_noise_and_against_the_others(
+    joined: Path, rows: list[dict[str, Any]]
+) -> None:
+    describer = open_embedder(EMBEDDERS["pixels-16"])
+    one = next(row for row in rows if row["method"] == "numbers" and row["seed_index"] == 3)
+    own = [row for row in rows if all(row[k] == one[k] for k in ("prompt_id", "method", "strength"))]
+    control = [row for row in rows if (row["prompt_id"], row["method"]) == (one["prompt_id"], "none")]
+    before = next(row for row in control if row["seed_index"] == 3)
+    others = [row for row in own if row is not one]
+    paths = [row["image_path"] for row in (one, before, *others)]
+    vectors = describer.describe([picture for picture in stored_pictures(joined, paths) if picture is not None])
+    assert one["like_before"] == pytest.approx(float(vectors[0] @ vectors[1]), abs=1e-5)
+    assert one["like_others"] == pytest.approx(float(np.median(vectors[2:] @ vectors[0])), abs=1e-5)
 
 
 def test_what_the_model_has_nothing_for_is_said_and_costs_nothing(joined: Path, rows: list[dict[str, Any]]) -> None:
