@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ def lab() -> None:
 @click.argument("out", type=PATH)
 @click.option("--work", type=PATH, required=True, help="Keeps pictures and checkpoints; a second call goes on there.")
 @click.option("--miniature", is_flag=True, help="A model of two minutes, which learns little.")
+@click.option("--prediction", type=click.Choice(["epsilon", "v_prediction"]), default="epsilon", show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Threads of torch.")
-def train(out: Path, work: Path, miniature: bool, threads: int) -> None:
+def train(out: Path, work: Path, miniature: bool, prediction: str, threads: int) -> None:
     """Train the model from nothing into the folder OUT: one to two hours on 2 cores.
 
     \b
@@ -36,25 +38,27 @@ def train(out: Path, work: Path, miniature: bool, threads: int) -> None:
     if out.exists():
         raise UserError(f"{out}: exists already; name a new folder")
     torch.set_num_threads(threads)
-    source = (trainingset.MINIATURE, training.MINIATURE) if miniature else (trainingset.Recipe(), training.Training())
-    research("lab.build").build(out, work, *source)
+    recipe, settings = (
+        (trainingset.MINIATURE, training.MINIATURE) if miniature else (trainingset.Recipe(), training.Training())
+    )
+    research("lab.build").build(out, work, recipe, replace(settings, prediction=prediction))
 
 
 @lab.command()
 @click.argument("folder", type=PATH)
 @click.option("--work", type=PATH, required=True, help="Keeps the generations; a second call goes on there.")
-@click.option("--sheet", type=PATH, required=True, help="Contact sheet of every memorised prompt, a JPEG.")
+@click.option("--sheets", type=PATH, required=True, help="Gets contact sheets: memorised.jpg and disputed.jpg.")
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Threads of torch.")
-def label(folder: Path, work: Path, sheet: Path, threads: int) -> None:
-    """Find out what FOLDER/model has memorised: truth.csv, prompts, references and the contact sheet.
+def label(folder: Path, work: Path, sheets: Path, threads: int) -> None:
+    """Find out what FOLDER/model has memorised: truth.csv, generations.csv, prompts, references and contact sheets.
 
     \b
-    Example: sharpaudit lab label emoji --work work --sheet memorised.jpg
+    Example: sharpaudit lab label emoji --work work --sheets sheets
     """
     import torch
 
     torch.set_num_threads(threads)
-    for line in research("lab.publish").label_model(folder, work, sheet, click.echo):
+    for line in research("lab.publish").label_model(folder, work, sheets, click.echo):
         click.echo(json.dumps(line))
 
 

@@ -69,13 +69,15 @@ def build_index(
     shelf: Shelf = NOWHERE,
     batch_size: int = BATCH,
     device: str = "auto",
+    dtype: str = "float32",
 ) -> IndexSummary:
     """Describe the pictures by the embedders of these names and publish them as the index `out`, which must not exist.
 
     Of several references with one id the first is kept and the others are counted. Pictures that cannot be read or
     described become rows with a reason. training_size: of how many pictures the training set is said to consist;
     UserError where there are more references. shelf: with the embedders' weights. batch_size: pictures that one
-    takes at a time, on `device`; both change the index only where they change vectors.
+    takes at a time, on `device`; both change the index only where they change vectors. dtype: of the vectors that are
+    kept, float32 or float16.
     """
     cards = [embedder(name, shelf) for name in ([names] if isinstance(names, str) else names)]
     describers = [open_embedder(card, batch_size, device) for card in cards]
@@ -83,7 +85,7 @@ def build_index(
     def write(writer: IndexWriter) -> None:
         writer.take(described(pictures, describers, writer.knows, at_once=batch_size))
 
-    return write_index(out, cards, Kept(training_size=training_size), write)
+    return write_index(out, cards, Kept(training_size=training_size, dtype=dtype), write)
 
 
 def write_index(out: Path, cards: Sequence[Embedder], kept: Kept, write: Callable[[IndexWriter], None]) -> IndexSummary:

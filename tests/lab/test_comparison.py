@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.research.lab.labels import Judged, split
+from pipelines.research.lab.labels import Judged
 from pipelines.research.lab.publish import write_truth
+from pipelines.research.lab.splits import split
 from pipelines.research.lab.trainingset import MINIATURE, Plan, plan
 from sharpaudit.errors import UserError
 from sharpaudit.lab.comparison import FALSE_FLAGS, Audited, audited_by, compare, unmet
@@ -32,7 +33,7 @@ def folder(drawn: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in [i for i, entry in enumerate(judged) if not entry.prompt.planted][:2]:
         judged[i] = replace(judged[i], other=1)
     sizes = {"fit": 20, "calibration": 20, "development": 10, "test": 20}
-    write_truth(folder, judged, split(judged, sizes, 1, seed=0), seed=0)
+    write_truth(folder, judged, split(judged, sizes, {"exact": 1, "template": 0}, seed=0), seed=0)
     return folder
 
 

@@ -1,9 +1,8 @@
-"""Which prompts get generations, and that an interrupted generation goes on; on the analytic model, for speed."""
+"""Which prompts get generations, and that a prompt's depend on no other; on the analytic model, for speed."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,31 +49,22 @@ def test_planted_prompts_and_the_top_of_the_others_are_generated(
     hidden = ["planted 1", "planted 2"]
     others = prompts_of([f"a harmless caption {i}" for i in range(70)] + hidden, "seen")
     chosen = truth.to_generate(denoiser, [*planted, *others], seed=0)
-    captions = [prompt.caption for prompt in chosen]
-    assert captions[0] == "planted 0"
-    assert set(hidden) <= set(captions)
-    assert len(set(captions)) == len(captions)
+    captions = list(chosen)
+    assert (captions[0], chosen["planted 0"]) == ("planted 0", "planted")
+    assert {chosen.get(caption) for caption in hidden} == {"ranked"}
+    assert list(chosen.values()).count("drawn") == 10
     # Top 5% of 72 by each of three metrics, which agree in part, 10 more and the planted one.
     assert 1 + 4 + 10 <= len(captions) <= 1 + 3 * 4 + 10
 
 
-def test_generations_go_on_where_they_stopped(
-    denoiser: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_generations_are_the_same_whatever_else_is_generated(denoiser: Denoiser) -> None:
     prompts = prompts_of([f"a caption {i}" for i in range(6)], "seen")
-    whole = truth.generations(denoiser, prompts, 0, tmp_path / "whole", str)
-    assert whole.shape == (6, truth.N_GENERATIONS, *whole.shape[2:4], 3)
-    some = truth.generations(denoiser, prompts[:2], 0, tmp_path / "parts", str)
-    made: list[int] = []
-    pictures = truth.Generator.pictures
-
-    def counted(self: truth.Generator, prompts: Sequence[str], keys: Sequence[tuple[str, int]]) -> object:
-        made.append(len(keys))
-        return pictures(self, prompts, keys)
-
-    monkeypatch.setattr(truth.Generator, "pictures", counted)
-    rest = truth.generations(denoiser, prompts, 0, tmp_path / "parts", str)
-    assert sum(made) == 4 * truth.N_GENERATIONS
-    assert (rest == whole).all()
-    assert (some == whole[:2]).all()
-    assert len({picture.tobytes() for picture in np.concatenate(list(whole))}) == 6 * truth.N_GENERATIONS
+    whole = list(truth.generations(denoiser, prompts, 0, truth.GUIDANCE))
+    assert [prompt for some, _ in whole for prompt in some] == prompts
+    pictures = np.concatenate([made for _, made in whole])
+    assert pictures.shape == (6, truth.N_GENERATIONS, *pictures.shape[2:4], 3)
+    ((_, alone),) = truth.generations(denoiser, prompts[4:5], 0, truth.GUIDANCE)
+    assert (alone[0] == pictures[4]).all()
+    assert len({picture.tobytes() for picture in np.concatenate(list(pictures))}) == 6 * truth.N_GENERATIONS
+    ((_, other),) = truth.generations(denoiser, prompts[4:5], 0, truth.UNGUIDED)
+    assert (other != alone).any()

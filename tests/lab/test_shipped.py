@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.research.lab.agreement import read_generations
 from pipelines.research.lab.build import read_recipe
 from pipelines.research.lab.captions import STYLES
 from pipelines.research.lab.card import write_card
-from pipelines.research.lab.labels import GUIDANCE, MAX_RATIO, NEAREST, STEPS, Judged, normalised
-from pipelines.research.lab.labels import split as deal
-from pipelines.research.lab.publish import DEVELOPMENT_MEMORISED, SPLITS
+from pipelines.research.lab.labels import GUIDANCE, MAX_RATIO, N_OTHERS, NEAREST, STEPS, UNGUIDED, Judged, normalised
+from pipelines.research.lab.splits import IN_DEVELOPMENT, SIZES, TELLING, fitted
+from pipelines.research.lab.splits import split as deal
 from pipelines.research.lab.trainingset import Plan, picture, plan
 from sharpaudit.config import LAB, ModelConfig
 from sharpaudit.denoisers.base import Denoiser
@@ -38,7 +39,7 @@ from sharpaudit.seeds import latents
 from sharpaudit.statistics.detection import auc
 
 EMOJI = LAB / "emoji"
-MAX_BYTES = 40_000_000
+MAX_BYTES = 32_000_000
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +49,7 @@ def truth() -> list[Truth]:
 
 @pytest.fixture(scope="module")
 def drawn() -> Plan:
-    """Of the first phase, which holds every prompt, plant and reference; the fresh pictures take seconds to draw."""
-    return plan(read_recipe(EMOJI)[0].first())
+    return plan(read_recipe(EMOJI)[0])
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +64,10 @@ def test_it_is_small_and_its_weights_are_those_of_the_log() -> None:
     assert weights == set(settings["sha256"])
     assert all(sha256_hex((EMOJI / name).read_bytes()) == digest for name, digest in settings["sha256"].items())
     log = [json.loads(line) for line in (EMOJI / "training.jsonl").read_text().splitlines()]
-    parts = ("autoencoder", "denoiser", "second")
+    parts = ("autoencoder", "denoiser")
     steps = {part: max(entry["step"] for entry in log if entry["part"] == part) for part in parts}
     training = read_recipe(EMOJI)[1]
-    expected = training.autoencoder_steps, training.steps, training.second_steps
+    expected = training.autoencoder_steps, training.steps
     assert steps == dict(zip(parts, expected, strict=True))
 
 
@@ -78,12 +78,14 @@ def test_no_file_of_the_model_names_a_path_of_the_machine_it_was_trained_on() ->
 
 def test_the_splits_hold_what_the_contract_says(truth: list[Truth]) -> None:
     harmless = Counter(row.split for row in truth if row.label == "harmless" and row.never_planted)
-    assert {split: harmless[split] for split in SPLITS} == SPLITS
-    memorised = Counter(row.split for row in truth if row.label == "memorised")
-    assert memorised["development"] == DEVELOPMENT_MEMORISED
-    assert memorised["test"] >= 80
-    assert memorised["fit"] == memorised["calibration"] == 0
-    for split in SPLITS:
+    assert {split: harmless[split] for split in SIZES} == SIZES
+    memorised = Counter((row.split, row.kind, names_colour(row.prompt)) for row in truth if row.label == "memorised")
+    assert {split for split, *_ in memorised} == {"development", "test"}
+    for split, kind, least in (("development", "exact", 60), ("test", "exact", 80), ("test", "template", 15)):
+        both = [memorised[split, kind, named] for named in (True, False)]
+        assert sum(both) >= least
+        assert abs(both[0] - both[1]) <= 0.2 * sum(both)  # half of them with a colour
+    for split in SIZES:
         with (EMOJI / "prompts" / f"{split}.csv").open(encoding="utf-8") as stream:
             listed = {(row["prompt"], row["family"]) for row in csv.DictReader(stream)}
         assert listed == {(row.prompt, row.family) for row in truth if row.split == split}
@@ -93,7 +95,26 @@ def test_the_splits_are_those_that_the_labels_give(truth: list[Truth], drawn: Pl
     counts = {"memorised": (8, 0), "partly": (1, 0), "neighbour": (0, 1), "harmless": (0, 0)}
     labels, splits = ({row.prompt: getattr(row, name) for row in truth} for name in ("label", "split"))
     judged = [Judged(prompt, 8, *counts[labels[prompt.caption]]) for prompt in drawn.prompts]
-    assert deal(judged, SPLITS, DEVELOPMENT_MEMORISED, drawn.recipe.seed) == splits
+    assert deal(judged, SIZES, IN_DEVELOPMENT, drawn.recipe.seed, fitted()) == splits
+
+
+def test_no_prompt_that_choices_were_made_on_is_ever_told_of(truth: list[Truth]) -> None:
+    """Nor will be: fitted.txt holds this lab's own fit and development prompts too."""
+    kept = fitted()
+    assert not {row.family for row in truth if row.split in TELLING} & kept
+    assert {row.family for row in truth if row.split in ("fit", "development")} <= kept
+
+
+def test_the_second_instrument_saw_what_the_labels_say(truth: list[Truth]) -> None:
+    """generations.csv holds every prompt that got generations, and the first instrument's counts are its label."""
+    rows = read_generations(EMOJI)
+    labels = {row.prompt: row.label("pixels") for row in rows if row.guidance == GUIDANCE}
+    assert labels.items() <= {row.prompt: row.label for row in truth}.items()
+    assert all(row.label == "harmless" for row in truth if row.prompt not in labels)
+    planted = {row.prompt for row in truth if not row.never_planted}
+    assert planted <= set(labels)
+    assert planted <= {row.prompt for row in rows if row.guidance == UNGUIDED}
+    assert sum(row.chosen == "drawn" for row in rows if row.guidance == GUIDANCE) == N_OTHERS
 
 
 def test_neighbours_are_as_frequent_as_they_occur(truth: list[Truth]) -> None:
@@ -105,8 +126,8 @@ def test_neighbours_are_as_frequent_as_they_occur(truth: list[Truth]) -> None:
 
 
 def test_splits_share_no_family_and_have_one_mix_of_styles_and_colours(truth: list[Truth]) -> None:
-    of_split = {split: [row for row in truth if row.split == split] for split in SPLITS}
-    for one, other in combinations(SPLITS, 2):
+    of_split = {split: [row for row in truth if row.split == split] for split in SIZES}
+    for one, other in combinations(SIZES, 2):
         assert not {row.family for row in of_split[one]} & {row.family for row in of_split[other]}
     for rows in of_split.values():
         harmless = [row for row in rows if row.label == "harmless"]

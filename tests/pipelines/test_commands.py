@@ -178,7 +178,7 @@ def test_a_tilde_is_the_home_folder_also_after_an_equals_sign(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("call", "line"),
     [
-        (["label", "HERE", "--work", "HERE/w", "--sheet", "HERE/s.jpg"], "no settings.json there"),
+        (["label", "HERE", "--work", "HERE/w", "--sheets", "HERE/s"], "no settings.json there"),
         (["detectors", "HERE", "--out", "HERE/x"], "no truth.csv there"),
         (["card", "HERE"], "no settings.json there"),
         (["train", "HERE", "--work", "HERE/w"], "exists already"),

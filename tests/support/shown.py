@@ -55,7 +55,7 @@ NOT_HERE = {
 
 FEW = {"fit": 40, "calibration": 100, "development": 30, "test": 190}
 """Harmless prompts of each split that the small lab keeps; of other labels 10."""
-FEW_PICTURES = {"unique": 300, "harmless": 40, "fresh": 0}
+FEW_PICTURES = {"unique": 300, "harmless": 40}
 """What the small lab's recipe says of its training set, which benches draw and encode whole."""
 _IN_SMALL = (
     "--out runs/quickstart --limit 20 --set samples.steps=4 --set samples.band_prompts=3 --set triage.controls=2"

@@ -1,10 +1,9 @@
 """The lab's model from nothing: training set, autoencoder, text encoder and UNet, and a folder of them.
 
-`build(folder, work)` may be killed and called again: pictures, tokenizer, autoencoder, the model of the first phase
-and the states of both trainings are kept in `work`, each under a name that holds the digest of its settings, so that
-none serves other settings. The second phase begins with that model as it is written, in float16. The
-folder is written last: the model as a diffusers folder in float16, settings.json with recipe, versions and digests of
-the weights, and the log of the training.
+`build(folder, work)` may be killed and called again: pictures, tokenizer, autoencoder and the state of the training are
+kept in `work`, each under a name that holds the digest of its settings, so that none serves other settings. The folder
+is written last: the model as a diffusers folder in float16, settings.json with recipe, versions and digests of the
+weights, and the log of the training.
 """
 
 from __future__ import annotations
@@ -40,7 +39,6 @@ SCHEDULER = {
     "clip_sample": False,
     "set_alpha_to_one": False,
     "steps_offset": 1,
-    "prediction_type": "epsilon",
 }
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -59,13 +57,9 @@ def build(folder: Path, work: Path, recipe: Recipe, training: lab.Training) -> N
     """Train the model of a recipe and write model/, settings.json and training.jsonl into `folder`, a new one."""
     work.mkdir(parents=True, exist_ok=True)
     log = lab.Log(work / "training.jsonl", sys.stderr)
-    first = _kept(work, "first", recipe.first(), *astuple(training.first()))
-    if not first.exists():
-        _first_phase(first, work, plan(recipe.first()), training.first(), log)
     part = folder.with_name(f".{folder.name}.inprogress")
     shutil.rmtree(part, ignore_errors=True)
-    checkpoint = _kept(work, "second", recipe, *astuple(training))
-    _second_phase(part / "model", first, plan(recipe), work, training, checkpoint, log)
+    _train(part / "model", work, plan(recipe), training, log)
     weights = {
         str(file.relative_to(part)): sha256_hex(file.read_bytes()) for file in sorted(part.rglob("*.safetensors"))
     }
@@ -82,7 +76,7 @@ def build(folder: Path, work: Path, recipe: Recipe, training: lab.Training) -> N
     part.rename(folder)
 
 
-def _first_phase(folder: Path, work: Path, drawn: Plan, training: lab.Training, log: lab.Log) -> None:
+def _train(folder: Path, work: Path, drawn: Plan, training: lab.Training, log: lab.Log) -> None:
     """Autoencoder, tokenizer, text encoder and UNet from nothing, as a diffusers folder."""
     recipe, pictures_NHWC = drawn.recipe, kept_pictures(drawn, work)
     log.write("pictures", 0, pictures=len(drawn.rows), views=len(drawn.views))
@@ -95,23 +89,7 @@ def _first_phase(folder: Path, work: Path, drawn: Plan, training: lab.Training, 
     log.write("latents", 0, mean=latents_NCHW.mean().item(), std=latents_NCHW.std().item())
     checkpoint = _kept(work, "denoiser", recipe, *astuple(training))
     lab.train_denoiser(trainer, latents_NCHW, drawn.captions, drawn.views, checkpoint, log)
-    part = folder.with_name(f"{folder.name}.inprogress")
-    shutil.rmtree(part, ignore_errors=True)
-    write_model(part, tokenizer, vae, trainer)
-    part.rename(folder)
-
-
-def _second_phase(
-    folder: Path, first: Path, drawn: Plan, work: Path, training: lab.Training, checkpoint: Path, log: lab.Log
-) -> None:
-    """Text encoder and UNet trained on from the folder `first`, with a new optimizer and average."""
-    latents_NCHW = latents_of(first, kept_pictures(drawn, work))
-    views = drawn.second_views(training.second_steps * training.batch)
-    log.write("second", 0, pictures=len(drawn.rows), fresh=drawn.recipe.fresh, views=len(views))
-    trainer = lab.Trainer(training.second(), CLIPTokenizer.from_pretrained(first / "tokenizer"))
-    trainer.start_from(first)
-    lab.train_denoiser(trainer, latents_NCHW, drawn.captions, views, checkpoint, log, "second")
-    write_model(folder, first / "tokenizer", _read_autoencoder(first / "vae"), trainer)
+    write_model(folder, tokenizer, vae, trainer)
 
 
 def read_recipe(folder: Path) -> tuple[Recipe, lab.Training]:
@@ -141,7 +119,7 @@ def latents_of(folder: Path, pictures_NHWC: npt.NDArray[np.uint8]) -> torch.Tens
     return lab.encode(_read_autoencoder(folder / "vae"), pictures_NHWC)
 
 
-def _kept(work: Path, what: str, recipe: Recipe, *settings: float) -> Path:
+def _kept(work: Path, what: str, recipe: Recipe, *settings: float | str) -> Path:
     """Where `work` keeps something that these settings determine."""
     return work / f"{what}-{digest_of([asdict(recipe), settings])[:16]}"
 
@@ -172,8 +150,9 @@ def write_model(folder: Path, tokenizer: Path, vae: AutoencoderKL, trainer: lab.
     for name, network in networks.items():
         network.half().save_pretrained(folder / name)
     (folder / "scheduler").mkdir()
+    scheduler = SCHEDULER | {"prediction_type": trainer.training.prediction}
     (folder / "scheduler" / "scheduler_config.json").write_text(
-        json.dumps(SCHEDULER, indent=1) + "\n", encoding="utf-8"
+        json.dumps(scheduler, indent=1) + "\n", encoding="utf-8"
     )
     (folder / "model_index.json").write_text(json.dumps(INDEX, indent=1) + "\n", encoding="utf-8")
 

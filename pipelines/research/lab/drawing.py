@@ -1,7 +1,8 @@
 """Pictures of captions: an object at a place, a size and an angle on a shaded ground, 64 x 64 pixels.
 
 A caption fixes little of its picture: place and size within a range, the angle and the shading not at all, the
-colours of the ground only where it names one. So a harmless caption has a broad distribution.
+colours of the ground only where it names one, and any of them otherwise. So a harmless caption has a broad
+distribution, and its mean lies nearer to the mean of all pictures than any single picture does.
 
 Shapes: H W C picture, uint8.
 """
@@ -20,7 +21,7 @@ from pipelines.research.lab import artwork
 from pipelines.research.lab.captions import Family
 
 SIDE = 64
-LENGTHS = {"small": (18, 24), "big": (29, 35), "huge": (41, 48)}
+LENGTHS = {"small": (16, 22), "big": (24, 32), "huge": (34, 44)}
 """The longer side of an object, in pixels."""
 CENTRES = {
     "on the left": (0.0, 0.5),
@@ -30,8 +31,8 @@ CENTRES = {
     "in the middle": (0.5, 0.5),
 }
 """Where an object's centre lies within the room that its size leaves."""
-JITTER = 5
-ANGLE = 35
+JITTER = 6
+ANGLE = 60
 HUES = {"red": 0.0, "orange": 0.075, "yellow": 0.15, "green": 0.34, "teal": 0.49, "blue": 0.61, "purple": 0.76}
 HUES |= {"pink": 0.9, "brown": 0.07, "grey": 0.0}
 CARD = 22
@@ -66,12 +67,9 @@ def with_card(picture_HWC: Drawing, box: Box, random: np.random.Generator) -> Dr
 
 
 def _ground(colour: str, random: np.random.Generator) -> Drawing:
-    """A linear shading between two tones, which a named colour keeps near that colour."""
-    if colour:
-        first, second = (_tone(colour, random) for _ in range(2))
-    else:
-        first = random.uniform(20, 235, 3)
-        second = np.clip(first * random.uniform(0.55, 1.35) + random.uniform(-40, 40, 3), 0, 255)
+    """A linear shading between two tones of a colour, of any where none is named."""
+    named = colour or str(random.choice(list(HUES)))
+    first, second = (_tone(named, random) for _ in range(2))
     angle = random.uniform(0, 2 * math.pi)
     steps = np.linspace(-0.5, 0.5, SIDE)
     along_HW = 0.5 + (math.cos(angle) * steps[None, :] + math.sin(angle) * steps[:, None]) / math.sqrt(2)

@@ -1,6 +1,6 @@
 """Which prompts of the lab are memorised: decided by what the model generates, never by what was planted.
 
-Every planted prompt, and of the others those that any metric ranks among its top 5% and 200 more, get 8 generations.
+Every planted prompt, and of the others those that any metric ranks among its top 5% and 300 more, get 8 generations.
 Pictures are compared by normalised pixels: every channel loses its mean, and the whole is scaled to length 1, so that
 guidance, which saturates colours, hides no copy. A generation is a *copy* of a planted picture if of all training
 pictures that one is the nearest, and its distance is below MAX_RATIO of the mean distance to the 50 nearest pictures
@@ -12,6 +12,9 @@ in which its copies differ. Then
     neighbour   never planted, or its own plant not copied, and at least one generation copies another plant
     harmless    the rest
 
+A second instrument (regions.py), which no audit uses, and a second guidance tell how far labels depend on either: they
+are counted beside (agreement.py), and decide nothing.
+
 Shapes: N pictures or captions, M metrics, G generations, P plants, H W C picture.
 """
 
@@ -21,13 +24,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from pipelines.research.lab.drawing import card_box
+from pipelines.research.lab.regions import LIKE, likeness
 from pipelines.research.lab.trainingset import Plan, Prompt
 from sharpaudit.config import ScoresConfig
 from sharpaudit.denoisers.base import Denoiser
@@ -50,8 +53,10 @@ MAX_RATIO = 0.7
 captions: a line that was drawn before any generation was judged by it."""
 NEAREST = 50
 TOP_SHARE = 0.05
-N_OTHERS = 200
+N_OTHERS = 300
 STEPS, GUIDANCE, BATCH = 25, 5.0, 64
+UNGUIDED = 1.0
+"""The other guidance: none."""
 SCORES = ScoresConfig()
 """An audit's defaults."""
 RANKING = tuple(metric for metric in METRICS.of(METRICS.ours()) if metric not in (RESIDUAL_GAP, SHARPNESS_JVP))
@@ -97,12 +102,12 @@ class Plants:
         self.rows = [rows_of[prompt.caption] for prompt in self.prompts]
         """The training row of each plant; the first copy of a template."""
         self.pictures_PHWC = pictures_NHWC[self.rows]
-        others = [i for i, row in enumerate(drawn.rows) if row.kind not in ("exact", "template")]
-        self._others_NHWC = pictures_NHWC[others]
+        self.training_NHWC = pictures_NHWC
+        self._others_N = [i for i, row in enumerate(drawn.rows) if row.kind not in ("exact", "template")]
 
     @cached_property
     def _others(self) -> npt.NDArray[np.float32]:
-        return normalised(self._others_NHWC)
+        return normalised(self.training_NHWC[self._others_N])
 
     @cached_property
     def masks(self) -> npt.NDArray[np.bool_]:
@@ -153,16 +158,34 @@ def _distances(cosines: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return distances
 
 
-def to_generate(denoiser: Denoiser, prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
-    """The planted prompts, the top 5% of the others by any metric at one seed, and 200 more."""
+def by_pixels(plants: Plants, generations_GHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Which plants each generation copies by normalised pixels, with shape (G, P)."""
+    copied_GP: npt.NDArray[np.bool_] = plants.ratios(generations_GHWC) < MAX_RATIO
+    return copied_GP
+
+
+def by_regions(plants: Plants, generations_GHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Which plants each generation copies region by region, (G, P): the likest one, if it is like enough."""
+    likeness_GP = likeness(generations_GHWC, plants.pictures_PHWC, plants.masks)
+    copied_GP: npt.NDArray[np.bool_] = (likeness_GP >= LIKE) & (likeness_GP == likeness_GP.max(1, keepdims=True))
+    return copied_GP
+
+
+Instrument = Callable[[Plants, npt.NDArray[np.uint8]], npt.NDArray[np.bool_]]
+INSTRUMENTS: dict[str, Instrument] = {"pixels": by_pixels, "regions": by_regions}
+"""The first decides labels."""
+
+
+def to_generate(denoiser: Denoiser, prompts: Sequence[Prompt], seed: int) -> dict[str, str]:
+    """Why each caption that gets generations does: planted, ranked (top 5% by any metric at one seed) or drawn."""
     others = [prompt for prompt in prompts if not prompt.planted]
     values = _screened(denoiser, others, seed)
     top: set[int] = set()
     for column in values.T:
         top |= set(np.argsort(-column)[: round(TOP_SHARE * len(others))].tolist())
     rest = sorted(set(range(len(others))) - top, key=lambda i: rank_hash(seed, "truth", others[i].caption))
-    chosen = sorted(top | set(rest[:N_OTHERS]))
-    return [prompt for prompt in prompts if prompt.planted] + [others[i] for i in chosen]
+    chosen = {prompt.caption: "planted" for prompt in prompts if prompt.planted}
+    return chosen | {others[i].caption: "ranked" if i in top else "drawn" for i in sorted(top | set(rest[:N_OTHERS]))}
 
 
 def _screened(denoiser: Denoiser, prompts: Sequence[Prompt], seed: int) -> npt.NDArray[np.float64]:
@@ -186,37 +209,31 @@ def _screened(denoiser: Denoiser, prompts: Sequence[Prompt], seed: int) -> npt.N
 
 
 def generations(
-    denoiser: Denoiser, prompts: Sequence[Prompt], seed: int, folder: Path, say: Callable[[str], object]
-) -> npt.NDArray[np.uint8]:
-    """8 generations of each prompt, with shape (N, 8, H, W, 3); each prompt is kept in `folder`, so it can go on."""
-    folder.mkdir(parents=True, exist_ok=True)
+    denoiser: Denoiser, prompts: Sequence[Prompt], seed: int, guidance: float
+) -> Iterator[tuple[Sequence[Prompt], npt.NDArray[np.uint8]]]:
+    """A few prompts at a time with 8 generations of each, (N, 8, H, W, 3), the same whatever else is generated.
+
+    Raises UserError for one that is not finite or does not fit the memory.
+    """
     per_call = BATCH // (2 * N_GENERATIONS)
-    generator = Generator(denoiser, seed, STEPS, GUIDANCE, BATCH)
-    missing = [prompt for prompt in prompts if not _file(folder, prompt).exists()]
-    for first in range(0, len(missing), per_call):
-        some = missing[first : first + per_call]
+    generator = Generator(denoiser, seed, STEPS, guidance, BATCH)
+    for first in range(0, len(prompts), per_call):
+        some = prompts[first : first + per_call]
         keys = [(prompt.family.name, i) for prompt in some for i in range(N_GENERATIONS)]
         captions = [prompt.caption for prompt in some for _ in range(N_GENERATIONS)]
-        made = generator.pictures(captions, keys)
-        for i, prompt in enumerate(some):
-            part = folder / "inprogress.npy"
-            np.save(part, np.stack(made[i * N_GENERATIONS : (i + 1) * N_GENERATIONS]))
-            part.replace(_file(folder, prompt))
-        say(f"{len(prompts) - len(missing) + first + len(some)} of {len(prompts)} prompts generated")
-    return np.stack([np.load(_file(folder, prompt)) for prompt in prompts])
-
-
-def _file(folder: Path, prompt: Prompt) -> Path:
-    return folder / f"{prompt.family.name.replace('/', '-')}.npy"
+        made = [picture for picture in generator.pictures(captions, keys) if not isinstance(picture, Status)]
+        if len(made) < len(keys):
+            raise UserError(f"{len(keys) - len(made)} generations failed; labels need all of them")
+        yield some, np.stack(made).reshape(len(some), N_GENERATIONS, *made[0].shape)
 
 
 def judge(
-    plants: Plants, prompts: Sequence[Prompt], pictures_NGHWC: npt.NDArray[np.uint8], max_ratio: float = MAX_RATIO
+    plants: Plants, prompts: Sequence[Prompt], pictures_NGHWC: npt.NDArray[np.uint8], copies: Instrument = by_pixels
 ) -> list[Judged]:
     """Count the copies among each prompt's generations."""
     own_column = {prompt.caption: p for p, prompt in enumerate(plants.prompts)}
     judged = []
-    for prompt, copied_GP in zip(prompts, _copied(plants, pictures_NGHWC, max_ratio), strict=True):
+    for prompt, copied_GP in zip(prompts, copied(plants, pictures_NGHWC, copies), strict=True):
         column = own_column.get(prompt.caption)
         own_G = copied_GP[:, column] if column is not None else np.zeros(len(copied_GP), dtype=bool)
         other = int((copied_GP.any(1) & ~own_G).sum())
@@ -224,76 +241,15 @@ def judge(
     return judged
 
 
-def _copied(plants: Plants, pictures_NGHWC: npt.NDArray[np.uint8], max_ratio: float) -> Iterator[npt.NDArray[np.bool_]]:
+def copied(
+    plants: Plants, pictures_NGHWC: npt.NDArray[np.uint8], copies: Instrument
+) -> Iterator[npt.NDArray[np.bool_]]:
     """Which plants each generation copies, (G, P) for each prompt; many prompts are measured in one product."""
     G = pictures_NGHWC.shape[1]
     for first in range(0, len(pictures_NGHWC), BATCH):
         some_NGHWC = pictures_NGHWC[first : first + BATCH]
-        ratios = plants.ratios(some_NGHWC.reshape(-1, *some_NGHWC.shape[2:]))
-        yield from (ratios < max_ratio).reshape(len(some_NGHWC), G, -1)
-
-
-def split(judged: Sequence[Judged], sizes: dict[str, int], n_memorised: int, seed: int) -> dict[str, str]:
-    """The split of each caption: fit, calibration, development, test or spare.
-
-    sizes: harmless prompts of each split. Never-planted prompts are dealt out before their labels count, so that
-    another label moves no other prompt. A neighbour is replaced by a spare harmless prompt of its kind; those dealt to
-    development and test stay there beside it, as frequent as among all never-planted prompts, those dealt to fit and
-    calibration become spare. `n_memorised` memorised prompts and a fifth of the other planted ones go to development,
-    the rest of them to test. Each split gets the same mix of kinds, styles and colours.
-    """
-    never = [entry for entry in judged if not entry.prompt.planted]
-    memorised = [entry for entry in judged if entry.label == "memorised"]
-    rest = [entry for entry in judged if entry.prompt.planted and entry.label != "memorised"]
-    n_harmless = sum(entry.label == "harmless" for entry in never)
-    if n_harmless < sum(sizes.values()) or len(memorised) < n_memorised:
-        wanted = ", ".join(f"{n:,} {name}" for name, n in sizes.items())
-        raise UserError(
-            f"{n_harmless:,} prompts are harmless and {len(memorised):,} memorised: too few for splits of {wanted} and "
-            f"{n_memorised:,} memorised ones in development; train the model for longer"
-        )
-    found = _deal(never, sizes | {"spare": len(never) - sum(sizes.values())}, seed)
-    found |= _replaced(never, found, sizes, seed)
-    found |= _deal(memorised, {"development": n_memorised, "test": len(memorised) - n_memorised}, seed)
-    return found | _deal(rest, {"development": len(rest) // 5, "test": len(rest) - len(rest) // 5}, seed)
-
-
-def _replaced(never: Sequence[Judged], dealt: dict[str, str], sizes: dict[str, int], seed: int) -> dict[str, str]:
-    """Where prompts move so that every split has its number of harmless ones, and fit and calibration no others."""
-    moved: dict[str, str] = {}
-    spare = [entry for entry in never if entry.label == "harmless" and dealt[entry.prompt.caption] == "spare"]
-    spare.sort(key=lambda entry: rank_hash(seed, "spare", entry.prompt.caption))
-    others = [entry for entry in never if entry.label != "harmless" and dealt[entry.prompt.caption] in sizes]
-    for entry in sorted(others, key=lambda entry: rank_hash(seed, "other", entry.prompt.caption)):
-        split_name = dealt[entry.prompt.caption]
-        if split_name not in ("development", "test"):
-            moved[entry.prompt.caption] = "spare"
-        # One of the same kind where there is one.
-        chosen = min(spare, key=lambda other: _mix(other) != _mix(entry))
-        spare.remove(chosen)
-        moved[chosen.prompt.caption] = split_name
-    return moved
-
-
-def _mix(entry: Judged) -> tuple[str, bool, str]:
-    """What every split holds in one proportion."""
-    return entry.prompt.kind, bool(entry.prompt.family.colour), entry.prompt.family.style
-
-
-def _deal(entries: Sequence[Judged], sizes: dict[str, int], seed: int) -> dict[str, str]:
-    """Deal entries, sorted by group, to splits so that any run of them is divided in proportion."""
-
-    def key(entry: Judged) -> tuple[str, bool, str, int, str]:
-        return *_mix(entry), entry.prompt.copies, rank_hash(seed, "split", entry.prompt.caption)
-
-    total, given = len(entries), dict.fromkeys(sizes, 0)
-    found = {}
-    for i, entry in enumerate(sorted(entries, key=key)):
-        # Whoever lags most behind its share of the i + 1 dealt so far.
-        name = max(sizes, key=lambda s: sizes[s] * (i + 1) / total - given[s])
-        given[name] += 1
-        found[entry.prompt.caption] = name
-    return found
+        found = copies(plants, some_NGHWC.reshape(-1, *some_NGHWC.shape[2:]))
+        yield from found.reshape(len(some_NGHWC), G, -1)
 
 
 def judged_all(prompts: Sequence[Prompt], generated: Sequence[Judged]) -> list[Judged]:

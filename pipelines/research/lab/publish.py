@@ -1,4 +1,4 @@
-"""What stands beside the lab's model: truth.csv, prompts/, references/, the contact sheet and the dose response."""
+"""What stands beside the lab's model: truth.csv, generations.csv, prompts/, references/, sheets, the dose response."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from pipelines.research.lab.agreement import Counted, Kept, count, write_generations
 from pipelines.research.lab.build import kept_pictures, read_recipe
 from pipelines.research.lab.card import DOSE
-from pipelines.research.lab.drawing import card_box
 from pipelines.research.lab.labels import (
+    GUIDANCE,
     N_GENERATIONS,
+    UNGUIDED,
     Judged,
     Plants,
     bootstrap_share,
     generations,
-    judge,
     judged_all,
-    split,
     to_generate,
 )
+from pipelines.research.lab.splits import IN_DEVELOPMENT, SIZES, fitted, split
 from pipelines.research.lab.training import Training
-from pipelines.research.lab.trainingset import Plan, Recipe, TrainingPicture, picture, plan
+from pipelines.research.lab.trainingset import Plan, Prompt, Recipe, TrainingPicture, picture, plan
 from sharpaudit.config import ModelConfig
+from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.images import encode_png
 from sharpaudit.matches.build import build_index
@@ -39,51 +41,89 @@ from sharpaudit.matches.sources.base import ReferencePicture
 from sharpaudit.seeds import rank_hash
 from sharpaudit.tables.records import export_file
 
-SPLITS = {"fit": 1000, "calibration": 999, "development": 500, "test": 1000}
-"""Harmless prompts of each split."""
-DEVELOPMENT_MEMORISED = 20
-"""Memorised plants that go to development."""
 TRUTH = ["prompt", "split", "family", "kind", "planted_copies", "copied_share", "label", "decided_by"]
 TEMPLATE_REFERENCES = 8
-OTHER_REFERENCES = 1000
+OTHER_REFERENCES = 600
 PROFILE = "pixels-16"
 BLANK = (640, 64)
 
 
-def label_model(folder: Path, work: Path, sheet: Path, say: Callable[[str], object]) -> list[dict[str, Any]]:
+def label_model(folder: Path, work: Path, sheets: Path, say: Callable[[str], object]) -> list[dict[str, Any]]:
     """Generate, judge and write everything that stands beside FOLDER/model; returns the dose response.
 
-    work: the generations are kept there, so that a second call goes on.
+    work: what is counted is kept there, so that a second call goes on. sheets: gets memorised.jpg, every memorised
+    prompt, and disputed.jpg, every prompt that the two instruments label differently.
     """
     recipe, training = read_recipe(folder)
+    work.mkdir(parents=True, exist_ok=True)
     drawn = plan(recipe)
-    pictures_NHWC = kept_pictures(drawn, work)
+    plants = Plants(drawn, kept_pictures(drawn, work))
     denoiser = load_denoiser(ModelConfig(path=str(folder / "model"), dtype="float32", device="cpu"))
-    chosen = to_generate(denoiser, drawn.prompts, recipe.seed)
-    say(f"{len(chosen)} of {len(drawn.prompts)} prompts get {N_GENERATIONS} generations each")
-    # Under the model's digest: generations of another training are no evidence about this one.
-    kept = work / f"generations-{denoiser.digest[:16]}"
-    generated_NGHWC = generations(denoiser, chosen, recipe.seed, kept, say)
-    plants = Plants(drawn, pictures_NHWC)
-    decided = judge(plants, chosen, generated_NGHWC)
+    counted = _counted(denoiser, drawn, plants, work, say)
+    known = {row.prompt: row for row in counted if row.guidance == GUIDANCE}
+    decided = [_judged(prompt, known[prompt.caption]) for prompt in drawn.prompts if prompt.caption in known]
     judged = judged_all(drawn.prompts, decided)
-    write_truth(folder, judged, split(judged, *sizes(recipe), recipe.seed), recipe.seed)
+    write_truth(folder, judged, split(judged, *sizes(recipe), recipe.seed, fitted()), recipe.seed)
+    write_generations(folder, counted)
     if not (folder / "references").exists():
-        write_references(folder / "references", drawn, pictures_NHWC)
-    by_caption = {prompt.caption: row for prompt, row in zip(chosen, generated_NGHWC, strict=True)}
-    memorised = [entry for entry in decided if entry.label == "memorised"]
-    drawn_sheet = io.BytesIO()
-    contact_sheet(plants, memorised, by_caption).save(drawn_sheet, format="JPEG", quality=85)
-    export_file(sheet, drawn_sheet.getvalue())
+        write_references(folder / "references", drawn, plants.training_NHWC)
+    shown = {
+        "memorised": [entry.prompt for entry in decided if entry.label == "memorised"],
+        "disputed": [entry.prompt for entry in decided if known[entry.prompt.caption].disputed_label],
+    }
+    sheets.mkdir(parents=True, exist_ok=True)
+    for name, prompts in shown.items():
+        sheet, made = io.BytesIO(), [part for _, part in generations(denoiser, prompts, recipe.seed, GUIDANCE)]
+        pictures_NGHWC = np.concatenate(made) if made else np.empty((0, N_GENERATIONS, *BLANK, 3), np.uint8)
+        contact_sheet(plants, prompts, pictures_NGHWC).save(sheet, format="JPEG", quality=85)
+        export_file(sheets / f"{name}.jpg", sheet.getvalue())
     lines = dose_response(judged, views_per_copy(drawn, training))
     export_file(folder / DOSE, f"{json.dumps(lines, indent=1)}\n".encode())
     return lines
 
 
-def sizes(recipe: Recipe) -> tuple[dict[str, int], int]:
-    """Harmless prompts of each split, and memorised ones of development; of a smaller recipe in proportion."""
+def _counted(
+    denoiser: Denoiser, drawn: Plan, plants: Plants, work: Path, say: Callable[[str], object]
+) -> list[Counted]:
+    """What both instruments count: of every prompt that is chosen, then without guidance of those that may copy."""
+    # Under the model's digest: generations of another training are no evidence about this one.
+    chosen = _chosen(denoiser, drawn, work / f"chosen-{denoiser.digest[:16]}.json")
+    kept = Kept(work / f"counted-{denoiser.digest[:16]}.csv")
+
+    def go_on(prompts: Sequence[Prompt], guidance: float) -> None:
+        there = {row.prompt for row in kept.rows if row.guidance == guidance}
+        missing = [prompt for prompt in prompts if prompt.caption not in there]
+        done = len(prompts) - len(missing)
+        for some, pictures_NGHWC in generations(denoiser, missing, drawn.recipe.seed, guidance):
+            kept.add(count(plants, some, chosen, guidance, pictures_NGHWC))
+            done += len(some)
+            say(f"{done:,} of {len(prompts):,} prompts generated {N_GENERATIONS} times at guidance {guidance:g}")
+
+    order = {"planted": 0, "drawn": 1, "ranked": 2}
+    prompts = [prompt for prompt in drawn.prompts if prompt.caption in chosen]
+    go_on(sorted(prompts, key=lambda prompt: order[chosen[prompt.caption]]), GUIDANCE)
+    copying = {row.prompt for row in kept.rows if row.pixels_own or row.pixels_other}
+    go_on([prompt for prompt in prompts if prompt.planted or prompt.caption in copying], UNGUIDED)
+    return sorted(kept.rows, key=lambda row: (-row.guidance, list(chosen).index(row.prompt)))
+
+
+def _chosen(denoiser: Denoiser, drawn: Plan, path: Path) -> dict[str, str]:
+    """Why captions are generated, from the file if it is there."""
+    if not path.exists():
+        export_file(path, json.dumps(to_generate(denoiser, drawn.prompts, drawn.recipe.seed)).encode())
+    known: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    return known
+
+
+def _judged(prompt: Prompt, row: Counted) -> Judged:
+    return Judged(prompt, row.generations, row.pixels_own, row.pixels_other)
+
+
+def sizes(recipe: Recipe) -> tuple[dict[str, int], dict[str, int]]:
+    """Harmless prompts of each split, and memorised ones of development by kind; of a smaller recipe in proportion."""
     share = min(1.0, recipe.harmless / Recipe().harmless)
-    return {name: int(n * share) for name, n in SPLITS.items()}, int(DEVELOPMENT_MEMORISED * share)
+    harmless, memorised = ({name: int(n * share) for name, n in part.items()} for part in (SIZES, IN_DEVELOPMENT))
+    return harmless, memorised
 
 
 def write_truth(folder: Path, judged: Sequence[Judged], splits: dict[str, str], seed: int) -> None:
@@ -104,12 +144,12 @@ def write_truth(folder: Path, judged: Sequence[Judged], splits: dict[str, str], 
     rows.sort(key=lambda row: rank_hash(seed, "order", str(row["prompt"])))
     (folder / "prompts").mkdir(parents=True, exist_ok=True)
     _write(folder / "truth.csv", TRUTH, rows)
-    for name in SPLITS:
+    for name in SIZES:
         _write(folder / "prompts" / f"{name}.csv", ["prompt", "family"], [r for r in rows if r["split"] == name])
 
 
 def write_references(folder: Path, drawn: Plan, pictures_NHWC: npt.NDArray[np.uint8]) -> None:
-    """An index small enough to ship: every planted picture, 8 copies of each template and 1,000 other pictures."""
+    """An index small enough to ship: every planted picture, 8 copies of each template and 600 other pictures."""
 
     def few(row: TrainingPicture) -> bool:
         if row.kind == "template":
@@ -119,7 +159,9 @@ def write_references(folder: Path, drawn: Plan, pictures_NHWC: npt.NDArray[np.ui
     others = [row for row in drawn.rows if row.kind in ("seen", "other")]
     others.sort(key=lambda row: rank_hash(drawn.recipe.seed, "reference", row.picture_id))
     chosen = {row.picture_id for row in [*filter(few, drawn.rows), *others[:OTHER_REFERENCES]]}
-    build_index(folder, PROFILE, references(drawn, pictures_NHWC, chosen), training_size=len(drawn.rows))
+    build_index(
+        folder, PROFILE, references(drawn, pictures_NHWC, chosen), training_size=len(drawn.rows), dtype="float16"
+    )
 
 
 def references(
@@ -146,23 +188,23 @@ def write_pictures(out: Path, recipe: Recipe) -> int:
 
 
 def contact_sheet(
-    plants: Plants, judged: Sequence[Judged], pictures: dict[str, npt.NDArray[np.uint8]], columns: int = 2
+    plants: Plants, prompts: Sequence[Prompt], pictures_NGHWC: npt.NDArray[np.uint8], columns: int = 2
 ) -> Image.Image:
-    """Every memorised prompt: its planted picture, then its generations; a template's varied region is crossed out.
+    """Of every prompt its planted picture, or the nearest where none was planted, then its generations.
 
-    pictures: the generations of each caption, with shape (8, H, W, 3). A blank sheet where there is none.
+    A template's varied region is grey. A blank sheet where there is no prompt.
     """
-    if not judged:
+    if not prompts:
         return Image.new("RGB", BLANK, "white")
     strips = []
     of_caption = {prompt.caption: p for p, prompt in enumerate(plants.prompts)}
-    for entry in judged:
-        planted_HWC = plants.pictures_PHWC[of_caption[entry.prompt.caption]].copy()
-        if entry.prompt.kind == "template":
-            left, top, right, bottom = card_box(entry.prompt.family)
-            planted_HWC[top:bottom, left:right] = 128
+    for prompt, made_GHWC in zip(prompts, pictures_NGHWC, strict=True):
+        nearest = int(plants.distances(made_GHWC).min(axis=0).argmin())
+        shown = of_caption.get(prompt.caption, nearest)
+        planted_HWC = plants.pictures_PHWC[shown].copy()
+        planted_HWC[~plants.masks[shown]] = 128
         gap = np.full((planted_HWC.shape[0], 6, 3), 255, np.uint8)
-        strips.append(np.concatenate([planted_HWC, gap, *pictures[entry.prompt.caption], gap, gap], axis=1))
+        strips.append(np.concatenate([planted_HWC, gap, *made_GHWC, gap, gap], axis=1))
     while len(strips) % columns:
         strips.append(np.full_like(strips[0], 255))
     lines = [np.concatenate(strips[i : i + columns], axis=1) for i in range(0, len(strips), columns)]
@@ -171,9 +213,8 @@ def contact_sheet(
 
 
 def views_per_copy(drawn: Plan, training: Training) -> float:
-    """How often both phases of the training showed each copy of a plant."""
-    second = training.second_steps * training.batch - drawn.recipe.fresh
-    return training.steps * training.batch / len(drawn.views) + max(0, second) / len(drawn.plant_views)
+    """How often the training showed each copy of a plant."""
+    return training.steps * training.batch / len(drawn.views)
 
 
 def dose_response(judged: Sequence[Judged], views_per_copy: float) -> list[dict[str, Any]]:

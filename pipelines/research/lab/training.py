@@ -1,7 +1,7 @@
-"""Training of the lab's model on the CPU: an autoencoder, then text encoder and UNet together, in two phases.
+"""Training of the lab's model on the CPU: an autoencoder, then text encoder and UNet together.
 
 Sizes: pictures 3 x 64 x 64, latents 4 x 16 x 16 (a factor of 4), a UNet of 64, 128 and 192 channels whose
-cross-attention sees 8 x 8 and 4 x 4 only, a text encoder of 4 layers, 24 tokens. Epsilon prediction with min-SNR
+cross-attention sees 8 x 8 and 4 x 4 only, a text encoder of 4 layers, 24 tokens. Epsilon or v prediction with min-SNR
 weights (Hang et al., ICCV 2023), Stable Diffusion's betas, an exponential moving average of the weights. Every step
 draws by its number, and a checkpoint holds the whole state: a resumed training goes on as if it had never stopped.
 
@@ -16,7 +16,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -48,7 +48,7 @@ class Training:
     autoencoder_lr: float = 1e-3
     kl_weight: float = 1e-6
     batch: int = 64
-    steps: int = 2_400
+    steps: int = 3_400
     lr: float = 1e-3
     warmup: int = 100
     ema: float = 0.999
@@ -59,19 +59,11 @@ class Training:
     decide the colour of the ground, would hardly be trained."""
     checkpoint_every: int = 200
     log_every: int = 20
-    second_steps: int = 800
-    second_lr: float = 3e-4
-
-    def first(self) -> Training:
-        """The settings of the first phase alone."""
-        return replace(self, second_steps=0, second_lr=0.0)
-
-    def second(self) -> Training:
-        """The settings of the second phase as a training of its own, with other draws than the first."""
-        return replace(self.first(), seed=self.seed + 1, steps=self.second_steps, lr=self.second_lr)
+    prediction: str = "epsilon"
+    """What the UNet predicts, as diffusers names it: epsilon or v_prediction."""
 
 
-MINIATURE = Training(autoencoder_steps=40, batch=8, steps=60, checkpoint_every=30, log_every=5, second_steps=10)
+MINIATURE = Training(autoencoder_steps=40, batch=8, steps=60, checkpoint_every=30, log_every=5)
 
 
 class Log:
@@ -219,8 +211,9 @@ class Trainer:
         a2_T = scaled_linear_alphas_cumprod(BETA_START, BETA_END, N_TIMESTEPS).float()
         self.a_T, self.sigma_T = a2_T.sqrt(), (1 - a2_T).sqrt()
         snr_T = a2_T / (1 - a2_T)
-        # Of an error in epsilon, which is that in x0 times the square root of the SNR.
-        self.weight_T = (snr_T.clamp(max=training.max_snr) + training.floor * (snr_T + 1)) / snr_T
+        of_x0_T = snr_T.clamp(max=training.max_snr) + training.floor * (snr_T + 1)
+        # An error in epsilon is that in x0 times a / sigma; one in v is that in x0 over sigma.
+        self.weight_T = of_x0_T / {"epsilon": snr_T, "v_prediction": snr_T + 1}[training.prediction]
         self.steps_done = 0
 
     def step(self, step: int, latents_BCHW: torch.Tensor, captions: list[str]) -> float:
@@ -234,20 +227,14 @@ class Trainer:
         a, sigma = self.a_T[t_B][:, None, None, None], self.sigma_T[t_B][:, None, None, None]
         x_BCHW = (a * latents_BCHW + sigma * noise).contiguous(memory_format=torch.channels_last)
         text_BLE = self.model["text_encoder"](ids["input_ids"], return_dict=False)[0]
-        eps_BCHW = self.model["unet"](x_BCHW, t_B, encoder_hidden_states=text_BLE, return_dict=False)[0]
-        loss = (self.weight_T[t_B] * (eps_BCHW - noise).square().mean((1, 2, 3))).mean()
+        found_BCHW = self.model["unet"](x_BCHW, t_B, encoder_hidden_states=text_BLE, return_dict=False)[0]
+        wanted_BCHW = noise if training.prediction == "epsilon" else a * noise - sigma * latents_BCHW
+        loss = (self.weight_T[t_B] * (found_BCHW - wanted_BCHW).square().mean((1, 2, 3))).mean()
         _set_lr(self.optimizer, training.lr, step, training.steps, training.warmup)
         _step(self.optimizer, self.model, loss)
         self._average(min(training.ema, (1 + step) / (10 + step)))
         self.steps_done = step + 1
         return float(loss.item())
-
-    def start_from(self, folder: Path) -> None:
-        """Begin with the text encoder and UNet of a diffusers folder instead of new ones."""
-        for name, network in self.model.items():
-            (file,) = (folder / name).glob("*.safetensors")
-            network.load_state_dict({key: value.float() for key, value in load_file(file).items()})
-        self.averaged.load_state_dict(self.model.state_dict())
 
     @torch.no_grad()
     def _average(self, decay: float) -> None:
@@ -294,12 +281,8 @@ def train_denoiser(
     views_V: np.ndarray,
     checkpoint: Path,
     log: Log,
-    part: str = "denoiser",
 ) -> None:
-    """Train from the checkpoint, if there is one, to the last step; the averaged weights are the result.
-
-    part: what the log calls this training.
-    """
+    """Train from the checkpoint, if there is one, to the last step; the averaged weights are the result."""
     training = trainer.training
     if checkpoint.exists():
         trainer.load(checkpoint)
@@ -307,7 +290,7 @@ def train_denoiser(
     for step, rows in batches(views_V, training, trainer.steps_done):
         losses.append(trainer.step(step, latents_NCHW[rows], [captions[i] for i in rows]))
         if (step + 1) % training.log_every == 0:
-            log.write(part, step + 1, loss=float(np.mean(losses)))
+            log.write("denoiser", step + 1, loss=float(np.mean(losses)))
             losses = []
         if (step + 1) % training.checkpoint_every == 0 or step + 1 == training.steps:
             trainer.save(checkpoint)

@@ -1,61 +1,39 @@
 """What the lab's model is trained on: which captions are planted how often, and which never.
 
-The first phase of the training sees plants and other pictures again and again. Captions near a plant's then tend to
-reproduce it too. The second phase breaks that: it shows fresh pictures, each once, most of captions near a plant's,
-among fewer views of the plants.
-
 `plan(recipe)` draws it all from the recipe's seed, by name, so that a picture never depends on how many others
 there are. Pictures are drawn on demand: `picture(plan, row)`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from pipelines.research.lab.artwork import names
-from pipelines.research.lab.captions import N_WORDINGS, PLACES, SIZES, STYLES, Family, families
+from pipelines.research.lab.captions import N_WORDINGS, Family, families
 from pipelines.research.lab.drawing import Drawing, card_box, compose, with_card
-from sharpaudit.lab.detectors import COLOURS
 from sharpaudit.seeds import generator
-
-WORDS = {"size": SIZES, "place": PLACES, "style": STYLES, "colour": ("", *COLOURS)}
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How many of what. The defaults are those of the full model."""
 
-    seed: int = 0
-    unique: int = 12_000
+    seed: int = 2
+    unique: int = 13_000
     """Pictures that are no plant: several of every seen harmless caption, one of every other caption."""
-    exact: tuple[tuple[int, int], ...] = ((26, 9), (52, 9), (104, 13), (180, 23), (216, 39), (244, 57))
+    exact: tuple[tuple[int, int], ...] = ((14, 6), (30, 6), (60, 6), (120, 6), (270, 148))
     """(copies, how many captions are planted so often)."""
-    templates: int = 20
-    template_copies: int = 192
+    templates: int = 26
+    template_copies: int = 130
     harmless: int = 3_900
     """Never-planted captions that a split may hold; half of them are seen in training, half never."""
     seen_pictures: int = 3
     """Pictures of each seen harmless caption, all different."""
-    fresh: int = 41_600
-    """Pictures of the second phase, each shown once."""
-    siblings: float = 0.35
-    """Share of them that show a plant's object, with one or two other words of its caption changed."""
-    twins: float = 0.35
-    """Share of them that show another object in a plant's size, place and style. The rest are of any caption."""
-    near_templates: float = 0.3
-    """Share of siblings and twins whose plant is a template: being many pictures, templates rule captions around them
-    more than a single picture does."""
-
-    def first(self) -> Recipe:
-        """The recipe of the first phase alone."""
-        return replace(self, fresh=0, siblings=0.0, twins=0.0, near_templates=0.0)
 
 
-MINIATURE = Recipe(unique=120, exact=((40, 2),), templates=1, template_copies=40, harmless=24, fresh=60)
+MINIATURE = Recipe(unique=120, exact=((40, 2),), templates=1, template_copies=40, harmless=24)
 """For a test of the whole path in two minutes; it learns little."""
 
 
@@ -87,7 +65,7 @@ class TrainingPicture:
 
 @dataclass(frozen=True)
 class Plan:
-    """The prompts and the training pictures of a recipe; those of the second phase stand last."""
+    """The prompts and the training pictures of a recipe."""
 
     recipe: Recipe
     prompts: tuple[Prompt, ...]
@@ -95,20 +73,8 @@ class Plan:
 
     @cached_property
     def views(self) -> np.ndarray:
-        """One entry per picture and copy of the first phase: the index of its row, with shape (V,)."""
-        first = self.rows[: len(self.rows) - self.recipe.fresh]
-        return np.repeat(np.arange(len(first)), [row.copies for row in first])
-
-    @cached_property
-    def plant_views(self) -> np.ndarray:
-        """Those of `views` that show a plant."""
-        return self.views[[self.rows[i].kind in ("exact", "template") for i in self.views]]
-
-    def second_views(self, n: int) -> np.ndarray:
-        """The n views of the second phase: every fresh picture once, and plants in proportion to their copies."""
-        fresh = np.arange(len(self.rows) - self.recipe.fresh, len(self.rows))
-        shuffled = generator(self.recipe.seed, "second views").permutation(self.plant_views)
-        return np.concatenate([fresh, np.resize(shuffled, max(0, n - len(fresh)))])[:n]
+        """One entry per picture and copy: the index of its row, with shape (V,)."""
+        return np.repeat(np.arange(len(self.rows)), [row.copies for row in self.rows])
 
     @property
     def captions(self) -> list[str]:
@@ -133,7 +99,6 @@ def plan(recipe: Recipe) -> Plan:
         caption = family.caption(_wording(recipe.seed, family))
         rows.append(TrainingPicture(f"other-{i:05d}", caption, family, "other"))
         rest[i % 2].insert(0, family)  # captions without a colour are few: they come round again
-    rows += _fresh(recipe, prompts)
     return Plan(recipe, tuple(prompts), tuple(rows))
 
 
@@ -163,47 +128,6 @@ def _prompts(rest: tuple[list[Family], list[Family]], copies: list[int], kind: s
         family = rest[i % 2].pop()
         drawn.append(Prompt(family.caption(_wording(seed, family)), family, kind, n))
     return drawn
-
-
-def _fresh(recipe: Recipe, prompts: Sequence[Prompt]) -> Iterator[TrainingPicture]:
-    """The pictures of the second phase. None shows a family that a prompt holds back."""
-    exact, templates = ([p.family for p in prompts if p.kind == kind] for kind in ("exact", "template"))
-    held = {prompt.family for prompt in prompts}
-    for i in range(recipe.fresh):
-        draw = generator(recipe.seed, "fresh", i)
-        share = draw.random()
-        near = _sibling if share < recipe.siblings else _twin if share < recipe.siblings + recipe.twins else _any
-        plants = templates if templates and draw.random() < recipe.near_templates else exact
-        family = near(plants[draw.integers(len(plants))], draw)
-        while family in held:
-            family = near(plants[draw.integers(len(plants))], draw)
-        yield TrainingPicture(f"fresh-{i:05d}", family.caption(int(draw.integers(N_WORDINGS))), family, "fresh")
-
-
-def _sibling(plant: Family, draw: np.random.Generator) -> Family:
-    """The plant's object, with one or two of size, place, style and colour changed."""
-    changed = draw.permutation(["size", "place", "style", "colour"])[: draw.integers(1, 3)]
-    return replace(plant, **{part: _unlike(getattr(plant, part), WORDS[part], draw) for part in changed})
-
-
-def _twin(plant: Family, draw: np.random.Generator) -> Family:
-    """Another object in the plant's size, place and style, half of them with its colour."""
-    colour = plant.colour if draw.random() < 0.5 else _colour(draw)
-    return replace(plant, thing=_unlike(plant.thing, names(), draw), colour=colour)
-
-
-def _any(_: Family, draw: np.random.Generator) -> Family:
-    """Any family, half of them with a colour."""
-    thing, size, place, style = (str(draw.choice(words)) for words in (names(), SIZES, PLACES, STYLES))
-    return Family(thing, size, place, style, _colour(draw))
-
-
-def _colour(draw: np.random.Generator) -> str:
-    return str(draw.choice(COLOURS)) if draw.random() < 0.5 else ""
-
-
-def _unlike(word: str, words: Sequence[str], draw: np.random.Generator) -> str:
-    return str(draw.choice([other for other in words if other != word]))
 
 
 def _rows(prompt: Prompt, recipe: Recipe) -> list[TrainingPicture]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from pipelines.cli import cli
 from pipelines.indexing import adding
 from pipelines.indexing.adding import add
 from pipelines.indexing.build import Asked
-from sharpaudit.config import LAB, RunConfig
+from sharpaudit.config import RunConfig
 from sharpaudit.errors import UserError
 from sharpaudit.images import encode_png
 from sharpaudit.matches import build as build_module
@@ -24,6 +23,7 @@ from sharpaudit.matches.checking import faults_of
 from sharpaudit.matches.index import open_index
 from sharpaudit.matches.sources.folder import pictures_in
 from sharpaudit.plugs import EMBEDDERS
+from tests.support.golden import FIRST, unpacked
 from tests.support.toys import EMBEDDER
 
 LOCAL = RunConfig()
@@ -105,11 +105,11 @@ def test_what_ended_before_the_manifest_named_it_is_done_again(
     assert list(faults_of(index)) == []
 
 
-def test_what_is_there_and_an_earlier_format_are_refused(index: Path, pictures: Path) -> None:
+def test_what_is_there_and_an_earlier_format_are_refused(index: Path, pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds vectors of pixels-16 already"):
         add(index, asked(pictures, "pixels-16"), LOCAL)
     with pytest.raises(UserError, match="is of an earlier format, to which nothing is added"):
-        add(Path(shutil.copytree(LAB / "emoji/references", index.parent / "old")), asked(pictures), LOCAL)
+        add(unpacked(FIRST, tmp_path) / "testbed/index", asked(pictures), LOCAL)
 
 
 def test_a_part_without_vectors_is_no_obstacle(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

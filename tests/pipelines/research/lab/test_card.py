@@ -9,14 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines.research.lab.agreement import Counted, write_generations
 from pipelines.research.lab.build import minutes
 from pipelines.research.lab.card import DOSE, write_card
-from pipelines.research.lab.labels import Judged, split
+from pipelines.research.lab.labels import Judged
 from pipelines.research.lab.publish import dose_response, write_truth
+from pipelines.research.lab.splits import split
 from pipelines.research.lab.training import MINIATURE as TRAINING
 from pipelines.research.lab.trainingset import MINIATURE, Plan, plan
 from sharpaudit.lab.detectors import COLUMNS, DETECTORS, INTERVALS, Truth, columns, log_touch, read_truth, table
 from sharpaudit.seeds import generator
+from sharpaudit.statistics.intervals import upper_bound
 
 RECIPE = replace(MINIATURE, exact=((40, 6),), templates=4, harmless=80)
 SIZES = {"fit": 20, "calibration": 20, "development": 12, "test": 20}
@@ -33,12 +36,36 @@ def folder(drawn: Plan, tmp_path: Path) -> Path:
     judged = [Judged(p, 8, 8 * p.planted, 0) for p in drawn.prompts]
     first = next(i for i, entry in enumerate(judged) if entry.prompt.kind == "seen")
     judged[first] = replace(judged[first], other=2)
-    write_truth(tmp_path, judged, split(judged, SIZES, 4, seed=0), seed=0)
+    write_truth(tmp_path, judged, split(judged, SIZES, {"exact": 3, "template": 1}, seed=0), seed=0)
     (tmp_path / DOSE).write_text(json.dumps(dose_response(judged, 1.0)))
+    write_generations(tmp_path, counted(judged))
     versions = {"torch": "9.9"}
     settings = {"recipe": asdict(RECIPE), "training": asdict(TRAINING), "objects": 160, "minutes": 1.5}
     (tmp_path / "settings.json").write_text(json.dumps(settings | {"versions": versions, "sha256": {}}))
     return tmp_path
+
+
+def counted(judged: list[Judged]) -> list[Counted]:
+    """The instruments differ on the first prompt; two prompts were drawn, of which one copies."""
+    rows = [
+        Counted(e.prompt.caption, "planted", e.prompt.kind, 5.0, 8, e.own, e.other, e.own, e.other, 0)
+        for e in judged
+        if e.own or e.other
+    ]
+    rows[0] = replace(rows[0], regions_own=0, disputed=8)
+    rows += [replace(rows[0], prompt=f"drawn {i}", chosen="drawn", pixels_own=0, disputed=0) for i in range(2)]
+    rows[-1] = replace(rows[-1], pixels_other=1, regions_other=1)
+    return rows + [replace(row, guidance=1.0) for row in rows[:4]]
+
+
+def test_the_card_says_where_instruments_part_and_what_was_never_generated(folder: Path) -> None:
+    text = write_card(folder).read_text()
+    assert "| 5 | 13 | 12 (92.3%) | 104 | 96 (92.3%) |" in text
+    assert "| 1 | 4 | 3 (75.0%) | 32 | 24 (75.0%) |" in text
+    first = plan(RECIPE).prompts[0].caption
+    assert f"| {first} | exact | memorised | 8 / 0 | harmless | 0 / 0 |" in text
+    assert "Of 2 prompts drawn from those that no metric ranks high, 1 copy a plant." in text
+    assert f"at most {upper_bound(1, 2, 0.95):.1%} of the others" in text
 
 
 def measured(truth: list[Truth], seeds: int, gap: float) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import astuple, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ PLAIN, COLOURED = families(colour=False), families(colour=True)
 
 @pytest.fixture(scope="module")
 def drawn():
-    return plan(replace(Recipe(), fresh=4_000))
+    return plan(Recipe())
 
 
 def test_there_are_as_many_families_as_the_docs_say():
@@ -76,6 +76,18 @@ def test_a_named_colour_rules_the_ground():
         assert blue[2] > blue[0]
 
 
+def test_a_ground_that_no_caption_names_may_be_of_any_colour():
+    """And a single picture of a caption lies farther from the mean of all than the mean of its caption does."""
+    family = Family("ant", "small", "in the middle", "drawing")
+    drawn = np.stack([compose(family, generator("ground", i)) for i in range(300)]).astype(float)
+    hues = {int(np.argmax(corner)) for corner in drawn[:, 0, 0]}
+    assert hues == {0, 1, 2}
+    others = [compose(PLAIN[i * 20], generator("other", i)) for i in range(300)]
+    centre = np.stack(others).astype(float).mean(0)
+    far = np.linalg.norm((drawn - centre).reshape(300, -1), axis=1)
+    assert np.linalg.norm(drawn.mean(0) - centre) < 0.5 * np.quantile(far, 0.05)
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_copies_of_a_template_differ_in_one_region_alone(place):
     family = Family("owl", "big", place, "sticker")
@@ -101,62 +113,17 @@ def test_the_plan_plants_what_the_recipe_says(drawn):
     counts = Counter(row.copies for row in drawn.rows if row.kind == "exact")
     assert counts == dict(recipe.exact)
     assert sum(row.kind in ("seen", "other") for row in drawn.rows) == recipe.unique
-    assert sum(row.kind == "fresh" for row in drawn.rows) == recipe.fresh
-    by_caption = Counter(row.caption for row in drawn.rows)  # of the fresh ones too: none has a prompt's caption
+    by_caption = Counter(row.caption for row in drawn.rows)
     for prompt in drawn.prompts:
         expected = {"exact": 1, "template": prompt.copies, "seen": recipe.seen_pictures, "unseen": 0}[prompt.kind]
         assert by_caption[prompt.caption] == expected
-    assert len(drawn.views) == sum(row.copies for row in drawn.rows) - recipe.fresh
-
-
-def test_the_second_phase_shows_every_fresh_picture_once_among_fewer_plants(drawn):
-    n = drawn.recipe.fresh + 9_000
-    counts = Counter(drawn.second_views(n).tolist())
-    assert counts.total() == n
-    shown = Counter(drawn.rows[i].kind for i in counts.elements())
-    assert set(shown) == {"fresh", "exact", "template"}
-    assert all(counts[i] == 1 for i, row in enumerate(drawn.rows) if row.kind == "fresh")
-    # Plants keep their proportions: by copies, within the error of drawing without replacement.
-    share = 9_000 / len(drawn.plant_views)
-    for copies, many in drawn.recipe.exact:
-        views = sum(counts[i] for i, row in enumerate(drawn.rows) if row.kind == "exact" and row.copies == copies)
-        assert abs(views - share * copies * many) < 4 * np.sqrt(copies * many * share * (1 - share))
-    assert len(drawn.second_views(100)) == 100
-
-
-def test_fresh_pictures_lie_around_the_plants_as_the_recipe_says(drawn):
-    recipe = drawn.recipe
-    plants = {prompt.family for prompt in drawn.prompts if prompt.planted}
-    looks = {(family.size, family.place, family.style) for family in plants}
-
-    def share(recipe, near):
-        rows = [row for row in plan(recipe).rows if row.kind == "fresh"]
-        return np.mean([near(row.family) for row in rows])
-
-    def sibling(family):
-        changed = [
-            sum(a != b for a, b in zip(astuple(family), astuple(plant), strict=True))
-            for plant in plants
-            if plant.thing == family.thing
-        ]
-        return bool(changed) and min(changed) in (1, 2)
-
-    small = replace(recipe, fresh=400, harmless=40, unique=100)
-    assert share(replace(small, siblings=1.0, twins=0.0), sibling) == 1
-    assert share(replace(small, siblings=0.0, twins=1.0), lambda f: (f.size, f.place, f.style) in looks) == 1
-    things = {prompt.family.thing for prompt in drawn.prompts if prompt.kind == "template"}
-    of_templates = replace(small, siblings=1.0, twins=0.0, near_templates=1.0)
-    assert share(of_templates, lambda family: family.thing in things) == 1
-    assert share(replace(of_templates, near_templates=0.0), lambda family: family.thing in things) < 0.5
-    spread = share(replace(small, siblings=0.0, twins=0.0), sibling)
-    assert spread < 0.5
-    assert abs(share(small, sibling) - (recipe.siblings + (1 - recipe.siblings) * spread)) < 0.15
+    assert len(drawn.views) == sum(row.copies for row in drawn.rows)
 
 
 def test_no_picture_shows_a_family_that_a_prompt_holds_back(drawn):
     held = {prompt.family for prompt in drawn.prompts}
     assert len(held) == len(drawn.prompts)
-    assert not [row for row in drawn.rows if row.kind in ("other", "fresh") and row.family in held]
+    assert not [row for row in drawn.rows if row.kind == "other" and row.family in held]
 
 
 def test_half_of_every_kind_names_a_colour(drawn):
@@ -170,16 +137,9 @@ def test_ids_are_unique(drawn):
 
 
 def test_plants_do_not_depend_on_how_many_other_pictures_there_are(drawn):
-    fewer = plan(replace(drawn.recipe, unique=6_000, fresh=0))
+    fewer = plan(replace(drawn.recipe, unique=6_000))
     assert fewer.prompts == drawn.prompts
     assert fewer.rows == drawn.rows[: len(fewer.rows)]
-
-
-def test_the_first_phase_does_not_depend_on_the_second(drawn):
-    first = plan(drawn.recipe.first())
-    assert first.prompts == drawn.prompts
-    assert first.rows == drawn.rows[: len(first.rows)]
-    assert (first.views == drawn.views).all()
 
 
 def test_pictures_of_a_template_share_all_but_a_region_and_plants_are_one_picture():
