@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,26 +14,15 @@ from sharpaudit.spectra.hessian import BRANCHES, Floats
 from sharpaudit.tables.records import digest_of
 
 Kept = dict[str, Floats]
-Compute = Callable[[Model, int, list[str]], Iterator[tuple[str, Kept]]]
 PROBES, DRAWS = 16, 3
 """Random signs of a trace; initial latents of a prompt."""
 
 
-def whole(model: Model, k: int, some: list[str], kept: Path) -> Iterator[tuple[str, Kept]]:
-    """Of each prompt all eigenvalues of each branch, and "relative", from `kept` where they are there."""
-    return _once("whole", prompts.spectra, model, k, some, kept)
-
-
-def few(model: Model, k: int, some: list[str], kept: Path) -> Iterator[tuple[str, Kept]]:
-    """Of each prompt both ends of what it adds, as "low" and "high", from `kept` where they are there."""
-    return _once("ends", prompts.both_ends, model, k, some, kept)
-
-
-def _once(name: str, compute: Compute, model: Model, k: int, some: list[str], kept: Path) -> Iterator[tuple[str, Kept]]:
-    """What is computed of each prompt, a file each under a name that holds the model's digest."""
-    kept.mkdir(parents=True, exist_ok=True)
-    files = {p: kept / f"{name}-{digest_of([model.denoiser.digest, p, k])[:24]}.npz" for p in some}
-    for prompt, found in compute(model, k, [p for p in some if not files[p].exists()]):
+def whole(asked: Asked, model: Model, some: list[str], k: int = 0, step: int = 1) -> Iterator[tuple[str, Kept]]:
+    """What `prompts.spectra` has of each prompt; a file each, under a name that holds the model's digest."""
+    asked.kept.mkdir(parents=True, exist_ok=True)
+    files = {p: asked.kept / f"whole-{digest_of([model.denoiser.digest, p, k, step])[:24]}.npz" for p in some}
+    for prompt, found in prompts.spectra(model, [p for p in some if not files[p].exists()], k, step):
         part = files[prompt].with_suffix(".inprogress")
         with part.open("wb") as stream:
             np.savez(stream, allow_pickle=False, **found)
@@ -45,37 +33,37 @@ def _once(name: str, compute: Compute, model: Model, k: int, some: list[str], ke
 
 
 def spectra(asked: Asked) -> Made:
-    """(c) What a prompt adds at the first step, by group, and four prompts over three initial latents."""
+    """(c) What a prompt adds at the first step, by group; one of each from other latents, and at the last step."""
     model, rows = asked.model(), []
-    figure, axes = panels(2, 4, 3.2, 2.7)
-    for panel, (group, every) in zip(axes[0], model.prompts.items(), strict=True):
-        for prompt, found in whole(model, 0, every[: prompts.WHOLE], asked.kept):
-            panel.plot(found["difference"], linewidth=0.8, color=COLOURS[group])
-            rows.append(
-                {"group": group, "prompt": prompt, "draw": 0, "by": "whole matrix"} | _told(found["difference"])
-            )
-        for prompt, found in few(model, 0, every[prompts.WHOLE :], asked.kept):
-            ends = {"smallest": float(found["low"][0]), "largest": float(found["high"][0])}
-            rows.append({"group": group, "prompt": prompt, "draw": 0, "by": "ends"} | ends)
-        panel.set(title=f"{group}, {min(len(every), prompts.WHOLE)} prompts", xlabel="eigenvalue of DH, rising")
-        panel.title.set_size(9)
-    for panel, (group, every) in zip(axes[1], model.prompts.items(), strict=True):
-        for k in range(DRAWS):
-            for prompt, found in whole(model, k, every[:1], asked.kept):
-                panel.plot(found["difference"], linewidth=0.8, label=f"draw {k}")
-                if k:
-                    told = {"group": group, "prompt": prompt, "draw": k, "by": "whole matrix"}
-                    rows.append(told | _told(found["difference"]))
-        panel.set(title=every[0] if every else "", xlabel="eigenvalue of DH, rising")
-        panel.title.set_size(7)
-    _level(axes[0])
-    _level(axes[1])
+    figure, axes = panels(3, 4, 3.2, 2.6)
+
+    def draw(panel: Any, group: str, some: list[str], k: int = 0, step: int = 1, **style: Any) -> None:
+        for prompt, found in whole(asked, model, some, k, step):
+            panel.plot(found["difference"], linewidth=0.7, **style)
+            rows.append({"group": group, "prompt": prompt, "draw": k, "step": step} | _told(found))
+
+    for (group, every), first, draws, last in zip(model.prompts.items(), *axes, strict=True):
+        draw(first, group, every, color=COLOURS[group])
+        first.set(title=f"{group}, {len(every)} prompts")
+        for prompt, found in whole(asked, model, every[:1]):
+            draws.plot(found["difference"], linewidth=0.7, label="draw 0")
+            draws.set(title=prompt)
+        for k in range(1, DRAWS):
+            draw(draws, group, every[:1], k, label=f"draw {k}")
+        draw(last, group, every[:1], step=prompts.STEPS, color=COLOURS[group])
+        last.set(title="the same prompt, last step", xlabel="eigenvalue of DH, rising")
+        for panel in (first, draws, last):
+            panel.title.set_size(7)
+    for line in axes:
+        _level(line)
     return Made(figure, rows)
 
 
-def _told(values_D: Floats) -> dict[str, float | int]:
+def _told(found: Kept) -> dict[str, float | int]:
+    values_D = found["difference"]
     extremes = {"smallest": float(values_D[0]), "largest": float(values_D[-1])}
-    return {"not negative": int((values_D >= 0).sum()), "of": len(values_D), "sum": float(values_D.sum())} | extremes
+    counted = {"not negative": int((values_D >= 0).sum()), "of": len(values_D), "sum": float(values_D.sum())}
+    return counted | extremes | {"asymmetry": float(found["asymmetry"][0])}
 
 
 def _level(line: Any) -> None:
@@ -106,7 +94,7 @@ def branches(asked: Asked) -> Made:
     model, rows = asked.model(), []
     figure, axes = panels(1, 4, 3.2, 3.0)
     for panel, (group, every) in zip(axes[0], model.prompts.items(), strict=True):
-        for prompt, found in whole(model, 0, every[: prompts.WHOLE], asked.kept):
+        for prompt, found in whole(asked, model, every):
             given, empty = (found[name] for name in BRANCHES[:2])
             panel.plot(empty, given, ".", markersize=2, color=COLOURS[group])
             below = {"conditional below unconditional": float((given < empty).mean())}
@@ -122,7 +110,7 @@ def generalised(asked: Asked) -> Made:
     model, rows = asked.model(), []
     figure, axes = panels(1, 4, 3.2, 2.8)
     for panel, (group, every) in zip(axes[0], model.prompts.items(), strict=True):
-        for prompt, found in whole(model, 0, every[: prompts.WHOLE], asked.kept):
+        for prompt, found in whole(asked, model, every):
             values = found["relative"]
             row: dict[str, object] = {"group": group, "prompt": prompt, "definite": bool(len(values))}
             if len(values):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,26 +78,25 @@ def test_small_models_are_trained_and_drawn(
 
 
 def test_spectra_of_a_lab_are_those_of_its_matrices(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompts, "WHOLE", 1)
-    monkeypatch.setattr(prompts, "ENDS", 1)
+    monkeypatch.setattr(prompts, "STEPS", 3)
     monkeypatch.setattr(lab_figures, "DRAWS", 2)
     asked = Asked(lab, tmp_path / "kept", few=2)
     for name in ("spectra", "branches", "generalised"):
         make(name, asked, tmp_path)
     rows = shown(tmp_path, "spectra")
-    assert [row["by"] for row in rows if row["draw"] == "0"] == ["whole matrix", "ends", "whole matrix"]
-    assert sum(row["draw"] == "1" for row in rows) == len(LABELS)
+    assert Counter((row["draw"], row["step"]) for row in rows) == {("0", "1"): 3, ("1", "1"): 2, ("0", "3"): 2}
     model = asked.model()
     first = rows[0]["prompt"]
-    place = model.at(first)
-    found = {branch: matrix for branch, (matrix, _) in place.matrices().items()}
+    matrices = model.at(first).matrices()
+    found = {branch: matrix for branch, (matrix, _) in matrices.items()}
     added = np.linalg.eigvalsh(found["difference"])
     assert float(rows[0]["smallest"]) == pytest.approx(added[0], rel=1e-3)
     assert int(rows[0]["not negative"]) == (added >= 0).sum()
-    ends = next(row for row in rows if row["by"] == "ends")
-    whole = np.linalg.eigvalsh(model.at(ends["prompt"]).matrices()["difference"][0])
-    assert float(ends["smallest"]) == pytest.approx(whole[0], rel=1e-2)
-    assert float(ends["largest"]) == pytest.approx(whole[-1], rel=1e-2)
+    assert float(rows[0]["asymmetry"]) == pytest.approx(matrices["difference"][1], rel=1e-3)
+    for k, step in ((1, 1), (0, 3)):
+        there = next(row for row in rows if (row["draw"], row["step"], row["prompt"]) == (str(k), str(step), first))
+        whole = np.linalg.eigvalsh(model.at(first, k, step).matrices()["difference"][0])
+        assert [float(there[end]) for end in ("smallest", "largest")] == pytest.approx([whole[0], whole[-1]], rel=1e-3)
     given, empty = (-found[branch] for branch in BRANCHES[:2])
     beside = shown(tmp_path, "generalised")[0]
     if np.linalg.eigvalsh(given)[0] > 0:
