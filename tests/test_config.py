@@ -81,6 +81,9 @@ def test_a_resolved_configuration_is_its_own_configuration(tmp_path: Path) -> No
         (["samples.solver=dimm"], ['samples.solver = "dimm"', 'no solver is called "dimm" (did you mean "ddim"?)']),
         (["scores.components=0"], ["scores.components = 0", '1 to 1000, or "auto"']),
         (["scores.components=atuo"], ['scores.components = "atuo"', '1 to 1000, or "auto"']),
+        (["scores.step=0"], ["scores.step = 0", 'above 0 and at most 1,000, or "auto"']),
+        (["scores.step=2000.0"], ["scores.step = 2000.0", 'above 0 and at most 1,000, or "auto"']),
+        (["scores.step=small"], ['scores.step = "small"', 'above 0 and at most 1,000, or "auto"']),
         (["alpha"], ["key=value"]),
         (["seed.x=1"], ["seed"]),
         *(

@@ -25,14 +25,14 @@ from pipelines.bench.detection import audit_of
 from pipelines.bench.fitted import fitted_on
 from pipelines.bench.lines import Line, table
 from pipelines.stages.fit import screen_config
-from sharpaudit.config import AuditConfig, override
+from sharpaudit.config import AuditConfig, ScoresConfig, override
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.denoisers.load import load_anew, load_denoiser
 from sharpaudit.devices import cpu_has_bf16
 from sharpaudit.errors import Status, UserError
 from sharpaudit.lab.detectors import Truth, balanced, read_truth
 from sharpaudit.plugs import METRICS
-from sharpaudit.scores.base import Metric
+from sharpaudit.scores.base import Metric, step_length
 from sharpaudit.scores.plan import places
 from sharpaudit.scores.residual_gap import RESIDUAL_GAP
 from sharpaudit.scores.screen import ScreenConfig, screen, unconditional_predictions
@@ -45,7 +45,8 @@ from sharpaudit.statistics.noninferiority import (
     rate_difference_low,
 )
 
-STEPS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+DEFAULT = ScoresConfig().step
+STEPS: tuple[float | str, ...] = (0.01, 0.03, 0.1, DEFAULT, 1.0, 3.0, 10.0)
 FORMS = {
     "fd": "finite difference, 3 evaluations",
     "fd_bf16": "the same, the network in bfloat16",
@@ -67,7 +68,7 @@ Names = npt.NDArray[np.str_]
 class Step:
     """A finite difference of length h against forward mode: rank correlation and relative errors over n prompts.
 
-    form: of FORMS. low: end of the correlation's one-sided interval.
+    form: of FORMS. low: end of the correlation's one-sided interval. default: whether an audit takes this h.
     """
 
     n: int
@@ -77,6 +78,7 @@ class Step:
     low: float
     median_error: float
     largest_error: float
+    default: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,14 +122,20 @@ def steps(folder: Path, split: str, *, emulated: bool = False) -> list[Step]:
     config = audit_of(folder, split, 0, every=False)
     exact = _values(folder, config, few, METRICS.of(["sharpness_jvp"]))["sharpness_jvp"]
     half = _in_bf16(config) if emulated or cpu_has_bf16() else None
-    found = {}
-    for h in STEPS:
+    shape, found = load_denoiser(config.model).latent_shape, {}
+    lengths = {step_length(step, shape): step == DEFAULT for step in STEPS}
+    for h in lengths:
         scores = override(config, [f"scores.step={h}"])
         found["fd", h] = _values(folder, scores, few, METRICS.of(["sharpness"]))["sharpness"]
         if half:
             found["fd_bf16", h] = _values(folder, scores, few, METRICS.of(["sharpness"]), half)["sharpness"]
         found["common", h] = sharpness(load_denoiser(config.model), few, config.seed, h)
-    return [_step(form, h, found[form, h], exact, families) for form in FORMS for h in STEPS if (form, h) in found]
+    return [
+        replace(_step(form, h, found[form, h], exact, families), default=default)
+        for form in FORMS
+        for h, default in lengths.items()
+        if (form, h) in found
+    ]
 
 
 def _in_bf16(config: AuditConfig) -> Denoiser:
@@ -223,7 +231,7 @@ def bench_lines(found: Sequence[Step], precise: Sequence[Precision]) -> Iterator
     """The default step and every metric that an audit computes in bfloat16 must pass their rule, and no other."""
     least = 1 - RANK_MARGIN
     for step in found:
-        goal = least if (step.form, step.h) == ("fd", 1.0) else None
+        goal = least if step.default and step.form == "fd" else None
         name = f"exactness.{step.form}_h{step.h:g}"
         yield Line(f"{name}.correlation", step.correlation, "Spearman", step.n, step.low)
         yield Line(f"{name}.correlation_low", step.low, "Spearman", step.n, goal=goal)
@@ -247,7 +255,7 @@ def markdown(found: Sequence[Step], precise: Sequence[Precision]) -> str:
     rows = [
         [
             FORMS[s.form],
-            f"{s.h:g}",
+            f"{s.h:g}{', the default' if s.default else ''}",
             f"{_bounded(s.correlation, s.low)}",
             f"{s.median_error:.1e}",
             f"{s.largest_error:.1e}",

@@ -23,6 +23,7 @@ from sharpaudit.config import ModelConfig, ScoresConfig
 from sharpaudit.denoisers.load import load_denoiser, load_tokenizer
 from sharpaudit.errors import UserError
 from sharpaudit.lab.detectors import CAPTIONS, SEVERAL, Truth, names_colour, read_truth
+from sharpaudit.scores.base import step_length
 from sharpaudit.seeds import rank_hash
 from sharpaudit.statistics.detection import Figure, Group, auc, figure, tpr_at_fpr
 from sharpaudit.tables.records import export_file
@@ -107,7 +108,8 @@ def trajectories(folder: Path, split: str, out: Path, seed: int = 0) -> list[Cel
     """Measure what is not yet there in `out`, and give every cell of the table."""
     rows, few = chosen([row for row in read_truth(folder) if row.split == split], seed)
     config = ModelConfig(path=str(folder.absolute() / "model"), dtype="float32", device="cpu")
-    denoiser, tokenizer, step = load_denoiser(config), load_tokenizer(config), ScoresConfig().step
+    denoiser, tokenizer = load_denoiser(config), load_tokenizer(config)
+    step = step_length(ScoresConfig().step, denoiser.latent_shape)
     lengths = {
         row.prompt: found.n_tokens for row, found in zip(rows, tokenizer.tokens([r.prompt for r in rows]), strict=True)
     }

@@ -23,7 +23,7 @@ class TierConfig(Section):
     """Noise draws of its own: those of no other tier."""
 
 
-MAX_COMPONENTS = 1000
+MAX_COMPONENTS, MAX_STEP = 1000, 1000
 MIN_FIT = 10
 """Fit prompts without which nothing is learned of what harmless prompts change."""
 
@@ -39,8 +39,9 @@ class ScoresConfig(Section):
     noise (cross-validation inside the fit set)."""
     metrics: tuple[MetricName, ...] = identity(default=("residual_gap", "noise_gap", "sharpness"), min_length=1)
     """First-step metrics. The first decides, the others are recorded beside it."""
-    step: float = identity(default=1.0, gt=0, le=1e3)
-    """h of finite differences, in units of the latent."""
+    step: float | str = identity(default="auto")
+    """h of finite differences, in units of the latent: a number, or "auto": a hundredth of the length of noise, the
+    root of the number of latent elements."""
     then: tuple[TierConfig, ...] = identity(default=())
     """Later tiers. A prompt that does not reach one is cleared; p ranks by the last tier reached, then by the score."""
 
@@ -49,6 +50,13 @@ class ScoresConfig(Section):
     def _number_or_auto(cls, asked: int | str) -> int | str:
         if asked != "auto" and not (isinstance(asked, int) and 1 <= asked <= MAX_COMPONENTS):
             raise ValueError(f'1 to {MAX_COMPONENTS}, or "auto"')
+        return asked
+
+    @field_validator("step")
+    @classmethod
+    def _length_or_auto(cls, asked: float | str) -> float | str:
+        if asked != "auto" and not (isinstance(asked, float) and 0 < asked <= MAX_STEP):
+            raise ValueError(f'above 0 and at most {MAX_STEP:,}, or "auto"')
         return asked
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ Shapes: B prompts, K seeds, N fit prompts, C H W latent, D = C*H*W, L tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -106,6 +107,20 @@ NOISIEST = Place("noisiest", _noisiest)
 """sigma x_T at the last training timestep (Webster)."""
 PROBE = Place("probe", _probe, by_step=True)
 """x_T and random signs of total length h at the first sampling timestep (Hutchinson)."""
+
+
+STEP_SHARE = 0.01
+"""A step of "auto" in lengths of noise, chosen on the lab: longer ones rank less as forward mode does, shorter ones
+drown in the rounding of bfloat16 (`sharpaudit bench exactness`)."""
+
+
+def step_length(step: float | str, latent_shape: Sequence[int]) -> float:
+    """h of finite differences: `step`, or for "auto" STEP_SHARE of the length of noise, the root of its elements.
+
+    So that a step moves each element as far, and rounding, which grows as that root does, weighs as much, whatever the
+    size of a latent.
+    """
+    return STEP_SHARE * math.prod(latent_shape) ** 0.5 if isinstance(step, str) else step
 
 
 def at(place: Place) -> Need:

@@ -21,7 +21,7 @@ import torch
 from sharpaudit.batching import in_batches
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.errors import Status, UserError
-from sharpaudit.scores.base import FIRST, Evidence, Known, KnownPlace, Metric, Place
+from sharpaudit.scores.base import FIRST, Evidence, Known, KnownPlace, Metric, Place, step_length
 from sharpaudit.scores.noise_gap import delta_eps, noise_gap
 from sharpaudit.scores.plan import places as places_of
 from sharpaudit.scores.subspace import NOTHING, Subspaces
@@ -29,11 +29,11 @@ from sharpaudit.scores.subspace import NOTHING, Subspaces
 
 @dataclass(frozen=True)
 class ScreenConfig:
-    """n_seeds: noise draws, from first_seed on. step: length of finite displacements, in units of the latent."""
+    """n_seeds: noise draws, from first_seed on. step: of finite displacements, see `step_length`."""
 
     n_seeds: int
     seed: int
-    step: float
+    step: float | str
     batch_size: int
     first_seed: int = 0
 
@@ -41,6 +41,10 @@ class ScreenConfig:
     def seeds(self) -> range:
         """The numbers of the draws."""
         return range(self.first_seed, self.first_seed + self.n_seeds)
+
+    def length(self, denoiser: Denoiser) -> float:
+        """h of this model."""
+        return step_length(self.step, denoiser.latent_shape)
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def unconditional_predictions(denoiser: Denoiser, config: ScreenConfig, places: 
     known = {}
     with torch.no_grad():
         for place in places:
-            at = [place.at(denoiser, config.seed, k, config.step) for k in config.seeds]
+            at = [place.at(denoiser, config.seed, k, config.length(denoiser)) for k in config.seeds]
             known[place.name] = torch.cat([denoiser.predict(x[None], t, empty).x0_hat for x, t in at]).cpu()
     return known
 
@@ -74,7 +78,7 @@ def noise_floor(denoiser: Denoiser, config: ScreenConfig, known: Known) -> float
     empty = denoiser.unconditional()
 
     def batch(rows: list[int], places: dict[str, KnownPlace]) -> list[float]:
-        evidence = Evidence(denoiser, empty.select([0] * len(rows)), empty, places, NOTHING, config.step)
+        evidence = Evidence(denoiser, empty.select([0] * len(rows)), empty, places, NOTHING, config.length(denoiser))
         return noise_gap(evidence.delta_x0(), evidence.level()).tolist()
 
     gaps: list[float | Status] = []
@@ -91,7 +95,7 @@ def differences(
     empty, places = denoiser.unconditional(), _places(denoiser, replace(config, n_seeds=1), known, (place,))[0]
 
     def batch(rows: list[str]) -> list[npt.NDArray[np.float32] | Status]:
-        evidence = Evidence(denoiser, denoiser.encode(rows), empty, places, NOTHING, config.step)
+        evidence = Evidence(denoiser, denoiser.encode(rows), empty, places, NOTHING, config.length(denoiser))
         found = delta_eps(evidence.delta_x0(place), evidence.level(place)).cpu().numpy()
         return [row if np.isfinite(row).all() else Status.NON_FINITE for row in found]
 
@@ -119,9 +123,9 @@ def screen(
 
     def batch(rows: list[str]) -> list[PromptScores]:
         conditioning = denoiser.encode(rows)
-        by_seed = []
+        by_seed, length = [], config.length(denoiser)
         for at, subspace in zip(places, learnt, strict=True):
-            evidence = Evidence(denoiser, conditioning, empty, at, subspace, config.step, attention=attention)
+            evidence = Evidence(denoiser, conditioning, empty, at, subspace, length, attention=attention)
             by_seed.append({m.name: m.values(evidence).double().cpu().tolist() for m in metrics})
         names = [metric.name for metric in metrics]
         return [PromptScores({m: [values[m][i] for values in by_seed] for m in names}) for i in range(len(rows))]
@@ -153,7 +157,7 @@ def _places(
     for k in config.seeds:
         here = {}
         for place in places:
-            x_CHW, t = place.at(denoiser, config.seed, k, config.step)
+            x_CHW, t = place.at(denoiser, config.seed, k, config.length(denoiser))
             x0_CHW = known[place.name][k].to(denoiser.device)
             here[place.name] = KnownPlace(x_CHW, t, denoiser.level(t), x0_CHW)
         found.append(here)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from sharpaudit.errors import Status
 from sharpaudit.plugs import METRICS
-from sharpaudit.scores.base import ATTENTION, TANGENT
+from sharpaudit.scores.base import ATTENTION, FIRST, PROBE, STEP_SHARE, TANGENT, step_length
 from sharpaudit.scores.plan import places
 from sharpaudit.scores.screen import ScreenConfig, differences, noise_floor, screen, unconditional_predictions
 from sharpaudit.scores.subspace import fit_subspace
@@ -97,11 +98,24 @@ def test_finite_differences_agree_with_forward_mode(model, known, subspaces):
 
     prompts, config = PLANTED + [f"harmless {i}" for i in range(40)], replace(CONFIG, batch_size=64)
     values = []
-    for name, step in (("sharpness_jvp", 1.0), ("sharpness", 0.03), ("sharpness", 1.0)):
+    for name, step in (("sharpness_jvp", 1.0), ("sharpness", 0.03), ("sharpness", "auto")):
         found = screen(model, prompts, known, subspaces, replace(config, step=step), METRICS.of([name]))
         values.append([np.mean(s.seed_values[name]) for s in found])
     np.testing.assert_allclose(values[1], values[0], rtol=0.03)
     assert spearmanr(values[0], values[2]).statistic > 0.95
+
+
+def test_the_default_step_moves_every_element_alike_whatever_the_size_of_a_latent():
+    for shape in ((3, 8, 8), (4, 64, 64)):
+        assert step_length("auto", shape) / math.prod(shape) ** 0.5 == pytest.approx(STEP_SHARE)
+        assert step_length(0.5, shape) == 0.5
+    model = analytic((0.9,))
+    values = []
+    for step in ("auto", STEP_SHARE * math.prod(model.latent_shape) ** 0.5):
+        config = replace(CONFIG, n_seeds=1, step=step)
+        known = unconditional_predictions(model, config, [FIRST, PROBE])
+        values.append(screen(model, ["a cat"], known, {}, config, METRICS.of(["sharpness", "hessian_trace"]))[0])
+    assert values[0] == values[1]
 
 
 def test_the_prompts_are_encoded_once_a_batch(model, known, subspaces):

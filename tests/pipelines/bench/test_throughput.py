@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -290,8 +291,10 @@ def test_what_is_offered_in_bfloat16_is_what_passes_the_rule() -> None:
 
 
 def test_the_default_step_is_held_to_the_rule_of_ranks() -> None:
-    step = exactness.Step(200, "fd", 1.0, 0.995, 0.9899, 0.05, 0.2)
-    assert "fd_h1.correlation_low" in unmet(list(exactness.bench_lines([step], [])), [])[0]
+    step = exactness.Step(200, "fd", 0.32, 0.995, 0.9899, 0.05, 0.2, default=True)
+    assert "fd_h0.32.correlation_low" in unmet(list(exactness.bench_lines([step], [])), [])[0]
+    assert unmet(list(exactness.bench_lines([replace(step, default=False), replace(step, low=0.991)], [])), []) == []
+    assert "| 0.32, the default |" in exactness.markdown([step], [])
 
 
 def test_without_bfloat16_nothing_is_claimed_of_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
