@@ -28,6 +28,7 @@ from pipelines.commands.query import query
 from pipelines.commands.replay import replay
 from pipelines.commands.run import run
 from pipelines.commands.sign import sign
+from pipelines.commands.simplify import simplify
 from pipelines.commands.spectrum import spectrum
 from pipelines.commands.status import status
 from pipelines.commands.validate import validate
@@ -70,6 +71,7 @@ for command in (
     init,
     spectrum,
     mitigate,
+    simplify,
     index,
     calibration,
     lab,

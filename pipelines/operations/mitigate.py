@@ -7,16 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from pipelines.operations.strips import in_rows
 from sharpaudit.encoding import decoded
 from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.images import Pixels
 from sharpaudit.mitigation.base import Aimed, Case, Method, Mitigated, Unmitigated, mitigate
 from sharpaudit.mitigation.targets import middle, values_of
-
-GAP = 4
-"""White pixels between pictures of a strip."""
 
 
 def harmless_prompts(path: Path) -> list[str]:
@@ -60,20 +56,10 @@ def before_and_after(chosen: Method, case: Case, batch_size: int) -> tuple[Pixel
         | {name: value if math.isfinite(value) else None for name, value in after.told.items()}
         for i, (before, after) in enumerate(zip(*drawn, strict=True))
     ]
-    return _strip([[found.picture for found in row] for row in drawn]), told
+    return in_rows([[found.picture for found in row] for row in drawn]), told
 
 
 def _whole(found: Mitigated | Status) -> Mitigated:
     if isinstance(found, Status):
         raise UserError(f"a picture could not be drawn: {found.describe()}")
     return found
-
-
-def _strip(rows: Sequence[Sequence[Pixels]]) -> Pixels:
-    height, width = rows[0][0].shape[:2]
-    made = np.full((len(rows) * (height + GAP) - GAP, len(rows[0]) * (width + GAP) - GAP, 3), 255, np.uint8)
-    for i, row in enumerate(rows):
-        for j, picture in enumerate(row):
-            top, left = i * (height + GAP), j * (width + GAP)
-            made[top : top + height, left : left + width] = picture
-    return made

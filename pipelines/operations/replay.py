@@ -37,7 +37,7 @@ def replay_prompt(root: Path, prompt_id: str) -> Replay:
     """Replay a prompt. Raises UserError for an unknown one, or where model or index are not those of the run."""
     run = RunFolder.open(root)
     config = run.config()
-    inputs = _require_same(run, config)
+    inputs = require_same(run, config)
     rows = _recorded(run, prompt_id)
     known = hashed_for(inputs)
     index = index_of(config, known)
@@ -73,7 +73,7 @@ def _alike(found: float | None, recorded: float | None) -> bool:
     return abs(found - recorded) <= TOLERANCE
 
 
-def _require_same(run: RunFolder, config: AuditConfig) -> Inputs:
+def require_same(run: RunFolder, config: AuditConfig) -> Inputs:
     """Refuse a model, an index or a machine that is not what the run was made with, and of this version other settings.
 
     Settings and stages of another version may be called otherwise: whether the pictures are made again shows by itself.

@@ -42,6 +42,7 @@ VERBS = {
     "init",
     "spectrum",
     "mitigate",
+    "simplify",
 }
 GROUPS = {
     "index": {"add", "approximate", "build", "info", "verify"},

@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from pipelines.cli import cli
-from pipelines.operations.mitigate import GAP, before_and_after, harmless_prompts, target_of
+from pipelines.operations.mitigate import before_and_after, harmless_prompts, target_of
+from pipelines.operations.strips import GAP
 from sharpaudit.config import LAB
 from sharpaudit.errors import UserError
 from sharpaudit.images import decode
