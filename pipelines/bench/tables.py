@@ -57,6 +57,7 @@ class Made:
 AUDIT = ("run", "configs/audits/quickstart.toml", "--out", "runs/quickstart", "--update")
 TABLES = {
     "detection": Made((("bench", "detection", "--full"),), 15, figure="distributions.svg"),
+    "trajectory": Made((("bench", "detection", "--trajectory"),), 30),
     "directions": Made((("bench", "directions"),), 2),
     "intervals": Made((("bench", "intervals"),), 1),
     "screens": Made((("bench", "screens", "--split", "development"),), 15),
