@@ -39,7 +39,7 @@ from sharpaudit.scores.plan import evaluations, places
 from sharpaudit.scores.screen import ScreenConfig, differences, screen, unconditional_predictions
 from sharpaudit.scores.subspace import Subspaces, fit_subspace
 
-SEEDS = 4
+SEEDS, STEP = 4, ScoresConfig().step
 BATCH = 64
 FEW = 16
 """Prompts a call of rows that take long."""
@@ -62,7 +62,7 @@ class Bench:
 
     def config(self, n_seeds: int, batch: int = BATCH) -> ScreenConfig:
         """A screen at n seeds, seed 0 and the default step."""
-        return ScreenConfig(n_seeds, 0, 1.0, batch)
+        return ScreenConfig(n_seeds, 0, STEP, batch)
 
     def screened(self, metrics: Sequence[Metric], n_prompts: int, n_seeds: int, batch: int = BATCH) -> list[float]:
         """The first metric of the first n prompts, mean over seeds."""
@@ -83,7 +83,7 @@ class Bench:
 
 def bench_of(denoiser: Denoiser, prompts: Sequence[str], fit: Sequence[str]) -> Bench:
     """What an audit's fit stage leaves: empty prompts for SEEDS seeds, directions for the first."""
-    config = ScreenConfig(SEEDS, 0, 1.0, BATCH)
+    config = ScreenConfig(SEEDS, 0, STEP, BATCH)
     known = unconditional_predictions(denoiser, config, places(METRICS.of(SCREENED)))
     fitted = fit_subspace(_moved(denoiser, fit, known, config), ScoresConfig().components)
     return Bench(denoiser, known, {0: fitted}, list(prompts))
@@ -243,6 +243,6 @@ def _half_rows(lab: Lab, bench: Bench) -> Iterator[Contender]:
 def _sd1_rows(device: torch.device) -> Iterator[Contender]:
     denoiser = RandomUNet(device)
     prompts = ["a photograph of a harbour", "an oil painting of a fox"]
-    known = unconditional_predictions(denoiser, ScreenConfig(1, 0, 1.0, 2))
+    known = unconditional_predictions(denoiser, ScreenConfig(1, 0, STEP, 2))
     yield practised("jeon", jeon, denoiser, prompts[:1], 1)
     yield Bench(denoiser, known, {}, prompts).row("fd", "finite difference, 2 prompts at a time", "sharpness", 2, 1, 2)

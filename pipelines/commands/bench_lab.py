@@ -195,7 +195,8 @@ def exactness(
         click.echo(f"\n{noninferiority.markdown(simulated)}", nl=False)
     note(folder, ["sharpness", *(p.metric for p in precise)], why)
     lines = [*bench_lines(found, precise), *noninferiority.bench_lines(simulated)]
-    finish(lines, ["exactness.fd_h1.correlation_low"], json_path)
+    needed = [f"exactness.fd_h{step.h:g}.correlation_low" for step in found if step.default and step.form == "fd"]
+    finish(lines, needed, json_path)
 
 
 @click.command()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
 from pipelines.commands.options import PATH, run_argument
+from sharpaudit.errors import printable
 
 
 @click.command()
@@ -29,36 +32,47 @@ def simplify(
     out: Path | None,
     json_path: Path | None,
 ) -> None:
-    """Leave words of PROMPT_ID away for as long as the model of RUN still copies the same training picture.
+    """Leave words of PROMPT_ID away for as long as the model of RUN still copies one of the training pictures that it
+    copies.
 
-    Says how often pictures copy with all of its words and with those that are left, and whether these stand among the
-    captions of the index. Nothing of the run is changed.
+    Says how often further pictures copy with all of its words and with those that are left, and whether these stand
+    among the captions of the index. Nothing of the run is changed.
 
     \b
     Example: sharpaudit simplify runs/quickstart 4fa190371341b36080e772639ccbd575 --out simplest.png
     """
     from pipelines.operations.simplify import simplify as search
     from pipelines.operations.simplify import strip, told
-    from sharpaudit.errors import printable
     from sharpaudit.images import encode_png
     from sharpaudit.tables.records import export_file
 
     found = search(run_folder.absolute(), prompt_id, pictures, counted, most)
     facts = told(found)
-    for name in ("prompt", "simplest"):
-        one = facts[name]
-        share = f"{one['copies']} of {one['pictures']} pictures copy ({one['low']:.0%} to {one['high']:.0%})"
-        click.echo(f'"{printable(one["text"])}" ({one["words"]} words): {share}')
-    click.echo(
-        f"{facts['candidates_drawn']} candidates drawn, {facts['left_out_by_the_screen']} more left out by the screen; "
-        + ("no single word can go" if facts["minimal"] else f"ended by --most {most}: words may be left to go")
-    )
-    held = facts["captions"]
-    click.echo(
-        f"of {held['total']:,} captions of the index {held['same']:,} are this text and {held['containing']:,} "
-        "contain it" + "".join(f'\n  "{printable(caption)}"' for caption in held["examples"])
-    )
+    for line in _lines(facts, most):
+        click.echo(line)
     if json_path is not None:
         export_file(json_path, (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode())
     if out is not None:
         export_file(out, encode_png(strip(found)))
+
+
+def _lines(facts: dict[str, Any], most: int) -> Iterator[str]:
+    """What was found, for people."""
+    for one in (facts["prompt"], facts["simplest"]):
+        share = f"{one['copies']} of {one['pictures']} further pictures copy ({one['low']:.0%} to {one['high']:.0%})"
+        yield f'"{printable(one["text"])}" ({one["words"]} words): {share}'
+    end = (
+        f"without any single word none of {facts['pictures_of_a_candidate']} pictures copies"
+        if facts["minimal"]
+        else f"ended by --most {most}: words may be left to go"
+    )
+    yield f"{facts['candidates_drawn']} candidates drawn, {facts['put_off_by_the_screen']} put off by the screen; {end}"
+    held = facts["captions"]
+    if not held["total"]:
+        yield "the index has no captions to hold this against"
+        return
+    yield (
+        f"of {held['total']:,} captions of the index {held['same']:,} are this text, {held['containing']:,} contain it "
+        f"and {held['holding']:,} have all of its words"
+    )
+    yield from (f'  "{printable(caption)}"' for caption in held["examples"])

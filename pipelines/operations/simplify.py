@@ -1,267 +1,137 @@
 """Simplify: the simplest text that still makes a run's model copy what one of its prompts copies.
 
 Every candidate is drawn from the noise of the prompt's own pictures, so that the words alone differ. It copies where a
-picture lies above the run's lines with one of the training pictures that the whole prompt copies. Before anything is
-drawn the screen scores it, at its first tier: candidates are tried from the highest score, and one below the middle of
-the calibration prompts is left out, since harmless prompts mostly stand there.
+picture lies above the run's lines with one of the training pictures that the whole prompt copies there. Before anything
+is drawn the screen scores it, at its first tier: candidates are tried from the highest score, and one below the middle
+of the calibration prompts is put off. Those put off that are one word shorter than what is left are drawn in the end,
+so that no word stays for the screen's sake.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from pipelines.operations import older
-from pipelines.operations.replay import require_same
 from pipelines.operations.strips import in_rows
-from pipelines.stages.bands import run_bands
-from pipelines.stages.fit import load_subspaces, load_unconditional, screen_config
-from pipelines.stages.inputs import run_model, run_search
-from pipelines.stages.search import Neighbour, Outcome
-from sharpaudit.config import AuditConfig
-from sharpaudit.corpus.dedup import normal_text
+from pipelines.operations.trial import Drawn, Trial
 from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.images import Pixels
-from sharpaudit.matches.decide import COPY, band_of
-from sharpaudit.matches.index import ReferenceIndex
-from sharpaudit.matches.simplest import Words, simplest
-from sharpaudit.samples.generate import Generator
-from sharpaudit.scores.cascade import screen_tiers, tiers
+from sharpaudit.matches.captions import Captions, standing
+from sharpaudit.matches.simplest import Words, simplest, without_one
 from sharpaudit.statistics.intervals import clopper_pearson
-from sharpaudit.tables.reading import open_connection
-from sharpaudit.tables.runs import RunFolder
-
-EXAMPLES = 3
-"""Captions that are told."""
-
-
-@dataclass
-class Drawn:
-    """Pictures of a text, from the first noise on. copies: of each, which training pictures it copies; None where the
-    picture could not be looked at."""
-
-    pictures: list[Pixels | Status] = field(default_factory=list)
-    copies: list[frozenset[str] | None] = field(default_factory=list)
-
-    def counted(self, wanted: frozenset[str]) -> int:
-        """Pictures that copy one of these."""
-        return sum(bool(found and found & wanted) for found in self.copies)
-
-    @property
-    def examined(self) -> int:
-        """Pictures that could be looked at."""
-        return sum(found is not None for found in self.copies)
-
-
-@dataclass(frozen=True)
-class Captions:
-    """Training captions of an index. same: that are the text but for case, punctuation and space; containing: in which
-    it stands, those among them; examples: some of both."""
-
-    total: int
-    same: int
-    containing: int
-    examples: list[str]
 
 
 @dataclass(frozen=True)
 class Simplified:
-    """wanted: training pictures that the prompt copies. left_out: candidates that the screen kept from being drawn.
-    whole: whether no single word can go; False where the bound on candidates ended the search."""
+    """wanted: training pictures that the prompt copies. tries: pictures of a candidate. before, after: pictures of the
+    prompt and of the text from noise that decided nothing. tried: candidates that were drawn; put_off: that the screen
+    kept from it. whole: whether the text without each single word was drawn and did not copy."""
 
     prompt: str
     text: str
     wanted: frozenset[str]
+    tries: int
     before: Drawn
     after: Drawn
     tried: int
-    left_out: int
+    put_off: int
     whole: bool
     captions: Captions
 
 
-class Trial:
-    """Draws and judges texts as a run does. prompt_id: whose noise every picture begins with."""
-
-    def __init__(self, run: RunFolder, config: AuditConfig, prompt_id: str) -> None:
-        self._denoiser, self._search, self._bands = run_model(run, config), run_search(run, config), run_bands(run)
-        self._config, self._generator, self._prompt_id = config, Generator.of(config, self._denoiser), prompt_id
-        self._known, self._subspaces = load_unconditional(run, config), load_subspaces(run)
-        self._tier = tiers(config.scores)[0]
-        self.line = _line(run, self._tier.number, self._tier.deciding)
-
-    @property
-    def index(self) -> ReferenceIndex:
-        """The run's."""
-        return self._search.index
-
-    def draw(self, text: str, drawn: Drawn, n: int) -> None:
-        """Go on to n pictures."""
-        noises = [(self._prompt_id, i) for i in range(len(drawn.pictures), n)]
-        made = self._generator.pictures([text] * len(noises), noises)
-        shown = [None if isinstance(one, Status) else one for one in made]
-        drawn.pictures += made
-        drawn.copies += [self._copied(near) for near in self._search.nearest(shown, self._config.matches.neighbours)]
-
-    def _copied(self, near: Outcome) -> frozenset[str] | None:
-        def copied(one: Neighbour) -> bool:
-            return band_of(one.similarity, self._bands, one.verified) == COPY
-
-        return None if isinstance(near, Status) else frozenset(one.reference_id for one in near if copied(one))
-
-    def scores(self, texts: Sequence[str]) -> list[float]:
-        """By the metric that decides at the first tier; NaN where there is none."""
-        settings, only = screen_config(self._config), [self._tier]
-        (found,) = screen_tiers(self._denoiser, texts, self._known, self._subspaces, settings, only, {})
-        return [float("nan") if isinstance(one, Status) else one.mean(self._tier.deciding) for one in found]
-
-
-def _line(run: RunFolder, tier: int, metric: str) -> float:
-    """The middle of what calibration prompts score there. Raises UserError where none has a score."""
-    sql = (
-        "SELECT value FROM scores JOIN corpus USING (prompt_id) "
-        "WHERE role = 'calibration' AND tier = $tier AND metric = $metric AND value IS NOT NULL"
-    )
-    with open_connection(run) as connection:
-        values = [value for (value,) in connection.sql(sql, params={"tier": tier, "metric": metric}).fetchall()]
-    if not values:
-        raise UserError(f"{run.root}: no calibration prompt has a score yet; let the run finish first")
-    return float(median(values))
-
-
 class _Candidates:
-    """Which of some candidates copies, at what was tried so far. most: candidates that may be drawn."""
+    """Which of some candidates copies. most: candidates that may be drawn; whole: whether none was left for that."""
 
     def __init__(self, trial: Trial, wanted: frozenset[str], pictures: int, most: int) -> None:
-        self._trial, self._wanted, self._pictures, self._most = trial, wanted, pictures, most
-        self._copies: dict[Words, bool] = {}
-        self.drawn: dict[Words, Drawn] = {}
-        self.left_out, self.whole = 0, True
+        self._trial, self._wanted, self._numbers, self._most = trial, wanted, range(pictures), most
+        self._failed: set[Words] = set()
+        self._low: set[Words] = set()
+        self.tried, self.whole = 0, True
 
-    def first(self, candidates: list[Words]) -> Words | None:
+    @property
+    def put_off(self) -> int:
+        """Candidates that the screen kept from being drawn."""
+        return len(self._low - self._failed)
+
+    def first(self, candidates: list[Words], *, screened: bool = True) -> Words | None:
         """The one with the highest score that copies; None where none does, or no more may be drawn."""
-        known = [words for words in candidates if self._copies.get(words)]
-        if known:
-            return known[0]
-        for words in self._in_order([words for words in dict.fromkeys(candidates) if words not in self._copies]):
-            if len(self.drawn) >= self._most:
+        new = [words for words in dict.fromkeys(candidates) if words not in self._failed]
+        new = [words for words in new if not (screened and words in self._low)] if self.whole else []
+        scored = sorted(zip(self._trial.scores([" ".join(words) for words in new]), new, strict=True), reverse=True)
+        for score, words in scored:
+            if screened and score < self._trial.line:
+                self._low.add(words)
+            elif self.tried >= self._most:
                 self.whole = False
                 return None
-            self._copies[words] = self._copies_one(words)
-            if self._copies[words]:
+            elif self._copies(words):
                 return words
         return None
 
-    def _in_order(self, new: list[Words]) -> list[Words]:
-        """From the highest score; those that the screen leaves out do not copy."""
-        scores = dict(zip(new, self._trial.scores([" ".join(words) for words in new]), strict=True)) if new else {}
-        # A text without a score is drawn: nothing speaks against it.
-        low = [words for words in new if scores[words] < self._trial.line]
-        self._copies |= dict.fromkeys(low, False)
-        self.left_out += len(low)
-        return sorted((words for words in new if words not in low), key=lambda words: -scores[words])
+    def _copies(self, words: Words) -> bool:
+        self.tried += 1
+        copies = self._trial.draw(" ".join(words), self._numbers).counted(self._wanted) > 0
+        if not copies:
+            self._failed.add(words)
+        return copies
 
-    def _copies_one(self, words: Words) -> bool:
-        drawn = self.drawn[words] = Drawn()
-        self._trial.draw(" ".join(words), drawn, self._pictures)
-        return drawn.counted(self._wanted) > 0
+    def simplest(self, words: Words) -> Words:
+        """What is left of words that copy."""
+        left = simplest(words, self.first)
+        while (shorter := self.first(without_one(left), screened=False)) is not None:
+            left = simplest(shorter, self.first)
+        return left
 
 
 def simplify(root: Path, prompt_id: str, pictures: int | None, counted: int, most: int) -> Simplified:
-    """Search, and draw `counted` pictures of the prompt and of what is left of it.
+    """Search, and draw `counted` further pictures of the prompt and of what is left of it.
 
     pictures: of a candidate; as many as the run makes of a prompt where None. most: candidates that are drawn. Raises
-    UserError for a prompt that the run does not hold or of which no picture copies, and where model or index are not
-    those of the run.
+    UserError for a prompt of which no picture copies, and as Trial does.
     """
-    run = RunFolder.open(root)
-    config = run.config()
-    require_same(run, config)
-    made_by = older.maker(run)
-    if made_by is not None:
-        raise UserError(f"{root}: made by {made_by}, which alone can try its prompts further")
-    prompt = _prompt(run, prompt_id)
-    trial, n, before = Trial(run, config, prompt_id), pictures or config.samples.per_prompt, Drawn()
-    trial.draw(prompt, before, n)
-    wanted = frozenset().union(*(found for found in before.copies if found))
+    trial = Trial(root, prompt_id)
+    n = pictures or trial.config.samples.per_prompt
+    wanted = trial.draw(trial.prompt, range(n)).shown
     if not wanted:
-        raise UserError(f"{printable(prompt_id)}: none of its first {n} pictures is a copy; take a finding of the run")
-    candidates = _Candidates(trial, wanted, n, most)
-    left = simplest(prompt.split(), candidates.first)
-    text = " ".join(left)
-    after = candidates.drawn.get(left, before if text == prompt else Drawn())
-    for each, drawn in ((prompt, before), (text, after)):
-        trial.draw(each, drawn, max(counted, n))
-    return Simplified(
-        prompt,
-        text,
-        wanted,
-        before,
-        after,
-        len(candidates.drawn),
-        candidates.left_out,
-        candidates.whole,
-        captions(trial.index, text),
-    )
-
-
-def _prompt(run: RunFolder, prompt_id: str) -> str:
-    with open_connection(run) as connection:
-        rows: list[Any] = connection.sql(
-            "SELECT prompt FROM corpus WHERE prompt_id = $id", params={"id": prompt_id}
-        ).fetchall()
-    if not rows:
-        raise UserError(f"{printable(prompt_id)}: the run holds no such prompt; take an id from findings.csv")
-    return str(rows[0][0])
-
-
-def captions(index: ReferenceIndex, text: str) -> Captions:
-    """Where a text stands among the captions of an index, by whole words; case and punctuation do not count."""
-    wanted, total, same, containing = f" {normal_text(text)} ", 0, 0, list[str]()
-    for caption in _captions(index):
-        total += 1
-        normal = f" {normal_text(caption)} "
-        if wanted in normal:
-            same += wanted == normal
-            containing.append(caption)
-    examples = list(dict.fromkeys(sorted(containing, key=len)))[:EXAMPLES]
-    return Captions(total, same, len(containing), examples)
-
-
-def _captions(index: ReferenceIndex) -> Iterator[str]:
-    """Of its references, in their order; those that have none are left out."""
-    for table in index.tables:
-        with index.unchanged():
-            for group in range(table.metadata.num_row_groups):
-                held = table.read_row_group(group, columns=["caption"])["caption"]
-                yield from filter(None, held.to_pylist())
+        raise UserError(
+            f"{printable(prompt_id)}: none of its first {n} pictures is a copy; take a finding of the run, and "
+            "--pictures large enough for the one that is its copy"
+        )
+    candidates, words = _Candidates(trial, wanted, n, most), tuple(trial.prompt.split())
+    left = candidates.simplest(words)
+    # White space of its own is a prompt's text as much as its words are.
+    text = trial.prompt if left == words else " ".join(left)
+    before, after = (trial.draw(one, range(n, n + counted)) for one in (trial.prompt, text))
+    told = candidates.tried, candidates.put_off, candidates.whole
+    return Simplified(trial.prompt, text, wanted, n, before, after, *told, standing(trial.index, text))
 
 
 def told(found: Simplified) -> dict[str, Any]:
     """What was found, for JSON; rates with 95% intervals over noises."""
 
     def one(text: str, drawn: Drawn) -> dict[str, Any]:
-        copies, n = drawn.counted(found.wanted), drawn.examined
-        bounds = clopper_pearson(copies, n)
+        copies, n = drawn.counted(found.wanted), len(drawn.copies)
+        bounds, shown = clopper_pearson(copies, n), sorted(drawn.shown & found.wanted)
         counted = {"copies": copies, "pictures": n, "low": bounds.low, "high": bounds.high}
-        return {"text": text, "words": len(text.split())} | counted
+        return {"text": text, "words": len(text.split())} | counted | {"training_pictures": shown}
 
     return {
         "prompt": one(found.prompt, found.before),
         "simplest": one(found.text, found.after),
         "minimal": found.whole,
         "training_pictures": sorted(found.wanted),
+        "pictures_of_a_candidate": found.tries,
         "candidates_drawn": found.tried,
-        "left_out_by_the_screen": found.left_out,
+        "put_off_by_the_screen": found.put_off,
         "captions": asdict(found.captions),
     }
 
 
 def strip(found: Simplified) -> Pixels:
-    """Pictures with all words above those with what is left, of one noise each; only of noises that gave both."""
+    """Pictures of the prompt above those of what is left, of the same noise. Raises UserError where none gave both."""
     pairs = zip(found.before.pictures, found.after.pictures, strict=True)
     both = [(a, b) for a, b in pairs if not isinstance(a, Status) and not isinstance(b, Status)]
+    if not both:
+        raise UserError("no noise gave a picture of both texts: there is nothing to show side by side")
     return in_rows([[a for a, _ in both], [b for _, b in both]])

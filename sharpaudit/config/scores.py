@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
@@ -52,12 +53,18 @@ class ScoresConfig(Section):
             raise ValueError(f'1 to {MAX_COMPONENTS}, or "auto"')
         return asked
 
-    @field_validator("step")
+    @field_validator("step", mode="before")
     @classmethod
-    def _length_or_auto(cls, asked: float | str) -> float | str:
-        if asked != "auto" and not (isinstance(asked, float) and 0 < asked <= MAX_STEP):
+    def _length_or_auto(cls, asked: object) -> float | str:
+        if asked == "auto":
+            return "auto"
+        try:
+            length = math.nan if isinstance(asked, bool) else float(asked)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            length = math.nan
+        if not 0 < length <= MAX_STEP:
             raise ValueError(f'above 0 and at most {MAX_STEP:,}, or "auto"')
-        return asked
+        return length
 
     @model_validator(mode="after")
     def _tiers(self) -> ScoresConfig:

@@ -26,12 +26,22 @@ def simplest(words: Sequence[str], first: Callable[[list[Words]], Words | None])
         if kept is not None:
             held, n = kept, 2
             continue
-        kept = first([tuple(chain(*parts[:i], *parts[i + 1 :])) for i in range(n)])
+        kept = first(_without(parts))
         if kept is None and n == len(held):
             break
         held, n = (held, 2 * n) if kept is None else (kept, n - 1)
         n = max(2, min(n, len(held)))
     return held
+
+
+def without_one(words: Words) -> list[Words]:
+    """The words without each of them; none of a single word."""
+    return _without([(word,) for word in words]) if len(words) > 1 else []
+
+
+def _without(parts: Sequence[Words]) -> list[Words]:
+    """All parts but each."""
+    return [tuple(chain(*parts[:i], *parts[i + 1 :])) for i in range(len(parts))]
 
 
 def _cut(words: Words, n: int) -> list[Words]:

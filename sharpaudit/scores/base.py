@@ -117,8 +117,8 @@ drown in the rounding of bfloat16 (`sharpaudit bench exactness`)."""
 def step_length(step: float | str, latent_shape: Sequence[int]) -> float:
     """h of finite differences: `step`, or for "auto" STEP_SHARE of the length of noise, the root of its elements.
 
-    So that a step moves each element as far, and rounding, which grows as that root does, weighs as much, whatever the
-    size of a latent.
+    The share was measured on latents of 1,024 elements alone. On others it is scaled by that root, as the rounding of a
+    network's output grows, which longer steps outweigh.
     """
     return STEP_SHARE * math.prod(latent_shape) ** 0.5 if isinstance(step, str) else step
 

@@ -32,7 +32,6 @@ import torch
 from pipelines.research.lab.drawing import card_box
 from pipelines.research.lab.regions import LIKE, likeness
 from pipelines.research.lab.trainingset import Plan, Prompt
-from sharpaudit.config import ScoresConfig
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.errors import Status, UserError
 from sharpaudit.plugs import METRICS
@@ -57,8 +56,8 @@ N_OTHERS = 300
 STEPS, GUIDANCE, BATCH = 25, 5.0, 64
 UNGUIDED = 1.0
 """The other guidance: none."""
-SCORES = ScoresConfig()
-"""An audit's defaults."""
+STEP = 1.0
+"""Of finite differences, whatever an audit's default becomes: which prompts are generated hangs on it."""
 RANKING = tuple(metric for metric in METRICS.of(METRICS.ours()) if metric not in (RESIDUAL_GAP, SHARPNESS_JVP))
 """Metrics by which never-planted prompts are ranked, beside the residual gap; the exact path of sharpness ranks as the
 other does."""
@@ -193,7 +192,7 @@ def _screened(denoiser: Denoiser, prompts: Sequence[Prompt], seed: int) -> npt.N
 
     The residual gap stands there with each of COMPONENTS; each half is scored on a subspace fitted on the other.
     """
-    config = ScreenConfig(1, seed, SCORES.step, BATCH)
+    config = ScreenConfig(1, seed, STEP, BATCH)
     captions, families = [prompt.caption for prompt in prompts], [prompt.family.name for prompt in prompts]
     metrics = [m for m in RANKING if denoiser.attention_layers or ATTENTION not in m.needs]
     known = unconditional_predictions(denoiser, config, places([*metrics, RESIDUAL_GAP]))
