@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.operations.captions import Captions, standing
 from pipelines.operations.strips import in_rows
 from pipelines.operations.trial import Drawn, Trial
 from sharpaudit.errors import Status, UserError, printable
 from sharpaudit.images import Pixels
-from sharpaudit.matches.captions import Captions, standing
 from sharpaudit.matches.simplest import Words, simplest, without_one
 from sharpaudit.statistics.intervals import clopper_pearson
 

@@ -28,10 +28,11 @@ def unpacked(number: int, folder: Path) -> Path:
 
 
 def todays(config: Path) -> Path:
-    """The configuration beside it, with a key under the name that it has today."""
+    """The configuration beside it, with a key under the name that it has today, and what was a default then."""
     text = config.read_text(encoding="utf-8")
     written = config.with_name("todays.toml")
-    written.write_text(text.replace('profile = "pixels-16"', 'profiles = ["pixels-16"]'), encoding="utf-8")
+    text = text.replace('profile = "pixels-16"', 'profiles = ["pixels-16"]').replace("[scores]", "[scores]\nstep = 1.0")
+    written.write_text(text, encoding="utf-8")
     return written
 
 

@@ -131,7 +131,7 @@ def test_what_is_gathered_is_what_a_screen_evaluates(tmp_path: Path) -> None:
     rows += [[f"harmless cat {i}", "development", f"h{i}", "unseen", "harmless"] for i in range(3)]
     with (tmp_path / "truth.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows([["prompt", "split", "family", "kind", "label"], *rows])
-    recipe = replace(MINIATURE, unique=12, exact=((2, 1),), templates=0, harmless=4, fresh=5)
+    recipe = replace(MINIATURE, unique=12, exact=((2, 1),), templates=0, harmless=4)
     settings = {"recipe": asdict(recipe), "training": asdict(training.MINIATURE)}
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     found = gather(tmp_path, "development", 2)
@@ -144,7 +144,7 @@ def test_what_is_gathered_is_what_a_screen_evaluates(tmp_path: Path) -> None:
         gaps = [row.mean("noise_gap") for row in made]  # type: ignore[union-attr]
         np.testing.assert_allclose(np.linalg.norm(found.moved_SND[seed], axis=1), gaps, rtol=1e-4)
     assert (found.fit_SFD.shape[1], found.fit_beside_SFD.shape, found.text_FE.shape[0]) == (24, found.fit_SFD.shape, 24)
-    assert len(found.references_RD) == sum(row.kind != "template" for row in plan(recipe).rows) == 18
+    assert len(found.references_RD) == sum(row.kind != "template" for row in plan(recipe).rows) == 13
     np.testing.assert_allclose(found.references_RD.mean(0), 0, atol=1e-6)
     assert all(values.shape == (2, 3) and (values > 0).all() for values in found.sharpness_SN.values())
 

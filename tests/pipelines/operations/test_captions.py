@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipelines.operations.captions import standing
 from sharpaudit.config import LAB
-from sharpaudit.matches.captions import standing
 from sharpaudit.matches.index import ReferenceIndex, open_index
 
 
