@@ -18,8 +18,8 @@ PATH = os.pathsep.join([str(Path(sys.executable).parent), os.defpath])
 def bare(more: Mapping[str, str] | None = None, home: Path | None = None) -> dict[str, str]:
     """The variables of a process: a home folder, empty but for what was put into `home`, a PATH, and `more`.
 
-    Two stay where they are set: PYTHONPATH, by which tests find code that is not installed (chaos/test_mutations.py), and
-    OPENBLAS_CORETYPE, without which the last bit of a sum would not be that of the process that compares.
+    Two stay where they are set: PYTHONPATH, by which tests find code that is not installed (chaos/test_mutations.py),
+    and OPENBLAS_CORETYPE, without which the last bit of a sum would not be that of the process that compares.
     """
     kept = {name: os.environ[name] for name in ("PYTHONPATH", "OPENBLAS_CORETYPE") if name in os.environ}
     return {"HOME": str(home or _HOME.name), "PATH": PATH} | kept | dict(more or {})
