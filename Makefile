@@ -10,7 +10,7 @@ help:
 	@echo "make test        the test suite, without the slow and the GPU tests"
 	@echo "make chaos       tests that kill processes and start clusters; minutes"
 	@echo "make gpu-check   tests that need a CUDA device"
-	@echo "make tables      the tables of the docs anew, two hours; make tables ONLY='cascade decisions' makes these"
+	@echo "make tables      the tables of the docs anew, two to three hours; make tables ONLY='cascade decisions' makes these"
 	@echo "make lint        ruff and mypy"
 	@echo "make lock        write infra/requirements.lock anew, with the versions that .venv holds"
 	@echo "make advisories  ask the advisory databases about what is locked; needs the internet"

@@ -265,7 +265,7 @@ def markdown(found: Sequence[Step], precise: Sequence[Precision]) -> str:
     text = f"Sharpness by a difference of length h, against forward mode\n\n{table(head, rows)}"
     if not precise:
         return f"{text}\nbfloat16 was not measured: this CPU has none; --emulated measures it all the same, slowly\n"
-    head = ["metric in bfloat16", "rank correlation", "TPR at 1% FPR", "in float32", "difference", "offered"]
+    head = ["metric in bfloat16", "rank correlation", "TPR at 1% FPR", "in float32", "difference", "passes"]
     told = [
         [
             p.metric,
@@ -278,7 +278,7 @@ def markdown(found: Sequence[Step], precise: Sequence[Precision]) -> str:
         for p in precise
     ]
     rule = (
-        f"Offered: with {LEVEL:.0%} confidence a rank correlation above {1 - RANK_MARGIN:g} over all {precise[0].n:,} "
+        f"Passes: with {LEVEL:.0%} confidence a rank correlation above {1 - RANK_MARGIN:g} over all {precise[0].n:,} "
         f"prompts and, of at least {LEAST_POSITIVES} memorised families, a loss of TPR below {RATE_MARGIN:g}; here "
         f"there are {precise[0].positives}."
     )

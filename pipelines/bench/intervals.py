@@ -27,7 +27,7 @@ from sharpaudit.statistics.intervals import Interval, clopper_pearson
 
 LEVEL, FPR = 0.95, 0.01
 MEMORISED, HARMLESS = (17, 49, 106), (500, 1000)
-"""Prompts of the lab's tables: memorised exact plants of either split and of half of one, harmless prompts."""
+"""About the sizes of the lab's tables: templates, exact plants of half of the captions and of all; harmless prompts."""
 LAWS = ((2.33, 0.3), (2.33, 1.0), (4.0, 1.0), (1.0, 1.0), (3.2, 0.5))
 """Mean and deviation of memorised scores."""
 SEEDS = (4, 16)

@@ -27,7 +27,7 @@ from sharpaudit.statistics.noninferiority import rank_correlation
 
 TPR = 0.93
 SIZES = ((17, 500), (LEAST_POSITIVES, 1000), (106, 1000))
-"""Memorised and harmless prompts: the development split, the fewest whose rate is judged, the test split."""
+"""Memorised and harmless prompts: few, the fewest whose rate is judged, and about as many as a test split has."""
 EQUAL = 0.9975
 """Rank correlation of an equal form: about that of residual_gap in bfloat16."""
 CASES = {

@@ -218,8 +218,8 @@ def intervals(draws: int, json_path: Path | None) -> None:
 def tables(docs: Path, names: tuple[str, ...]) -> None:
     """Make the tables of the documentation anew, each by its own command, and put them where the pages show them.
 
-    To be called in the root of the repository, in some two hours with nothing beside it. Each page is replaced in one
-    step; a table that fails or is interrupted stays as it was. NAME is what a page says between <!-- bench NAME -->
+    To be called in the root of the repository, in two to three hours with nothing beside it. Each page is replaced in
+    one step; a table that fails or is interrupted stays as it was. NAME is what a page says between <!-- bench NAME -->
     and <!-- end -->, or "card" for the card of the lab that ships, which is written as a whole.
 
     \b

@@ -16,7 +16,7 @@ def replay(run_folder: Path, prompt_id: str) -> None:
     """Generate and match the samples of PROMPT_ID again, with the model, seeds and index of RUN.
 
     \b
-    Example: sharpaudit replay runs/quickstart 4fa190371341b36080e772639ccbd575
+    Example: sharpaudit replay runs/quickstart 3510ae04f74dd0776f0676d3673bd802
     """
     from pipelines.operations.replay import replay_prompt
 

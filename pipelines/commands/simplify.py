@@ -39,7 +39,7 @@ def simplify(
     among the captions of the index. Nothing of the run is changed.
 
     \b
-    Example: sharpaudit simplify runs/quickstart 4fa190371341b36080e772639ccbd575 --out simplest.png
+    Example: sharpaudit simplify runs/quickstart 3510ae04f74dd0776f0676d3673bd802 --out simplest.png
     """
     from pipelines.operations.simplify import simplify as search
     from pipelines.operations.simplify import strip, told

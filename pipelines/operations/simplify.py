@@ -52,7 +52,7 @@ class _Candidates:
     @property
     def put_off(self) -> int:
         """Candidates that the screen kept from being drawn."""
-        return len(self._low - self._failed)
+        return len(self._low)
 
     def first(self, candidates: list[Words], *, screened: bool = True) -> Words | None:
         """The one with the highest score that copies; None where none does, or no more may be drawn."""
@@ -71,6 +71,7 @@ class _Candidates:
 
     def _copies(self, words: Words) -> bool:
         self.tried += 1
+        self._low.discard(words)
         copies = self._trial.draw(" ".join(words), self._numbers).counted(self._wanted) > 0
         if not copies:
             self._failed.add(words)

@@ -1,7 +1,7 @@
 """Residual gap: the part of the noise gap that harmless prompts cannot explain.
 
 At the first step delta_eps is close to -(a / sigma) (E[x0 | c] - E[x0]). Harmless prompts move it mostly along few
-directions: what captions in general can change. On the lab's model 20 of 1,024 hold 96% of what they change and 100
+directions: what captions in general can change. On the lab's model 20 of 1,024 hold 97% of what they change and 100
 hold 99%, with a tail that has no end (`sharpaudit bench directions`). A memorised picture brings detail that lies
 outside. With mean m and first k principal directions V (K, D) of delta_eps over the fit prompts at the same seed,
 

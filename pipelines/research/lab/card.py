@@ -56,7 +56,7 @@ positive nor negative. Planted prompts, the top 5% of the others by any first-st
 generations; the rest are *harmless* by that rule alone (decided_by = screen in truth.csv). Never-planted prompts are
 dealt out to the splits whatever their labels, so that development and test hold neighbours as often as they occur; in
 fit and calibration harmless ones take their places. No prompt of calibration or test was ever in a fit or development
-split, of this lab or of one before it.
+split, of this model or of an earlier one, whose prompts fitted.txt lists.
 
 """
 INSTRUMENTS_HEAD = """### Two instruments, two guidances
@@ -69,7 +69,7 @@ copy; and what both say without guidance, of the planted prompts and of those th
 
 TOUCHES_HEAD = """## Looks at the test split
 
-Every choice of a metric, a gate or a threshold was made on the development split as it stood then. How pictures are
+Every choice of a metric, a gate or a threshold was made on the development split. How pictures are
 drawn was chosen by the pictures alone: captions should fix as little of them as captions of photographs do. How the
 model is trained was chosen on the development split.
 
