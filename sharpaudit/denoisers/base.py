@@ -196,6 +196,10 @@ class Denoiser(Protocol):
     def decode(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
         """Pictures in [0, 1], float32 on the CPU, with shape (B, 3, H_px, W_px)."""
 
+    def latents_of(self, pictures_BCHW: torch.Tensor) -> torch.Tensor:
+        """The clean latents of pictures in [0, 1], (B, 3, H_px, W_px) of any size; `decode` gives the pictures back in
+        its own size, but for what the autoencoder loses. Float32, with shape (B, C, H, W)."""
+
     def level(self, t: float) -> NoiseLevel:
         """The noise level of time t."""
 

@@ -1,4 +1,4 @@
-"""Latents to pictures, or to the reason why there is none.
+"""Latents to pictures, or to the reason why there is none; pictures to the size that a model has.
 
 Shapes: B samples, C H W latent, pictures of H_px W_px pixels.
 """
@@ -6,10 +6,19 @@ Shapes: B samples, C H W latent, pictures of H_px W_px pixels.
 from __future__ import annotations
 
 import torch
+from torch.nn import functional
 
 from sharpaudit.denoisers.base import Denoiser
 from sharpaudit.errors import Status
 from sharpaudit.images import Pixels
+
+
+def resized(pictures_BCHW: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Pictures in [0, 1] in another size, within that range; those of this size as they are."""
+    if pictures_BCHW.shape[2:] == (height, width):
+        return pictures_BCHW
+    size = (height, width)
+    return functional.interpolate(pictures_BCHW, size=size, mode="bicubic", antialias=True).clamp(0, 1)
 
 
 @torch.no_grad()

@@ -76,6 +76,10 @@ class RandomUNet:
         """There is no autoencoder. Raises UserError."""
         raise UserError("a network of random weights draws no pictures")
 
+    def latents_of(self, pictures_BCHW: torch.Tensor) -> torch.Tensor:
+        """There is no autoencoder. Raises UserError."""
+        raise UserError("a network of random weights has no latents of pictures")
+
     def level(self, t: float) -> NoiseLevel:
         """Stable Diffusion's."""
         return self._schedule.level(t)

@@ -34,7 +34,8 @@ BACKWARD = 2
 @dataclass(frozen=True)
 class Case:
     """What is to be drawn. prompts: one a picture. x_T: float32, with shape (B, C, H, W). seed: of random choices,
-    which are named by prompt and `names`, one a picture."""
+    which are named by prompt and `names`, one a picture. embedded: what stands for the prompts, a row each, where that
+    is not what they are encoded as (attack.py)."""
 
     denoiser: Denoiser
     prompts: Sequence[str]
@@ -44,11 +45,13 @@ class Case:
     steps: int = 25
     solver: Solver = DDIM
     seed: int = 0
+    embedded: Conditioning | None = None
 
     def part(self, rows: Sequence[int]) -> Case:
         """The case of some rows."""
-        own = [self.prompts[i] for i in rows]
-        return replace(self, prompts=own, x_T=self.x_T[list(rows)], names=[self.names[i] for i in rows])
+        own, names = [self.prompts[i] for i in rows], [self.names[i] for i in rows]
+        embedded = None if self.embedded is None else self.embedded.select(rows)
+        return replace(self, prompts=own, x_T=self.x_T[list(rows)], names=names, embedded=embedded)
 
 
 @dataclass
@@ -155,9 +158,8 @@ def plain(case: Case) -> Steered:
     """The case as it is, for a method to change."""
     denoiser, n = case.denoiser, len(case.prompts)
     with torch.no_grad():
-        return Steered(
-            denoiser.encode(case.prompts), denoiser.unconditional(n), case.x_T.clone(), evaluations=[0.0] * n
-        )
+        conditioning = denoiser.encode(case.prompts) if case.embedded is None else case.embedded
+        return Steered(conditioning, denoiser.unconditional(n), case.x_T.clone(), evaluations=[0.0] * n)
 
 
 def mitigate(method: Method, case: Case, batch_size: int) -> list[Mitigated | Status]:

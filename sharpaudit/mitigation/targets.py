@@ -17,7 +17,7 @@ def values_of(method: Aimed, case: Case, harmless: Sequence[str], batch_size: in
     """The value of each harmless prompt at noise of its own, or why there is none. case: model, solver and seed; its
     own prompts do not count."""
     x_T = sample_latents(case.seed, [(prompt, 0) for prompt in harmless], case.denoiser.latent_shape)
-    of_harmless = replace(case, prompts=list(harmless), x_T=x_T, names=[0] * len(harmless))
+    of_harmless = replace(case, prompts=list(harmless), x_T=x_T, names=[0] * len(harmless), embedded=None)
     found = in_batches(lambda rows: method.values(of_harmless.part(rows)), range(len(harmless)), batch_size)
     return [one if isinstance(one, Status) or math.isfinite(one) else Status.NON_FINITE for one in found]
 

@@ -32,6 +32,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sharpaudit.denoisers.base import SCREEN_STEPS, AttentionRequest, Conditioning, NoiseLevel, Prediction, Tokens
+from sharpaudit.denoisers.decoding import resized
 from sharpaudit.denoisers.schedule import leading_timesteps, scaled_linear_alphas_cumprod
 from sharpaudit.errors import UserError, printable
 from sharpaudit.seeds import generator
@@ -213,6 +214,15 @@ class GaussianDenoiser:
         """Latents in [-1, 1] as colours, each element a square of 4 x 4 pixels."""
         colours = ((latents_BCHW + 1) / 2).clamp(0, 1)
         return colours.repeat_interleave(UPSAMPLING, dim=2).repeat_interleave(UPSAMPLING, dim=3)
+
+    def latents_of(self, pictures_BCHW: torch.Tensor) -> torch.Tensor:
+        """What `decode` shows as these colours."""
+        height, width = self.latent_shape[1:]
+        return (
+            2
+            * resized(pictures_BCHW.float(), height * UPSAMPLING, width * UPSAMPLING)[:, :, ::UPSAMPLING, ::UPSAMPLING]
+            - 1
+        )
 
     def level(self, t: float) -> NoiseLevel:
         """The level of Stable Diffusion's schedule, t from 0 to 999."""

@@ -28,6 +28,7 @@ from transformers import BatchEncoding, CLIPTextConfig, CLIPTextModel, CLIPToken
 
 from sharpaudit.denoisers.attention import BIAS, SCALE, cross_attention_layers, recorded, steered
 from sharpaudit.denoisers.base import SCREEN_STEPS, AttentionRequest, Conditioning, NoiseLevel, Prediction, Tokens
+from sharpaudit.denoisers.decoding import resized
 from sharpaudit.denoisers.families.stable_diffusion import snapshot
 from sharpaudit.denoisers.families.stable_diffusion.loading import load_files, load_network, naming
 from sharpaudit.denoisers.families.stable_diffusion.precision import keep_ends_exact
@@ -266,6 +267,17 @@ class DiffusionDenoiser:
         pictures: torch.Tensor = self._vae.decode(z_BCHW, return_dict=False)[0]
         answered()
         return (pictures / 2 + 0.5).clamp(0, 1).cpu().contiguous()
+
+    def latents_of(self, pictures_BCHW: torch.Tensor) -> torch.Tensor:
+        """The middle of what the autoencoder's encoder says."""
+        config = self._vae.config
+        factor = 2 ** (len(config.block_out_channels) - 1)
+        height, width = (factor * side for side in self.latent_shape[1:])
+        own_BCHW = resized(pictures_BCHW.to(self.device, torch.float32), height, width) * 2 - 1
+        middle: torch.Tensor = self._vae.encode(own_BCHW.contiguous(memory_format=torch.channels_last)).latent_dist.mean
+        answered()
+        latents_BCHW: torch.Tensor = (middle - (config.shift_factor or 0.0)).contiguous() * config.scaling_factor
+        return latents_BCHW
 
     def level(self, t: float) -> NoiseLevel:
         """The level of the scheduler's betas, in float64."""
