@@ -80,8 +80,11 @@ SMALLER = {
         "sharpaudit bench detection small-lab --split development --trajectory"
     ),
     r"sharpaudit bench detection.*": "sharpaudit bench detection small-lab --split development",
-    r"sharpaudit bench figures": (
+    r"sharpaudit bench figures.*": (
         "sharpaudit bench figures small-lab --few 1 --out figures --only identities --only generalised"
+    ),
+    r"sharpaudit bench mitigation.*": (
+        "sharpaudit bench mitigation small-lab --split development --few 2 --method delay-dynamic"
     ),
     r"sharpaudit bench tables": (
         f"cp -r {shlex.quote(str(ROOT))}/docs docs && sharpaudit bench tables --only families"
