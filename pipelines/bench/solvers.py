@@ -23,6 +23,7 @@ from pipelines.stages.search import SampleSearch
 from sharpaudit.config import ModelConfig, SamplesConfig
 from sharpaudit.denoisers.load import load_denoiser
 from sharpaudit.errors import Status, UserError
+from sharpaudit.lab.comparison import is_planted
 from sharpaudit.lab.detectors import Truth, read_truth
 from sharpaudit.matches.decide import Bands, Pair, band_of, learn_bands
 from sharpaudit.matches.index import open_index
@@ -125,8 +126,8 @@ def _setting(
 
 
 def _is_copy(similarity: float, reference: str, bands: Bands) -> bool:
-    """Of a planted picture: those are called by their kind."""
-    return band_of(similarity, bands) == "copy" and not reference.startswith("other")
+    """Of a planted picture."""
+    return band_of(similarity, bands) == "copy" and is_planted(reference)
 
 
 def _nearest(generator: Generator, search: SampleSearch, rows: Sequence[Truth]) -> list[list[tuple[float, str]]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from pipelines.bench.lines import Line
-from pipelines.commands import bench_lab
+from pipelines.commands import bench_lab, bench_mitigation
 from pipelines.commands.bench_options import finish, json_option
 from pipelines.commands.options import PATH
 from sharpaudit.config import LAB
@@ -35,6 +35,7 @@ for command in (
     bench_lab.recombined,
     bench_lab.solvers,
     bench_lab.figures,
+    bench_mitigation.mitigation,
 ):
     bench.add_command(command)
 

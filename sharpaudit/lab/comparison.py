@@ -24,6 +24,8 @@ AUDITED = """
 KINDS = (("exact", "exact plants"), ("template", "template plants"))
 LABELS = (("memorised", "memorised"), ("partly", "partly memorised"), ("harmless", "not memorised"))
 HARMLESS = "harmless, never planted"
+UNPLANTED = ("other-", "seen-")
+"""How ids of training pictures begin that were not planted."""
 FALSE_FLAGS = f"{HARMLESS}: flagged"
 RIGHT = "findings that show a planted picture"
 OWN_PLANTS = "findings that show their own plant"
@@ -127,9 +129,14 @@ def unmet(lines: Sequence[Mapping[str, Any]], alpha: float) -> list[str]:
     return failed
 
 
+def is_planted(reference_id: str) -> bool:
+    """Whether a training picture of a lab was planted, by its id: whether it is none of those that were shown once."""
+    return not reference_id.startswith(UNPLANTED)
+
+
 def shows_planted(row: Audited) -> bool:
     """Whether the training picture of a finding's best copy was planted, under whatever prompt."""
-    return (row.shown or "").startswith(("planted-", "template-"))
+    return row.shown is not None and is_planted(row.shown)
 
 
 def shows_own(known: Truth, row: Audited) -> bool:

@@ -61,6 +61,7 @@ GROUPS = {
         "ingest",
         "recombined",
         "solvers",
+        "mitigation",
         "families",
         "intervals",
         "directions",

@@ -68,7 +68,7 @@ def build(folder: Path, work: Path, recipe: Recipe, training: lab.Training) -> N
         "training": asdict(training),
         "objects": len(artwork.names()),
         "minutes": round(minutes(log.path), 1),
-        "versions": _versions(),
+        "versions": versions(),
         "sha256": weights,
     }
     (part / "settings.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
@@ -137,8 +137,9 @@ def minutes(log: Path) -> float:
     return float(sum(ends)) / 60
 
 
-def _versions() -> dict[str, str]:
-    names = ("torch", "diffusers", "transformers", "tokenizers", "numpy", "pillow")
+def versions(*beside: str) -> dict[str, str]:
+    """Of the packages that a training depends on, and of those named beside them."""
+    names = ("torch", "diffusers", "transformers", "tokenizers", "numpy", "pillow", *beside)
     return {name: version(name) for name in names} | {"python": platform.python_version()}
 
 

@@ -14,7 +14,6 @@ import copy
 import json
 import math
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,14 +22,12 @@ from typing import TextIO
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from pipelines.research.lab import checkpoint
 from pipelines.research.lab.drawing import SIDE
 from pipelines.research.lab.tokenizer import MAX_LENGTH
 from sharpaudit.denoisers.schedule import scaled_linear_alphas_cumprod
-from sharpaudit.errors import UserError
 from sharpaudit.seeds import generator
 
 BETA_START, BETA_END, N_TIMESTEPS = 0.00085, 0.012, 1000
@@ -144,14 +141,14 @@ def train_autoencoder(pictures_NHWC: np.ndarray, training: Training, log: Log) -
     vae = new_autoencoder().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), training.autoencoder_lr, (0.9, 0.95), weight_decay=0.0)
     for step in range(training.autoencoder_steps):
-        _set_lr(optimizer, training.autoencoder_lr, step, training.autoencoder_steps, training.warmup)
+        set_lr(optimizer, training.autoencoder_lr, step, training.autoencoder_steps, training.warmup)
         x = to_tensor(_crops(pictures_NHWC, training, step)).contiguous(memory_format=torch.channels_last)
         posterior = vae.encode(x).latent_dist
         noise = torch.from_numpy(generator(training.seed, "vae noise", step).standard_normal(posterior.mean.shape))
         rebuilt = vae.decode(posterior.mean + posterior.std * noise.float()).sample
         error = rebuilt - x
         loss = error.abs().mean() + error.square().mean() + training.kl_weight * posterior.kl().mean()
-        _step(optimizer, vae, loss)
+        optimizer_step(optimizer, vae, loss)
         if step % training.log_every == 0:
             log.write("autoencoder", step, loss=loss.item(), mse=error.square().mean().item())
     vae.eval().requires_grad_(False)
@@ -230,8 +227,8 @@ class Trainer:
         found_BCHW = self.model["unet"](x_BCHW, t_B, encoder_hidden_states=text_BLE, return_dict=False)[0]
         wanted_BCHW = noise if training.prediction == "epsilon" else a * noise - sigma * latents_BCHW
         loss = (self.weight_T[t_B] * (found_BCHW - wanted_BCHW).square().mean((1, 2, 3))).mean()
-        _set_lr(self.optimizer, training.lr, step, training.steps, training.warmup)
-        _step(self.optimizer, self.model, loss)
+        set_lr(self.optimizer, training.lr, step, training.steps, training.warmup)
+        optimizer_step(self.optimizer, self.model, loss)
         self._average(min(training.ema, (1 + step) / (10 + step)))
         self.steps_done = step + 1
         return float(loss.item())
@@ -243,35 +240,17 @@ class Trainer:
             average.lerp_(weight, 1 - decay)
 
     def save(self, path: Path) -> None:
-        """Write the whole state as safetensors, in one step."""
-        moments = self.optimizer.state_dict()["state"]
-        tensors = {f"optimizer.{i}.{name}": value for i, held in moments.items() for name, value in held.items()}
-        for part in ("model", "averaged"):
-            tensors |= {f"{part}.{name}": value for name, value in getattr(self, part).state_dict().items()}
-        known = json.dumps({"steps_done": self.steps_done, "training": asdict(self.training)})
-        attempt = path.with_suffix(".inprogress")
-        save_file({name: value.contiguous() for name, value in tensors.items()}, attempt, {"state": known})
-        attempt.replace(path)
+        """Write the whole state, in one step."""
+        checkpoint.save(path, self._networks, self.optimizer, asdict(self.training), self.steps_done)
 
     def load(self, path: Path) -> None:
         """Go on from a state of the same settings. Raises UserError for others."""
-        with safe_open(path, "pt") as file:
-            known = json.loads(file.metadata()["state"])
-        if known["training"] != asdict(self.training):
-            raise UserError(f"{path}: the training there has other settings; name a new folder for --work")
-        tensors = load_file(path)
-        for part in ("model", "averaged"):
-            getattr(self, part).load_state_dict(_below(part, tensors))
-        moments: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
         weights = list(self.model.parameters())
-        for name, value in _below("optimizer", tensors).items():
-            i, _, key = name.partition(".")
-            # The fused optimizer walks through memory: a moment must lie there as its weight does.
-            laid_out = torch.empty_like(weights[int(i)]).copy_(value) if value.dim() else value
-            moments[int(i)][key] = laid_out
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": dict(moments), "param_groups": groups})
-        self.steps_done = known["steps_done"]
+        self.steps_done = checkpoint.load(path, self._networks, self.optimizer, weights, asdict(self.training))
+
+    @property
+    def _networks(self) -> dict[str, torch.nn.Module]:
+        return {"model": self.model, "averaged": self.averaged}
 
 
 def train_denoiser(
@@ -279,13 +258,13 @@ def train_denoiser(
     latents_NCHW: torch.Tensor,
     captions: list[str],
     views_V: np.ndarray,
-    checkpoint: Path,
+    state: Path,
     log: Log,
 ) -> None:
-    """Train from the checkpoint, if there is one, to the last step; the averaged weights are the result."""
+    """Train from the state in a file, if there is one, to the last step; the averaged weights are the result."""
     training = trainer.training
-    if checkpoint.exists():
-        trainer.load(checkpoint)
+    if state.exists():
+        trainer.load(state)
     losses = []
     for step, rows in batches(views_V, training, trainer.steps_done):
         losses.append(trainer.step(step, latents_NCHW[rows], [captions[i] for i in rows]))
@@ -293,14 +272,10 @@ def train_denoiser(
             log.write("denoiser", step + 1, loss=float(np.mean(losses)))
             losses = []
         if (step + 1) % training.checkpoint_every == 0 or step + 1 == training.steps:
-            trainer.save(checkpoint)
+            trainer.save(state)
 
 
-def _below(part: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")}
-
-
-def _set_lr(optimizer: torch.optim.Optimizer, peak: float, step: int, steps: int, warmup: int) -> None:
+def set_lr(optimizer: torch.optim.Optimizer, peak: float, step: int, steps: int, warmup: int) -> None:
     """Linear warm-up, then the peak, then a linear fall to zero over the second half."""
     rise = (step + 1) / min(warmup, max(1, steps // 4))
     fall = (steps - step) / (steps / 2)
@@ -308,7 +283,8 @@ def _set_lr(optimizer: torch.optim.Optimizer, peak: float, step: int, steps: int
         group["lr"] = peak * min(1.0, rise, fall)
 
 
-def _step(optimizer: torch.optim.Optimizer, model: torch.nn.Module, loss: torch.Tensor) -> None:
+def optimizer_step(optimizer: torch.optim.Optimizer, model: torch.nn.Module, loss: torch.Tensor) -> None:
+    """Move the weights against the gradient of a loss, clipped to length 1."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
