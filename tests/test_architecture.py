@@ -69,7 +69,7 @@ DOORS = {
     "rensa": ("sharpaudit/corpus/near.py",),
     "faiss": ("sharpaudit/matches/search/",),
     "onnxruntime": ("sharpaudit/embedders/sscd.py",),
-    "open_clip": ("sharpaudit/embedders/open_clip.py",),
+    "open_clip": ("sharpaudit/embedders/open_clip.py", "pipelines/research/lab/clip.py"),
     "torchvision": ("sharpaudit/embedders/",),
     "PIL": ("sharpaudit/images.py", "pipelines/research/lab/"),
     "tokenizers": ("pipelines/research/lab/tokenizer.py",),

@@ -63,7 +63,7 @@ TABLES = {
     "screens": Made((("bench", "screens", "--split", "development"),), 15),
     "cascade-development": Made((("bench", "cascade", "--split", "development"),), 2),
     "cascade": Made((("bench", "cascade"),), 2),
-    "mitigation": Made((("bench", "mitigation"),), 240, figure="mitigation.svg"),
+    "mitigation-development": Made((("bench", "mitigation", "--split", "development"),), 40, figure="mitigation.svg"),
     "throughput": Made((("bench", "throughput"),), 6),
     "exactness": Made((("bench", "exactness", "--simulate"),), 7),
     "exactness-test": Made((("bench", "exactness", "--split", "test"),), 4),

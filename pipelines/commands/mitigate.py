@@ -14,7 +14,7 @@ from pipelines.commands.options import PATH
 @click.option("--model", type=PATH, required=True, help="Folder of a diffusers pipeline, or a model.json.")
 @click.option("--prompt", required=True, help="What the model is asked for.")
 @click.option("--method", "name", default="sail", show_default=True, help="Of mitigation, by its name.")
-@click.option("--harmless", type=PATH, help="Prompts, a line each: sail and embedding stop at the median of theirs.")
+@click.option("--harmless", type=PATH, help="Prompts, a line each: sail and embedding stop below the median of theirs.")
 @click.option("--pictures", type=click.IntRange(1, 64), default=4, show_default=True, help="Of each kind.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the noise.")
 @click.option("--steps", type=click.IntRange(2), default=25, show_default=True, help="Of a picture, by DDIM.")

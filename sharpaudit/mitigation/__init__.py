@@ -53,7 +53,7 @@ def safe_latents(
             if steered.reached is not None and not steered.reached[i]:
                 raise UserError(
                     f"picture {row}: the noise did not come to the target, {steered.told['after'][i]:.4g} for "
-                    f"{chosen.target:.4g}, in {chosen.most_steps} steps: allow more steps or tries, or a larger target"
+                    f"{chosen.aim:.4g}, in {chosen.most_steps} steps: allow more steps or tries, or a larger target"
                 )
         return list(steered.x_T.cpu())
 

@@ -95,9 +95,18 @@ class Method(ABC):
 
 @dataclass(frozen=True)
 class Aimed(Method):
-    """A method that brings a value down until it is at most `target`, or takes all of its steps where that is None."""
+    """A method that brings a value down until it is at most `aim`, or takes all of its steps where that is None.
+
+    target: what harmless prompts have, say. of_target: the share of it that is aimed at; less is stronger.
+    """
 
     target: float | None = None
+    of_target: float = field(default=1.0, kw_only=True)
+
+    @property
+    def aim(self) -> float | None:
+        """Where it stops."""
+        return None if self.target is None else self.target * self.of_target
 
     @abstractmethod
     def values(self, case: Case) -> list[float]:

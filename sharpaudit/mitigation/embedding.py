@@ -50,7 +50,7 @@ class Embedding(Aimed):
             torch.optim.AdamW([free_BLE], lr=self.lr),
             lambda: gap.of(_with(steered.conditioning, held_BLE, free_BLE)),
             1,
-            target=self.target,
+            target=self.aim,
             most_steps=self.most_steps,
         )
         return replace(
@@ -58,7 +58,7 @@ class Embedding(Aimed):
             conditioning=_with(steered.conditioning, held_BLE, found.best),
             # And one without the prompt.
             evaluations=[1 + spent for spent in found.evaluations],
-            reached=None if self.target is None else found.reached,
+            reached=None if self.aim is None else found.reached,
             told={"before": found.first, "after": found.values},
         )
 
@@ -91,4 +91,4 @@ def _with(conditioning: Conditioning, held_BLE: torch.Tensor, free_BLE: torch.Te
     return Conditioning(conditioning.tensors | {TEXT: torch.cat([held_BLE[:, :1], free_BLE.to(held_BLE)], dim=1)})
 
 
-EMBEDDING = Mitigation("embedding", Embedding(), "most_steps", (2, 5, 10, 20))
+EMBEDDING = Mitigation("embedding", Embedding(most_steps=20, of_target=0.5), "of_target", (1.0, 0.75, 0.5, 0.25))

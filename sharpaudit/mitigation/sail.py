@@ -12,7 +12,7 @@ Ds = s_c - s_0 where the screen looks, d = Ds / |Ds| and h a length:
 The paper does not say h, and its thresholds belong to the release's objective. Of the release only the objective is
 here: its code takes u once, at the noise begun with, follows +Ds for Stable Diffusion 2, and restarts without a bound.
 
-What is told, and held against `target`, is what the prompt adds: the sharpness of ours, of the others the objective
+What is told, and held against `aim`, is what the prompt adds: the sharpness of ours, of the others the objective
 without alpha, which is of the noise alone. No target is a number of a paper: those of one model mean nothing for
 another. Whoever has harmless prompts takes the median of theirs. A row that does not come there in `most_steps` keeps
 the best noise that it had, and says so; no target is ever raised.
@@ -33,6 +33,11 @@ from sharpaudit.mitigation.descent import Descent, descend
 from sharpaudit.seeds import latents
 
 Objective = Literal["ours", "paper", "release"]
+OBJECTIVES: dict[str, Objective] = {"sail": "ours", "sail-paper": "paper", "sail-release": "release"}
+MOST_STEPS, SHARES = 40, (1.0, 0.5, 0.25, 0.125)
+"""Of the methods that are offered: what bounds them, and the shares of the target that their strengths are. At what
+harmless prompts have a memorised picture is hardly another one; a strength that were a number of steps would stop there
+as the weaker ones do."""
 EVALUATIONS = 4
 """Of each objective: two differences, with the prompt and without."""
 
@@ -67,12 +72,12 @@ class Sail(Aimed):
                 evaluations[row] += run.evaluations[i]
                 if run.values[i] < values[row]:
                     found[row], values[row] = run.best[i], run.values[i]
-                reached[row] = self.target is not None and values[row] <= self.target
+                reached[row] = self.aim is not None and values[row] <= self.aim
             left = [row for row in left if not reached[row]]
-            if not left or self.target is None:
+            if not left or self.aim is None:
                 break
         told = {"before": first, "after": values}
-        stopped = None if self.target is None else reached
+        stopped = None if self.aim is None else reached
         return replace(steered, x_T=found, evaluations=evaluations, reached=stopped, told=told)
 
     def values(self, case: Case) -> list[float]:
@@ -127,7 +132,7 @@ class Sail(Aimed):
             torch.optim.Adam([x], lr=self.lr),
             lambda: added(x),
             EVALUATIONS,
-            target=self.target,
+            target=self.aim,
             most_steps=self.most_steps,
             objective=lambda added_B: self._objective(x, added_B),
             after=back_to_the_sphere,
@@ -140,6 +145,7 @@ def _fresh(case: Case, attempt: int) -> torch.Tensor:
     return latents(keys, case.denoiser.latent_shape)
 
 
-SAIL = Mitigation("sail", Sail(), "most_steps", (5, 10, 20, 40))
-SAIL_PAPER = Mitigation("sail-paper", Sail(objective="paper"), "most_steps", (5, 10, 20, 40))
-SAIL_RELEASE = Mitigation("sail-release", Sail(objective="release", most_steps=10), "most_steps", (5, 10, 20, 40))
+SAIL, SAIL_PAPER, SAIL_RELEASE = (
+    Mitigation(name, Sail(objective=objective, most_steps=MOST_STEPS, of_target=0.25), "of_target", SHARES)
+    for name, objective in OBJECTIVES.items()
+)

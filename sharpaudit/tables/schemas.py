@@ -255,6 +255,7 @@ MITIGATION = define(
         "reached": pa.bool_(),
         "evaluations": pa.int32(),
     },
+    version=2,
 )
 REFERENCES = define(
     "references",

@@ -19,6 +19,8 @@ from sharpaudit.plugs import MITIGATIONS
 
 GRADIENT_STRENGTHS = 3
 """Of methods that take gradients the weakest so many."""
+AT_ONE = ("sail-paper", "sail-release")
+"""Forms of a method that are drawn at their middle strength alone, since each takes hours at all of them."""
 Values = npt.NDArray[np.float64]
 
 
@@ -107,5 +109,9 @@ def rungs(methods: Sequence[str]) -> list[Rung]:
     for name in methods:
         offered = MITIGATIONS[name]
         most = GRADIENT_STRENGTHS if isinstance(offered.method, Aimed) else None
-        found += [Rung(name, i, setting, method) for i, (setting, method) in enumerate(offered.rungs()[:most], 1)]
+        found += [
+            Rung(name, i, setting, method)
+            for i, (setting, method) in enumerate(offered.rungs()[:most], 1)
+            if name not in AT_ONE or method == offered.method
+        ]
     return found

@@ -37,7 +37,8 @@ def write_tokenizer(folder: Path, captions: Sequence[str]) -> int:
     pieces = [*alphabet, *("".join(merge) for merge in merges), START, END]
     vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
     folder.mkdir(parents=True)
-    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+    written = json.dumps(vocabulary, ensure_ascii=False, separators=(",", ":"))
+    (folder / "vocab.json").write_text(written, encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(merge) for merge in merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_LENGTH}

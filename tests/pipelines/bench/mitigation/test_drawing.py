@@ -97,10 +97,11 @@ def test_a_target_is_what_harmless_prompts_have(lab: Path, tmp_path: Path, monke
     assert {getattr(method, "target", 2.0) for method in asked} == {2.0}
 
 
-def test_methods_with_gradients_have_three_strengths() -> None:
-    found = rungs(["sail", "delay", "delay-dynamic"])
+def test_methods_with_gradients_have_three_strengths_and_other_forms_one() -> None:
+    found = rungs(["sail", "sail-paper", "delay", "delay-dynamic"])
     assert [(rung.name, rung.strength) for rung in found] == [
         *(("sail", i) for i in (1, 2, 3)),
+        ("sail-paper", 3),
         *(("delay", i) for i in (1, 2, 3, 4)),
         ("delay-dynamic", 1),
     ]
