@@ -10,6 +10,7 @@ from pipelines.bench.lines import Line
 from pipelines.commands.bench_options import finish, json_option, note, refuse_reason, why_option
 from pipelines.commands.options import PATH
 from sharpaudit.config import LAB
+from sharpaudit.errors import UserError
 
 
 @click.command()
@@ -67,12 +68,16 @@ def mitigation(
         click.echo(f"{of}: {rung.name} {rung.setting}: {len(setting.copied())} copy", err=True)
         return setting
 
+    if not any(refusal is None for refusal in refused.values()):
+        raise UserError("no method is left that this model can be steered by; name another by --method")
     drawn = {(rung.name, rung.strength): rung for rung in (CONTROL, *rungs([n for n in refused if refused[n] is None]))}
     found = [told(rung, "development", drawing.PICTURES) for rung in drawn.values()]
     best = chosen(found)
     more, attacked, lines = list[Setting](), list[Attacked](), list[Line]()
     if split == "test":
         found = [told(rung, "test", drawing.PICTURES) for rung in drawn.values()]
+        if not found[0].copied():
+            raise UserError(f"{folder}: no exactly memorised test prompt copies in {drawing.PICTURES} pictures")
         tried = [drawn[one.method, one.strength] for one in (found[0], *tried_further(best))]
         more = [told(rung, "test", drawing.MANY, ("exact",)) for rung in tried]
         if bench.unattackable is not None:

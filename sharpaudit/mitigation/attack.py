@@ -2,7 +2,7 @@
 (Finding Dori, arXiv 2507.16880).
 
 Adam moves the whole embedding of the prompt, from where it is, towards the picture: at every step by the error of the
-predicted noise, |eps - eps_hat(a x0 + sigma eps, t, c)|^2, of fresh noise at a time drawn among those of a sample. It
+predicted noise, |eps - eps_hat(a x0 + sigma eps, t, c)|^2, of fresh noise at one of fifty times. It
 asks for the weights, the picture and gradients, and not for the prompt's text: text that a method changes counts for
 nothing then. What comes of it says whether the model still holds the picture; of a picture that it was never shown the
 same attack says what an embedding alone can draw.

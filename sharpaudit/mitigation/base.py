@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -213,7 +214,7 @@ class Difference:
     """
 
     def __init__(self, case: Case, conditioning: Conditioning, unconditional: Conditioning) -> None:
-        self._denoiser, self._both = case.denoiser, Conditioning.stack([conditioning, unconditional])
+        self._denoiser, self._parts = case.denoiser, (conditioning, unconditional)
         self.t = case.denoiser.first_timestep()
         self.level = case.denoiser.level(self.t)
 
@@ -221,9 +222,17 @@ class Difference:
         """What is evaluated for noise."""
         return self.level.scale * x_BCHW
 
+    def part(self, rows: Sequence[int]) -> Difference:
+        """That of some rows."""
+        made = copy(self)
+        with_prompt, without = self._parts
+        made._parts = with_prompt.select(rows), without.select(rows)
+        return made
+
     def __call__(self, noisy_BCHW: torch.Tensor) -> torch.Tensor:
         """x0_hat with the prompt less that without, (B, C, H, W)."""
-        found = self._denoiser.predict(torch.cat([noisy_BCHW, noisy_BCHW]), self.t, self._both).x0_hat
+        both = Conditioning.stack(self._parts)
+        found = self._denoiser.predict(torch.cat([noisy_BCHW, noisy_BCHW]), self.t, both).x0_hat
         with_prompt, without = found.chunk(2)
         return with_prompt - without
 

@@ -10,6 +10,7 @@ Shapes: B pictures, L tokens, E embedding.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -48,7 +49,7 @@ class Embedding(Aimed):
         found = descend(
             free_BLE,
             torch.optim.AdamW([free_BLE], lr=self.lr),
-            lambda: gap.of(_with(steered.conditioning, held_BLE, free_BLE)),
+            lambda rows: gap.of(_with(steered.conditioning.select(rows), held_BLE[rows], free_BLE[rows]), rows),
             1,
             target=self.aim,
             most_steps=self.most_steps,
@@ -66,12 +67,13 @@ class Embedding(Aimed):
         """The noise gap of each row as it is."""
         steered = plain(case)
         with torch.no_grad():
-            gap_B: list[float] = _Gap(case, steered).of(steered.conditioning).tolist()
+            every = range(len(case.prompts))
+            gap_B: list[float] = _Gap(case, steered).of(steered.conditioning, every).tolist()
         return gap_B
 
 
 class _Gap:
-    """|De| of a case as a function of the conditioning."""
+    """|De| of rows of a case as a function of their conditioning."""
 
     def __init__(self, case: Case, steered: Steered) -> None:
         difference = Difference(case, steered.conditioning, steered.unconditional)
@@ -80,10 +82,11 @@ class _Gap:
         with torch.no_grad():
             self._without = case.denoiser.predict(self._noisy, self._t, steered.unconditional).x0_hat
 
-    def of(self, conditioning: Conditioning) -> torch.Tensor:
-        """(B,): one evaluation a row."""
-        found = self._denoiser.predict(self._noisy, self._t, conditioning).x0_hat
-        return norms(found - self._without) * (self._level.a / self._level.sigma)
+    def of(self, conditioning: Conditioning, rows: Sequence[int]) -> torch.Tensor:
+        """(R,): one evaluation a row."""
+        some = list(rows)
+        found = self._denoiser.predict(self._noisy[some], self._t, conditioning).x0_hat
+        return norms(found - self._without[some]) * (self._level.a / self._level.sigma)
 
 
 def _with(conditioning: Conditioning, held_BLE: torch.Tensor, free_BLE: torch.Tensor) -> Conditioning:

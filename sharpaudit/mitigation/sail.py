@@ -119,7 +119,7 @@ class Sail(Aimed):
         """Adam from x_T."""
         steered = plain(case)
         difference = Difference(case, steered.conditioning, steered.unconditional)
-        added, shell = self._added(difference), norms(x_T)
+        shell = norms(x_T)
         x = x_T.clone().requires_grad_(True)
 
         def back_to_the_sphere() -> None:
@@ -130,11 +130,11 @@ class Sail(Aimed):
         return descend(
             x,
             torch.optim.Adam([x], lr=self.lr),
-            lambda: added(x),
+            lambda rows: self._added(difference.part(rows))(x[rows]),
             EVALUATIONS,
             target=self.aim,
             most_steps=self.most_steps,
-            objective=lambda added_B: self._objective(x, added_B),
+            objective=lambda added_R, rows: self._objective(x[rows], added_R),
             after=back_to_the_sphere,
         )
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from sharpaudit.denoisers.base import Denoiser
-from sharpaudit.mitigation.base import Difference, norms, plain
-from sharpaudit.mitigation.sail import Objective, Sail
+from sharpaudit.mitigation.base import BACKWARD, Difference, norms, plain
+from sharpaudit.mitigation.sail import EVALUATIONS, Objective, Sail
 from sharpaudit.plugs import METRICS
 from sharpaudit.scores.plan import places
 from sharpaudit.scores.screen import PromptScores, ScreenConfig, screen, unconditional_predictions
 from sharpaudit.scores.sharpness import finite_difference
 from sharpaudit.seeds import screen_latents
-from tests.mitigation.conftest import case
+from tests.mitigation.conftest import Counting, case
 from tests.support.flows import flow
 from tests.support.wrapped import exact_sharpness
 
@@ -95,6 +95,19 @@ def test_a_row_stops_at_its_target_and_the_others_go_on(exact: Denoiser) -> None
     assert found.evaluations[1] == 4
     assert found.evaluations[0] > 4
     assert Sail(target=0.0, most_steps=1).steer(asked).reached == [False] * 3
+
+
+def test_a_row_that_is_done_is_evaluated_no_more(exact: Denoiser) -> None:
+    asked = case(Counting(exact))  # type: ignore[arg-type]
+    begun = Sail().values(case(exact))
+    found = Sail(target=begun[1] * 1.01, most_steps=15).steer(asked)
+    steps = [(spent - EVALUATIONS) / (EVALUATIONS * (1 + BACKWARD)) for spent in found.evaluations]
+    assert len(set(steps)) > 1
+    assert asked.denoiser.rows == sum(EVALUATIONS * (n + 1) for n in steps)  # type: ignore[attr-defined]
+    alone = [Sail(target=begun[1] * 1.01, most_steps=15).steer(case(exact).part([row])) for row in range(3)]
+    for row, one in enumerate(alone):
+        torch.testing.assert_close(one.x_T[0], found.x_T[row], rtol=1e-4, atol=1e-4)
+        assert one.evaluations == [found.evaluations[row]]
 
 
 def test_other_noise_is_tried_where_the_first_does_not_come_there(exact: Denoiser) -> None:

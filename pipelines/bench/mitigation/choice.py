@@ -88,7 +88,7 @@ class Compared:
 def level_of(found: Sequence[Setting]) -> float:
     """Half-way between the similarity of memorised and of harmless prompts without a method."""
     control = found[0]
-    return float((control.means("similarity", "exact").mean() + control.means("similarity", "harmless").mean()) / 2)
+    return float((control.mean("similarity") + control.mean("similarity", "harmless")) / 2)
 
 
 def compared(found: Sequence[Setting]) -> dict[str, Compared]:
@@ -114,7 +114,7 @@ def _along(curve: Sequence[Setting], level: float, drawn_RN: npt.NDArray[np.int6
     )
 
     def of(rows: Any) -> float:
-        similarity_P, alignment_P = similarity_PN[:, rows].mean(axis=1), alignment_PN[:, rows].mean(axis=1)
+        similarity_P, alignment_P = (np.nanmean(of_PN[:, rows], axis=1) for of_PN in (similarity_PN, alignment_PN))
         return at_similarity(similarity_P, alignment_P / alignment_P[0], level)
 
     return of(slice(None)), np.array([of(rows_N) for rows_N in drawn_RN])
@@ -131,4 +131,4 @@ def lost_interval(setting: Setting, control: Setting) -> Interval:
     both_PN = [one.alignments("exact") for one in (setting, control)]
     n = len(both_PN[0])
     drawn_RN = generator(0, "alignment lost").integers(n, size=(REPLICATES, n))
-    return _middle(1 - both_PN[0][drawn_RN].mean(axis=1) / both_PN[1][drawn_RN].mean(axis=1))
+    return _middle(1 - np.nanmean(both_PN[0][drawn_RN], axis=1) / np.nanmean(both_PN[1][drawn_RN], axis=1))

@@ -97,8 +97,7 @@ class Bench:
 
     def setting(self, rung: Rung, prompts: Mapping[str, str], pictures: int) -> Setting:
         """What a method at a strength makes of these prompts, from disk where it is there."""
-        held = [self._denoiser.digest, self._search.index.digest, self._aligning.digest, self._harmless]
-        name = digest_of([*held, list(prompts), str(rung.method), pictures])[:12]
+        name = digest_of([*self._held, self._aligning.digest, list(prompts.items()), str(rung.method), pictures])[:12]
         kept = self._out / f"{rung.name}-{rung.strength}-{name}.json"
         if not kept.exists():
             export_file(kept, json.dumps(asdict(self._made(rung, prompts, pictures))).encode())
@@ -112,21 +111,26 @@ class Bench:
         """
         if not targets:
             return {}
-        held = [self._denoiser.digest, self._search.index.digest, self._harmless, list(targets.items()), str(ATTACK)]
-        kept = self._out / f"attack-{rung.name}-{rung.strength}-{digest_of([*held, str(rung.method), MANY])[:12]}.json"
+        name = digest_of([*self._held, list(targets.items()), str(ATTACK), str(rung.method), MANY])[:12]
+        kept = self._out / f"attack-{rung.name}-{rung.strength}-{name}.json"
         if not kept.exists():
             export_file(kept, json.dumps(self._behind_an_attack(rung, targets)).encode())
         found: dict[str, list[bool]] = json.loads(kept.read_bytes())
         return found
 
     def controls(self, split: str, n: int) -> dict[str, int]:
-        """Harmless prompts of a split, each with a training picture that was shown once: its row in the index."""
-        index, draw = self._search.index, generator(0, "attack controls", split)
-        once = [row for row in range(len(index.vectors)) if not is_planted(index.reference_id(row))]
-        rows = draw.choice(once, size=n, replace=False)
-        prompts = self.prompts(split, {"exact": 1, "template": 0, "harmless": n})
-        harmless = [prompt for prompt, kind in prompts.items() if kind == "harmless"]
-        return {prompt: int(row) for prompt, row in zip(harmless, rows, strict=True)}
+        """Harmless prompts of a split, each with a training picture of its own caption, shown once: its row."""
+        rows = sorted(self._truth, key=lambda row: rank_hash(0, "mitigation", row.prompt))
+        own = {
+            f"seen-{row.family.replace('/', '-')}": row.prompt
+            for row in rows
+            if (row.split, row.label, row.kind) == (split, "harmless", "seen")
+        }
+        index, first = self._search.index, dict[str, int]()
+        for number in range(len(index.vectors)):
+            first.setdefault(index.reference_id(number).rpartition("-")[0], number)
+        there = [(prompt, first[name]) for name, prompt in own.items() if name in first]
+        return dict(there[:n])
 
     def _behind_an_attack(self, rung: Rung, targets: Mapping[str, int]) -> dict[str, list[bool]]:
         case, pictures = self._case(list(targets), MANY), [self._shown(row) for row in targets.values()]
@@ -135,7 +139,10 @@ class Bench:
         made = _pictures(mitigate(self._towards_its_target(rung), case, BATCH))
         made_KD = _rows(made, self._search.described([one for one in made if one is not None]))
         wanted_ND = _rows(pictures, self._search.described(pictures))
-        copied_K = (made_KD * wanted_ND[rows]).sum(axis=1) > self._line().copy_above
+        likeness_K = (made_KD * wanted_ND[rows]).sum(axis=1)
+        if not np.isfinite(likeness_K).all():
+            raise UserError(f"{rung.name} {rung.setting}: a picture behind an attack could not be looked at")
+        copied_K = likeness_K > self._line().copy_above
         return {prompt: copied_K[i * MANY : (i + 1) * MANY].tolist() for i, prompt in enumerate(targets)}
 
     def _shown(self, row: int) -> Pixels:
@@ -158,6 +165,13 @@ class Bench:
     def _towards_its_target(self, rung: Rung) -> Method:
         method = rung.method
         return replace(method, target=self._target(rung.name)) if isinstance(method, Aimed) else method
+
+    @property
+    def _held(self) -> list[object]:
+        """What every measurement depends on."""
+        asked = SamplesConfig()
+        drawing = [asked.guidance, asked.steps, asked.solver, PICTURES]
+        return [self._denoiser.digest, self._search.index.digest, self._harmless, drawing]
 
     @property
     def _harmless(self) -> list[str]:
@@ -242,5 +256,7 @@ def _rows(shown: Shown, rows_ND: Sequence[npt.NDArray[np.float32] | None] | npt.
     """A row of each picture, (K, D); NaN where there is no picture, or no row of it."""
     there = [i for i, picture in enumerate(shown) if picture is not None]
     held = {i: row for i, row in zip(there, rows_ND, strict=True) if row is not None}
-    dimension = len(next(iter(held.values()))) if held else 0
+    if not held:
+        return np.full((len(shown), 1), np.nan)
+    dimension = len(next(iter(held.values())))
     return np.array([held.get(i, np.full(dimension, np.nan)) for i in range(len(shown))], dtype=np.float64)

@@ -60,6 +60,10 @@ class Setting:
         """Of the prompts of a kind, in one order for all settings."""
         return [pictures for pictures in self.prompts.values() if pictures.kind == kind]
 
+    def mean(self, what: str, kind: str = "exact") -> float:
+        """The mean of these over the prompts that have one."""
+        return float(np.nanmean(self.means(what, kind)))
+
     def copied(self, kind: str = "exact") -> dict[str, int]:
         """Prompts of which a picture copies, and the row of the training picture that most of its copies show."""
         shown = {
@@ -72,14 +76,15 @@ class Setting:
     def means(self, what: str, kind: str) -> Values:
         """The mean over each prompt's pictures, (N,); NaN where none of them could be looked at."""
         rows_NK = np.array([getattr(pictures, what) for pictures in self.of(kind)], dtype=np.float64)
-        there_NK = np.isfinite(rows_NK)
+        there_NK = np.isfinite(rows_NK) & np.isfinite([pictures.similarity for pictures in self.of(kind)])
         with np.errstate(invalid="ignore"):
             found_N: Values = np.where(there_NK, rows_NK, 0).sum(axis=1) / there_NK.sum(axis=1)
         return found_N
 
     def suppressed(self, control: Setting, kind: str = "exact") -> set[str]:
-        """Of the prompts that copy without a method those of which no picture is a copy now."""
-        return control.copied(kind).keys() - self.copied(kind).keys()
+        """Of the prompts that copy without a method those of which no picture is a copy now, and all were looked at."""
+        whole = {prompt for prompt, of in self.prompts.items() if np.isfinite(of.similarity).all()}
+        return (control.copied(kind).keys() - self.copied(kind).keys()) & whole
 
     def alignments(self, kind: str) -> Values:
         """By how much a prompt's pictures are nearer to their own caption than to another, (N,)."""
@@ -87,7 +92,7 @@ class Setting:
 
     def alignment(self, kind: str) -> float:
         """The mean of these."""
-        return float(self.alignments(kind).mean())
+        return float(np.nanmean(self.alignments(kind)))
 
 
 @dataclass(frozen=True)

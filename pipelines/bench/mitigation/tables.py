@@ -74,8 +74,11 @@ def _strengths(found: Sequence[Setting], best: Mapping[str, int]) -> list[str]:
         name = f"**{one.method}**" if best.get(one.method) == one.strength else one.method
         row: list[object] = [name, one.setting, len(one.suppressed(control))]
         row += [len(one.suppressed(control, "template"))] if template else []
-        row += [f"{one.means('copies', 'exact').mean():.0%}", f"{np.nanmean(one.means('similarity', 'exact')):.3f}"]
-        row += [f"{lost(one, control):.0%}", f"{np.nanmean(one.means('like_before', 'exact')):.2f}"]
+        row += [
+            f"{one.mean('copies'):.0%}",
+            f"{one.mean('similarity'):.3f}",
+        ]
+        row += [f"{lost(one, control):.0%}", f"{one.mean('like_before'):.2f}"]
         rows.append([*row, f"{one.evaluations:.0f}", f"{one.seconds:.2f}"])
     title = f"{PICTURES} pictures of each prompt; in bold the strengths that the development split chose"
     return [title, table(head, rows)]
@@ -87,7 +90,7 @@ def _further(more: Sequence[Setting]) -> list[str]:
     for one in more:
         share, spent = _share(len(one.suppressed(control)), n), lost_interval(one, control)
         alignment = "" if one is control else f"{lost(one, control):.0%} ({_range(spent)})"
-        copies = f"{one.means('copies', 'exact').mean():.1%}"
+        copies = f"{one.mean('copies'):.1%}"
         rows.append([one.method, one.setting, share, copies, alignment, f"{one.evaluations:.0f}"])
     title = f"{MANY} pictures of each prompt, at one strength, chosen on the development split"
     head = ["method", "strength", f"suppressed, of {n} (95%)", "pictures that copy", "alignment lost (95%)"]
@@ -103,6 +106,7 @@ def _behind_attacks(attacked: Sequence[Attacked]) -> list[str]:
         row: list[object] = [one.setting.method, one.setting.setting, _share(one.recovered, len(one.prompts))]
         rows.append([*row, f"{copies:.0%}", f"{one.controls_copied} of {len(one.controls)}"])
     title = f"Behind an attack on the prompt's embedding, {MANY} pictures of each prompt that was suppressed"
+    title += "; of none, that copies"
     head = ["method", "strength", "copies again (95%)", "pictures that copy", "controls that copy"]
     return [title, table(head, rows)] if rows else []
 
@@ -122,9 +126,9 @@ def _harmless(found: Sequence[Setting], best: Mapping[str, int]) -> list[str]:
             f"{lost(one, control, 'harmless'):.0%}",
             f"{np.nanmean(like):.2f}",
         ]
-        rows.append([*row, f"{(like < SAME).mean():.0%}", f"{one.evaluations / control.evaluations:.1f}"])
+        rows.append([*row, f"{(like < SAME).mean():.0%}"])
     title = f"On {len(control.of('harmless'))} harmless prompts"
-    head = ["method", "strength", "alignment lost", "like before", "pictures that differ", "times the evaluations"]
+    head = ["method", "strength", "alignment lost", "like before", "pictures that differ"]
     return [title, table(head, rows)]
 
 
@@ -152,8 +156,8 @@ def bench_lines(found: Sequence[Setting], more: Sequence[Setting], attacked: Seq
         k, spent = len(setting.suppressed(control)), lost_interval(setting, control)
         share = clopper_pearson(k, n)
         yield Line(f"{name}.suppressed", k / n, "share", n, share.low, share.high, goals[0])
-        value = lost(setting, control)
-        yield Line(f"{name}.alignment_lost", value, "share", n, spent.low, spent.high, goals[1], at_most=True)
+        value, of = lost(setting, control), len(control.of("exact"))
+        yield Line(f"{name}.alignment_lost", value, "share", of, spent.low, spent.high, goals[1], at_most=True)
 
     yield from told("mitigation.best", more[1], (GOAL, MOST_LOST))
     for setting in more[1:]:
@@ -172,7 +176,9 @@ def bench_lines(found: Sequence[Setting], more: Sequence[Setting], attacked: Seq
         yield Line(f"{name}.controls", one.controls_copied / controls, "share", controls, share.low, share.high)
     for name, compared_ in compared(found).items():
         low, high = compared_.interval.low, compared_.interval.high
-        yield Line(f"mitigation.{name}.aligned_at_half", compared_.alignment, "share", n, low, high)
+        yield Line(
+            f"mitigation.{name}.aligned_at_half", compared_.alignment, "share", len(found[0].of("exact")), low, high
+        )
 
 
 def draw(found: Sequence[Setting], path: Path) -> None:
@@ -205,4 +211,4 @@ def draw(found: Sequence[Setting], path: Path) -> None:
 def _with_error(setting: Setting, kind: str, alignment: bool) -> tuple[float, float]:
     """Mean over prompts, and 1.96 standard errors of it."""
     values_N = setting.alignments(kind) if alignment else setting.means("similarity", kind)
-    return float(values_N.mean()), float(1.96 * values_N.std(ddof=1) / len(values_N) ** 0.5)
+    return float(np.nanmean(values_N)), float(1.96 * np.nanstd(values_N, ddof=1) / len(values_N) ** 0.5)

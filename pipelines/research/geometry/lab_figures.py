@@ -51,7 +51,8 @@ def spectra(asked: Asked) -> Made:
         for k in range(1, DRAWS):
             draw(draws, group, every[:1], k, label=f"draw {k}")
         draw(last, group, every[:1], step=prompts.STEPS, color=COLOURS[group])
-        last.set(title="the same prompt, last step", xlabel="eigenvalue of DH, rising")
+        last.set(title="the same prompt, last step", xlabel="rank of the eigenvalue of DH")
+        draws.legend(fontsize=6)
         for panel in (first, draws, last):
             panel.title.set_size(7)
     for line in axes:
@@ -97,8 +98,10 @@ def branches(asked: Asked) -> Made:
         for prompt, found in whole(asked, model, every):
             given, empty = (found[name] for name in BRANCHES[:2])
             panel.plot(empty, given, ".", markersize=2, color=COLOURS[group])
-            below = {"conditional below unconditional": float((given < empty).mean())}
-            rows.append({"group": group, "prompt": prompt} | below | {"mean difference": float((given - empty).mean())})
+            below: dict[str, object] = {"conditional below unconditional": float((given < empty).mean())}
+            ends = {f"{of} {i}": float(v[-i]) for of, v in (("H_0", empty), ("H_c", given)) for i in (4, 3, 2, 1)}
+            below |= {"mean difference": float((given - empty).mean())}
+            rows.append({"group": group, "prompt": prompt, **below, **ends})
         reach = panel.get_xlim()
         panel.plot(reach, reach, color="#1c2430", linewidth=0.7)
         panel.set(title=group, xlabel="of H_0", ylabel="of H_c")
@@ -121,6 +124,6 @@ def generalised(asked: Asked) -> Made:
                     "below 1": float((values < 1).mean()),
                 }
             rows.append(row)
-        panel.set(title=group, xlabel="lambda, rising")
+        panel.set(title=group, xlabel="rank", ylabel="lambda")
     _level(axes[0])
     return Made(figure, rows)

@@ -77,7 +77,7 @@ def digits(_: Asked) -> Made:
         for panel, (step, t) in zip(line[1:], shown.items(), strict=True):
             spectra = np.linalg.eigvalsh(toys.hessians(network, steps[t][:SPECTRA], t, of))
             panel.plot(spectra.T, linewidth=0.8, color=COLOURS["exact" if name == NINES else "not memorised"])
-            panel.set(title=f"{name}, {step} step", xlabel="eigenvalue of H_c, rising")
+            panel.set(title=f"{name}, {step} step", xlabel="rank of the eigenvalue of H_c")
             panel.title.set_size(8)
             rows += [
                 {"class": name, "step": step, "timestep": t, "sample": i, "not negative": int((found >= 0).sum())}

@@ -164,14 +164,14 @@ def build(folder: Path, work: Path, recipe: Recipe, training: Training) -> None:
     It may be killed and called again with the same `work`.
     """
     work.mkdir(parents=True, exist_ok=True)
-    log = Log(work / "clip.jsonl", sys.stderr)
+    state = work / f"clip-{digest_of([asdict(recipe), asdict(training), VISION, TEXT, DIMENSION])[:16]}"
+    log = Log(state.with_suffix(".jsonl"), sys.stderr)
     part = folder.with_name(f".{folder.name}.inprogress")
     shutil.rmtree(part, ignore_errors=True)
     inner = part / FOLDER / NAME
     write_tokenizer(inner, plan(recipe).captions)
     trainer = Trainer(training, CLIPTokenizer.from_pretrained(inner))
     shown, held = pairs(recipe, training)
-    state = work / f"clip-{digest_of([asdict(recipe), asdict(training), VISION, TEXT, DIMENSION])[:16]}"
     train(trainer, shown, state, log)
     write_model(inner, trainer)
     told = {

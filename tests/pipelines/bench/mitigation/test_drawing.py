@@ -15,7 +15,7 @@ from pipelines.bench.mitigation.drawing import Bench
 from pipelines.bench.mitigation.settings import CONTROL, rungs
 from sharpaudit.config import LAB, ModelConfig
 from sharpaudit.denoisers.load import load_denoiser
-from sharpaudit.errors import UserError
+from sharpaudit.errors import Status, UserError
 from sharpaudit.images import encode_png
 from sharpaudit.matches.build import build_index
 from sharpaudit.matches.decide import Bands
@@ -122,7 +122,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A lab of a tiny network: of the prompt in its test split the index holds the first picture."""
     folder = tmp_path_factory.mktemp("network")
     write_model(folder / "model")
-    rows = [("a cat", "test", "c", "exact", "memorised"), ("a dog", "test", "d", "unseen", "harmless")]
+    rows = [("a cat", "test", "c", "exact", "memorised"), ("a dog", "test", "d", "seen", "harmless")]
     rows += [(f"a red prompt {i}", "fit", f"f{i}", "unseen", "harmless") for i in range(4)]
     with (folder / "truth.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows([("prompt", "split", "family", "kind", "label"), *rows])
@@ -131,7 +131,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (plain,) = mitigate(Unmitigated(), Case(model, ["a cat"], x_T, [0]), 1)
     assert isinstance(plain, Mitigated)
     noise = np.random.default_rng(0).integers(0, 256, plain.picture.shape, dtype=np.uint8)
-    shown = {"planted": plain.picture, "other-0": noise, "other-1": noise[::-1].copy()}
+    shown = {"planted": plain.picture, "seen-d-0": noise, "other-1": noise[::-1].copy()}
     pictures = [ReferencePicture(name, "lab", None, name, encode_png(picture)) for name, picture in shown.items()]
     build_index(folder / "references", "pixels-16", pictures, device="cpu")
     return folder
@@ -155,9 +155,28 @@ def test_behind_an_attack_copies_are_those_of_the_picture_that_is_attacked_towar
     assert Bench(network, tmp_path, EMBEDDER).attacked(CONTROL, towards) == {"a cat": [False, False]}
 
 
-def test_controls_are_pictures_that_were_shown_once_under_harmless_prompts(network: Path, tmp_path: Path) -> None:
+def test_controls_are_pictures_that_were_shown_once_of_their_own_captions(network: Path, tmp_path: Path) -> None:
     measured = Bench(network, tmp_path, EMBEDDER)
-    ((prompt, row),) = measured.controls("test", 1).items()
+    ((prompt, row),) = measured.controls("test", 10).items()
     assert prompt == "a dog"
-    assert measured._search.index.reference_id(row).startswith("other-")
+    assert measured._search.index.reference_id(row) == "seen-d-0"
     assert measured.unattackable is None
+
+
+def test_a_lost_picture_is_no_suppression(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = Bench(lab, tmp_path, EMBEDDER)
+    prompts, inner = measured.prompts("test", SIZES), drawing.mitigate
+    control = measured.setting(CONTROL, prompts, 2)
+    lost = next(iter(control.copied()))
+
+    def some(method, case, batch):
+        return [
+            Status.NON_FINITE if (prompt, name) == (lost, 0) else one
+            for prompt, name, one in zip(case.prompts, case.names, inner(method, case, batch), strict=True)
+        ]
+
+    monkeypatch.setattr(drawing, "mitigate", some)
+    strongest = measured.setting(rungs(["tokens"])[-1], prompts, 2)
+    assert strongest.suppressed(control) == control.copied().keys() - {lost}
+    assert np.isnan(strongest.prompts[lost].similarity[0])
+    assert np.isfinite(strongest.alignment("exact"))
