@@ -194,10 +194,13 @@ def draw(found: Sequence[Setting], path: Path) -> None:
     kinds = [kind for kind in ("exact", "template") if found[0].of(kind)]
     figure = Figure(figsize=(5.4 * len(kinds), 4.4), layout="constrained")
     for panel, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
-        shown = [(name, curve[1:], f"C{i % 10}", "osv^D*P"[i % 7], 4) for i, (name, curve) in enumerate(told)]
-        for name, curve, colour, marker, size in [*shown, ("none", found[:1], "#1c2430", "X", 9)]:
+        shown = [
+            (name, curve[1:], f"C{i % 10}", "osv^D*P"[i % 7], "-" if i < 10 else "--")
+            for i, (name, curve) in enumerate(told)
+        ]
+        for name, curve, colour, marker, line in [*shown, ("none", found[:1], "#1c2430", "X", "-")]:
             (x, dx), (y, dy) = (np.array([_with_error(one, kind, of) for one in curve]).T for of in (False, True))
-            style = {"linewidth": 1, "elinewidth": 0.4, "color": colour, "marker": marker, "markersize": size}
+            style = {"linewidth": 1, "elinewidth": 0.4, "color": colour, "marker": marker, "linestyle": line}
             panel.errorbar(x, y, dy, dx, label=name, **style)
         panel.set(title=f"{len(found[0].of(kind))} {kind} plants", xlabel="similarity to the nearest training picture")
         panel.set_ylabel("alignment: own less another caption")
