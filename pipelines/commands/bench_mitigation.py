@@ -12,6 +12,8 @@ from pipelines.commands.options import PATH
 from sharpaudit.config import LAB
 from sharpaudit.errors import UserError
 
+FORMS = (".svg", ".png", ".pdf")
+
 
 @click.command()
 @click.argument("folder", type=PATH, default=LAB / "emoji")
@@ -20,6 +22,7 @@ from sharpaudit.errors import UserError
 @click.option("--method", "methods", multiple=True, help="Only this; may be given again. All by default.")
 @click.option("--alignment", default="open_clip:lab", show_default=True, help="Embedder of pictures and texts.")
 @click.option("--weights", type=PATH, default=LAB / "weights", help="Its weights; by default those that ship.")
+@click.option("--weights-sha256", "vouched", multiple=True, help="Of weights that you vouch for; may be given again.")
 @click.option("--few", type=click.IntRange(2), help="Of each kind of prompts so many at most: a quick look.")
 @why_option
 @json_option
@@ -31,6 +34,7 @@ def mitigation(
     methods: tuple[str, ...],
     alignment: str,
     weights: Path,
+    vouched: tuple[str, ...],
     few: int | None,
     why: str | None,
     json_path: Path | None,
@@ -55,7 +59,12 @@ def mitigation(
 
     refuse_reason(why, split)
     signals.install()
-    bench = drawing.Bench(folder, out.absolute(), embedder(alignment, Shelf(weights)))
+    if figure and figure.suffix not in FORMS:
+        raise UserError(f"--figure {figure}: write a name that ends with {' or '.join(FORMS)}")
+    card = embedder(alignment, Shelf(weights, vouched))
+    if not card.texts:
+        raise UserError(f'--alignment "{alignment}": this embedder describes no texts; name one that does')
+    bench = drawing.Bench(folder, out.absolute(), card)
     asked = [one for one in MITIGATIONS.of(methods or MITIGATIONS.ours()) if one.name != CONTROL.name]
     refused = {one.name: bench.refused(one.name) for one in asked}
     for name, refusal in refused.items():
@@ -91,7 +100,7 @@ def mitigation(
                 attacked.append(Attacked(one, bench.attacked(rung, towards), bench.attacked(rung, controls)))
         lines = list(bench_lines(found, more, attacked))
     click.echo(markdown(found, {name: setting.strength for name, setting in best.items()}, more, attacked), nl=False)
+    note(folder, ["mitigation"], why)
     if figure:
         draw(found, figure)
-    note(folder, ["mitigation"], why)
     finish(lines, [], json_path)

@@ -46,6 +46,8 @@ def train(out: Path, work: Path, part: str, miniature: bool, prediction: str, th
 
     if out.exists():
         raise UserError(f"{out}: exists already; name a new folder")
+    if part == "clip" and prediction != "epsilon":
+        raise UserError(f"--prediction {prediction}: the CLIP predicts no noise; leave it out")
     torch.set_num_threads(threads)
     trainingset, training = research("lab.trainingset"), research(f"lab.{TRAININGS[part]}")
     recipe = trainingset.MINIATURE if miniature else trainingset.Recipe()

@@ -1,9 +1,10 @@
 """Which strength of a method is chosen, and how methods compare where pictures are equally alike to training pictures.
 
 A strength is chosen on the development split: of those that lose at most a quarter of the alignment the one that
-suppresses most prompts. Methods are compared at one similarity, that half-way between pictures without a method and
-those of harmless prompts: there a straight line between two strengths tells a method's alignment, and prompts are
-drawn anew together for all methods, which makes the intervals of differences paired.
+suppresses most prompts, then the one of whose pictures fewest copy. Methods are compared at one similarity, that
+half-way between pictures without a method and those of harmless prompts: there a straight line between two strengths
+tells a method's alignment, and prompts are drawn anew together for all methods, which makes the intervals of
+differences paired. The level itself is taken for known.
 
 Shapes: N prompts, P points of a curve from no method to the strongest, R replicates.
 """
@@ -28,17 +29,21 @@ SAIL = "sail"
 
 
 def lost(setting: Setting, control: Setting, kind: str = "exact") -> float:
-    """The share of the alignment that a setting loses."""
-    return 1 - setting.alignment(kind) / control.alignment(kind)
+    """The share of the alignment that a setting loses, over the prompts that have one in both."""
+    own_N, plain_N = setting.alignments(kind), control.alignments(kind)
+    there_N = np.isfinite(own_N) & np.isfinite(plain_N)
+    return float(1 - own_N[there_N].mean() / plain_N[there_N].mean())
 
 
 def chosen(found: Sequence[Setting]) -> dict[str, Setting]:
     """One strength of each method, the best method first. found: of the development split, the control first."""
     control, best = found[0], dict[str, Setting]()
 
-    def rank(setting: Setting) -> tuple[bool, int, float]:
+    def rank(setting: Setting) -> tuple[bool, int, float, float]:
         spent = lost(setting, control)
-        return spent <= MOST_LOST, len(setting.suppressed(control)) if spent <= MOST_LOST else 0, -spent
+        if spent > MOST_LOST:
+            return False, 0, 0.0, -spent
+        return True, len(setting.suppressed(control)), -setting.mean("copies"), -spent
 
     for setting in found[1:]:
         if setting.method not in best or rank(setting) > rank(best[setting.method]):
@@ -128,7 +133,8 @@ def _middle(values_R: Values) -> Interval:
 
 def lost_interval(setting: Setting, control: Setting) -> Interval:
     """Of the share of the alignment that is lost, over prompts."""
-    both_PN = [one.alignments("exact") for one in (setting, control)]
-    n = len(both_PN[0])
+    both_PN = np.array([one.alignments("exact") for one in (setting, control)])
+    both_PN = both_PN[:, np.isfinite(both_PN).all(axis=0)]
+    n = both_PN.shape[1]
     drawn_RN = generator(0, "alignment lost").integers(n, size=(REPLICATES, n))
-    return _middle(1 - np.nanmean(both_PN[0][drawn_RN], axis=1) / np.nanmean(both_PN[1][drawn_RN], axis=1))
+    return _middle(1 - both_PN[0][drawn_RN].mean(axis=1) / both_PN[1][drawn_RN].mean(axis=1))

@@ -1,11 +1,12 @@
 """What suppresses the copies of a lab's memorised prompts, at what strength, and what that costs a picture in meaning.
 
-Every method is drawn at each of its strengths, from the same noise as pictures without it, so that all compare prompt
-by prompt (the paper's Figure 6 has such curves). A copy is a picture above the line that harmless prompts have taught,
-as in an audit, whose nearest training picture is a planted one. Alignment is the cosine of a picture and its caption,
-by an open_clip model; beside it stands the cosine to a caption drawn among harmless ones, since what two captions have
-in common is no meaning of either: their difference is what a method can lose. Strengths and the best methods are chosen
-on the development split; the test split reports. Each setting is kept as it comes: a bench that was stopped goes on.
+Every method is drawn at its strengths (settings.py), from the same noise as pictures without it, so that all compare
+prompt by prompt (the paper's Figure 6 has such curves). A copy is a picture above the line that harmless prompts have
+taught with PICTURES of each, whose nearest picture of the index is a planted one; MANY are held against the same line,
+which leans against "suppressed". Alignment is the cosine of a picture and its caption, by an open_clip model; beside it
+stands the cosine to a caption drawn among harmless ones, since what two captions have in common is no meaning of
+either: their difference is what a method can lose. Strengths and the best methods are chosen on the development split;
+the test split reports. Each setting is kept as it comes: a bench that was stopped goes on.
 
 Shapes: N prompts, K pictures of each.
 """
@@ -52,6 +53,8 @@ SIZES = {
     "test": {"exact": 40, "template": 8, "harmless": 8},
 }
 """Prompts of each split, drawn among those that there are."""
+VERSION = 1
+"""Of what is kept: another one where a change of this module or of a method makes other pictures or judges them so."""
 CONTROLS = 10
 """Pictures that were shown once, attacked with the same budget."""
 KINDS: Mapping[str, Callable[[Truth], bool]] = {
@@ -97,7 +100,7 @@ class Bench:
 
     def setting(self, rung: Rung, prompts: Mapping[str, str], pictures: int) -> Setting:
         """What a method at a strength makes of these prompts, from disk where it is there."""
-        name = digest_of([*self._held, self._aligning.digest, list(prompts.items()), str(rung.method), pictures])[:12]
+        name = digest_of([*self._held, self._aligning.digest, list(prompts.items()), self._named(rung), pictures])[:12]
         kept = self._out / f"{rung.name}-{rung.strength}-{name}.json"
         if not kept.exists():
             export_file(kept, json.dumps(asdict(self._made(rung, prompts, pictures))).encode())
@@ -111,7 +114,7 @@ class Bench:
         """
         if not targets:
             return {}
-        name = digest_of([*self._held, list(targets.items()), str(ATTACK), str(rung.method), MANY])[:12]
+        name = digest_of([*self._held, list(targets.items()), str(ATTACK), self._named(rung), MANY])[:12]
         kept = self._out / f"attack-{rung.name}-{rung.strength}-{name}.json"
         if not kept.exists():
             export_file(kept, json.dumps(self._behind_an_attack(rung, targets)).encode())
@@ -166,11 +169,17 @@ class Bench:
         method = rung.method
         return replace(method, target=self._target(rung.name)) if isinstance(method, Aimed) else method
 
+    @staticmethod
+    def _named(rung: Rung) -> list[str]:
+        """A method with all of its settings, and of a foreign one what it says of itself."""
+        set_to = str(sorted(vars(rung.method).items()))
+        return [rung.name, rung.setting, set_to, MITIGATIONS[rung.name].digest]
+
     @property
     def _held(self) -> list[object]:
         """What every measurement depends on."""
         asked = SamplesConfig()
-        drawing = [asked.guidance, asked.steps, asked.solver, PICTURES]
+        drawing = [VERSION, asked.guidance, asked.steps, asked.solver, PICTURES]
         return [self._denoiser.digest, self._search.index.digest, self._harmless, drawing]
 
     @property
@@ -200,7 +209,10 @@ class Bench:
         method = MITIGATIONS[name].method
         if not isinstance(method, Aimed):
             return None
-        return middle(values_of(method, self._case(["none"], 1), self._harmless, BATCH))
+        found = middle(values_of(method, self._case(["none"], 1), self._harmless, BATCH))
+        if found is None:
+            raise UserError(f"{self._folder}: no harmless fit prompt has a value that {name} could aim at")
+        return found
 
     def _timed(self, method: Method, case: Case) -> tuple[list[Mitigated | Status], float]:
         begun = time.monotonic()

@@ -126,7 +126,7 @@ def _harmless(found: Sequence[Setting], best: Mapping[str, int]) -> list[str]:
             f"{lost(one, control, 'harmless'):.0%}",
             f"{np.nanmean(like):.2f}",
         ]
-        rows.append([*row, f"{(like < SAME).mean():.0%}"])
+        rows.append([*row, f"{(~(like >= SAME)).mean():.0%}"])
     title = f"On {len(control.of('harmless'))} harmless prompts"
     head = ["method", "strength", "alignment lost", "like before", "pictures that differ"]
     return [title, table(head, rows)]

@@ -52,7 +52,8 @@ def spectra(asked: Asked) -> Made:
             draw(draws, group, every[:1], k, label=f"draw {k}")
         draw(last, group, every[:1], step=prompts.STEPS, color=COLOURS[group])
         last.set(title="the same prompt, last step", xlabel="rank of the eigenvalue of DH")
-        draws.legend(fontsize=6)
+        if every:
+            draws.legend(fontsize=6)
         for panel in (first, draws, last):
             panel.title.set_size(7)
     for line in axes:

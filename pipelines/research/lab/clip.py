@@ -192,6 +192,7 @@ def write_model(folder: Path, trainer: Trainer) -> None:
         for name, value in trainer.model.state_dict().items()
     }
     save_file(weights, folder / WEIGHTS, {"format": "pt"})
+    (folder / WEIGHTS).chmod(0o644)  # safetensors writes for its owner alone
     # open_clip takes a folder's own tokenizer where any name of one is given.
     text = TEXT | {"vocab_size": len(trainer.tokenizer), "hf_tokenizer_name": NAME}
     config = {"model_cfg": {"embed_dim": DIMENSION, "vision_cfg": VISION, "text_cfg": text}, "preprocess_cfg": PREPARED}

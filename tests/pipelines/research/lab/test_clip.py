@@ -78,7 +78,7 @@ def test_what_is_written_is_what_was_trained(tmp_path: Path) -> None:
     clip.build(tmp_path / "weights", tmp_path / "work", MINIATURE, SHORT)
     inner = tmp_path / "weights/open_clip/lab"
     trainer = clip.Trainer(SHORT, CLIPTokenizer.from_pretrained(inner))
-    state = next((tmp_path / "work").glob("clip-*"))
+    state = next(file for file in (tmp_path / "work").glob("clip-*") if not file.suffix)
     trainer.load(state)
     _, held = clip.pairs(MINIATURE, SHORT)
     _, pictures, captions = held.drawn("held out", 0, 6)
