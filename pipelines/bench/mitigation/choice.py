@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -98,31 +97,33 @@ def level_of(found: Sequence[Setting]) -> float:
 
 def compared(found: Sequence[Setting]) -> dict[str, Compared]:
     """Each method at the level, of the exactly memorised prompts."""
-    level, n = level_of(found), len(found[0].of("exact"))
-    drawn_RN = generator(0, "suppression").integers(n, size=(REPLICATES, n))
-    told = {name: _along(curve, level, drawn_RN) for name, curve in curves(found).items()}
+    level = level_of(found)
+    # Prompts that lost all of their pictures in some setting are left out of all of them: else pairs were none.
+    whole = np.flatnonzero(np.isfinite([setting.alignments("exact") for setting in found]).all(axis=0))
+    drawn_RN = whole[generator(0, "suppression").integers(len(whole), size=(REPLICATES, len(whole)))]
+    told = {name: _along(curve, level, whole, drawn_RN) for name, curve in curves(found).items()}
     sail, result = told.get(SAIL), dict[str, Compared]()
     for name, (value, values_R) in told.items():
         if np.isnan(value):
             continue
-        here, there = sail if sail is not None else (np.nan, np.full(REPLICATES, np.nan))
+        of_sail, of_sail_R = sail if sail is not None else (np.nan, np.full(REPLICATES, np.nan))
         reaches = float(np.isfinite(values_R).mean())
-        result[name] = Compared(value, _middle(values_R), value - here, _middle(values_R - there), reaches)
+        result[name] = Compared(value, _middle(values_R), value - of_sail, _middle(values_R - of_sail_R), reaches)
     return result
 
 
-def _along(curve: Sequence[Setting], level: float, drawn_RN: npt.NDArray[np.int64]) -> tuple[float, Values]:
+def _along(
+    curve: Sequence[Setting], level: float, whole_N: npt.NDArray[np.int64], drawn_RN: npt.NDArray[np.int64]
+) -> tuple[float, Values]:
     """A curve's alignment at the level, as a share of that without a method: of all prompts, and of each replicate."""
     similarity_PN = np.array([setting.means("similarity", "exact") for setting in curve])
-    alignment_PN = np.array(
-        [setting.means("aligned", "exact") - setting.means("unaligned", "exact") for setting in curve]
-    )
+    alignment_PN = np.array([setting.alignments("exact") for setting in curve])
 
-    def of(rows: Any) -> float:
-        similarity_P, alignment_P = (np.nanmean(of_PN[:, rows], axis=1) for of_PN in (similarity_PN, alignment_PN))
+    def of(rows: npt.NDArray[np.int64]) -> float:
+        similarity_P, alignment_P = similarity_PN[:, rows].mean(axis=1), alignment_PN[:, rows].mean(axis=1)
         return at_similarity(similarity_P, alignment_P / alignment_P[0], level)
 
-    return of(slice(None)), np.array([of(rows_N) for rows_N in drawn_RN])
+    return of(whole_N), np.array([of(rows_N) for rows_N in drawn_RN])
 
 
 def _middle(values_R: Values) -> Interval:

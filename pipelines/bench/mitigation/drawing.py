@@ -53,7 +53,7 @@ SIZES = {
     "test": {"exact": 40, "template": 8, "harmless": 8},
 }
 """Prompts of each split, drawn among those that there are."""
-VERSION = 1
+VERSION = 2
 """Of what is kept: another one where a change of this module or of a method makes other pictures or judges them so."""
 CONTROLS = 10
 """Pictures that were shown once, attacked with the same budget."""
@@ -109,8 +109,8 @@ class Bench:
     def attacked(self, rung: Rung, targets: Mapping[str, int]) -> dict[str, list[bool]]:
         """Of MANY pictures of each prompt behind an attack (attack.py), with a method: which copy the target.
 
-        targets: of each prompt the row in the index of the training picture that is attacked towards. From disk where
-        it is there.
+        targets: of each prompt the row in the index of the training picture that is attacked towards. Of a prompt with
+        a picture that could not be looked at there is nothing. From disk where it is there.
         """
         if not targets:
             return {}
@@ -143,10 +143,10 @@ class Bench:
         made_KD = _rows(made, self._search.described([one for one in made if one is not None]))
         wanted_ND = _rows(pictures, self._search.described(pictures))
         likeness_K = (made_KD * wanted_ND[rows]).sum(axis=1)
-        if not np.isfinite(likeness_K).all():
-            raise UserError(f"{rung.name} {rung.setting}: a picture behind an attack could not be looked at")
-        copied_K = likeness_K > self._line().copy_above
-        return {prompt: copied_K[i * MANY : (i + 1) * MANY].tolist() for i, prompt in enumerate(targets)}
+        each_NK = likeness_K.reshape(len(targets), MANY)
+        copied_NK = each_NK > self._line().copy_above
+        whole_N = np.isfinite(each_NK).all(axis=1)
+        return {prompt: copied_NK[i].tolist() for i, prompt in enumerate(targets) if whole_N[i]}
 
     def _shown(self, row: int) -> Pixels:
         """A training picture, as the index has it."""
@@ -231,7 +231,9 @@ class Bench:
             prompt: Pictures(kind, **{of: row[i * pictures : (i + 1) * pictures] for of, row in looked_at.items()})
             for i, (prompt, kind) in enumerate(prompts.items())
         }
-        spent = float(np.mean([one.evaluations for one in made if isinstance(one, Mitigated)]))
+        exact = [kind == "exact" for kind in prompts.values() for _ in range(pictures)]
+        evaluated = zip(made, exact, strict=True)
+        spent = float(np.mean([one.evaluations for one, own in evaluated if own and isinstance(one, Mitigated)]))
         return Setting(rung.name, rung.strength, rung.setting, spent, seconds, by_prompt)
 
     def _looked_at(self, case: Case, made: Shown, before: Shown, bands: Bands) -> dict[str, list[Any]]:

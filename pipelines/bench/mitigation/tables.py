@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from pipelines.bench.mitigation.choice import (
     lost_interval,
 )
 from pipelines.bench.mitigation.drawing import MANY, PICTURES
+from pipelines.bench.mitigation.measuring import Attacked, Measured
 from pipelines.bench.mitigation.settings import Setting
 from sharpaudit.errors import UserError
 from sharpaudit.statistics.intervals import Interval, clopper_pearson, upper_bound
@@ -30,37 +30,12 @@ SAME = 1 - 1e-6
 """Likeness of a picture to itself, up to rounding."""
 
 
-@dataclass(frozen=True)
-class Attacked:
-    """A chosen strength behind an attack. setting: its MANY pictures before. prompts: of those that it suppresses,
-    which pictures copy the target then. controls: the same of harmless prompts and pictures that were shown once."""
-
-    setting: Setting
-    prompts: Mapping[str, Sequence[bool]]
-    controls: Mapping[str, Sequence[bool]]
-
-    @property
-    def recovered(self) -> int:
-        """Prompts of which a picture copies again."""
-        return sum(map(any, self.prompts.values()))
-
-    @property
-    def controls_copied(self) -> int:
-        """Controls of which a picture copies: where there are some, an attack tells nothing of a memory."""
-        return sum(map(any, self.controls.values()))
-
-
-def markdown(
-    found: Sequence[Setting], best: Mapping[str, int], more: Sequence[Setting], attacked: Sequence[Attacked]
-) -> str:
-    """The tables for people.
-
-    best: the strength of each method that was chosen. more: of a test split these with MANY pictures, the control
-    first; none of another split, which is not attacked either.
-    """
-    parts = _strengths(found, best)
-    if more:
-        parts += [*_further(more), *_behind_attacks(attacked), *_harmless(found, best), *_at_level(found)]
+def markdown(found: Measured) -> str:
+    """The tables for people."""
+    parts = _strengths(found.settings, found.best)
+    if found.more:
+        parts += [*_further(found.more), *_behind_attacks(found.attacked)]
+        parts += [*_harmless(found.settings, found.best), *_at_level(found.settings)]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
@@ -148,37 +123,42 @@ def _range(interval: Interval) -> str:
     return f"{interval.low:.0%} to {interval.high:.0%}"
 
 
-def bench_lines(found: Sequence[Setting], more: Sequence[Setting], attacked: Sequence[Attacked]) -> Iterator[Line]:
-    """The best method and SAIL, on the test split at the strengths that the development split chose."""
-    control, n = more[0], len(more[0].copied())
-
-    def told(name: str, setting: Setting, goals: tuple[float, float] | tuple[None, None]) -> Iterator[Line]:
-        k, spent = len(setting.suppressed(control)), lost_interval(setting, control)
-        share = clopper_pearson(k, n)
-        yield Line(f"{name}.suppressed", k / n, "share", n, share.low, share.high, goals[0])
-        value, of = lost(setting, control), len(control.of("exact"))
-        yield Line(f"{name}.alignment_lost", value, "share", of, spent.low, spent.high, goals[1], at_most=True)
-
-    yield from told("mitigation.best", more[1], (GOAL, MOST_LOST))
-    for setting in more[1:]:
+def bench_lines(found: Measured) -> Iterator[Line]:
+    """The best method and SAIL, on the test split at the strengths that the development split chose; else nothing."""
+    if not found.more:
+        return
+    control, *tried = found.more
+    yield from _told("mitigation.best", tried[0], control, (GOAL, MOST_LOST))
+    n = len(control.of("exact"))
+    for setting in tried:
         name = f"mitigation.{setting.method}"
-        yield from told(name, setting, (None, None))
+        yield from _told(name, setting, control, (None, None))
         yield Line(f"{name}.evaluations", setting.evaluations, "evaluations a picture", n)
         yield Line(f"{name}.times_plain", setting.evaluations / control.evaluations, "times those of none", n)
-    for one in attacked:
-        tried = len(one.prompts)
+    for one in found.attacked:
         name = f"mitigation.attack.{one.setting.method}"
-        if tried:
-            share = clopper_pearson(one.recovered, tried)
-            yield Line(f"{name}.recovered", one.recovered / tried, "share", tried, share.low, share.high)
-        controls = len(one.controls)
-        share = clopper_pearson(one.controls_copied, controls)
-        yield Line(f"{name}.controls", one.controls_copied / controls, "share", controls, share.low, share.high)
-    for name, compared_ in compared(found).items():
-        low, high = compared_.interval.low, compared_.interval.high
-        yield Line(
-            f"mitigation.{name}.aligned_at_half", compared_.alignment, "share", len(found[0].of("exact")), low, high
-        )
+        yield from _shared(f"{name}.recovered", one.recovered, len(one.prompts))
+        yield from _shared(f"{name}.controls", one.controls_copied, len(one.controls))
+    for name, at in compared(found.settings).items():
+        low, high = at.interval.low, at.interval.high
+        yield Line(f"mitigation.{name}.aligned_at_half", at.alignment, "share", n, low, high)
+
+
+def _told(
+    name: str, setting: Setting, control: Setting, goals: tuple[float, float] | tuple[None, None]
+) -> Iterator[Line]:
+    copied = len(control.copied())
+    yield from _shared(f"{name}.suppressed", len(setting.suppressed(control)), copied, goals[0])
+    spent, n = lost_interval(setting, control), len(control.of("exact"))
+    value = lost(setting, control)
+    yield Line(f"{name}.alignment_lost", value, "share", n, spent.low, spent.high, goals[1], at_most=True)
+
+
+def _shared(name: str, k: int, n: int, goal: float | None = None) -> Iterator[Line]:
+    """k of n; nothing of none."""
+    if n:
+        share = clopper_pearson(k, n)
+        yield Line(name, k / n, "share", n, share.low, share.high, goal)
 
 
 def draw(found: Sequence[Setting], path: Path) -> None:

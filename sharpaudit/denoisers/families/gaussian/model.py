@@ -217,12 +217,8 @@ class GaussianDenoiser:
 
     def latents_of(self, pictures_BCHW: torch.Tensor) -> torch.Tensor:
         """What `decode` shows as these colours."""
-        height, width = self.latent_shape[1:]
-        return (
-            2
-            * resized(pictures_BCHW.float(), height * UPSAMPLING, width * UPSAMPLING)[:, :, ::UPSAMPLING, ::UPSAMPLING]
-            - 1
-        )
+        height, width = (UPSAMPLING * side for side in self.latent_shape[1:])
+        return 2 * resized(pictures_BCHW.float(), height, width)[:, :, ::UPSAMPLING, ::UPSAMPLING] - 1
 
     def level(self, t: float) -> NoiseLevel:
         """The level of Stable Diffusion's schedule, t from 0 to 999."""
